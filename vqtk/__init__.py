@@ -1,0 +1,25 @@
+"""vqtk: a modular research toolkit around VQ-DRAW (Nichol 2020, arXiv 2003.01599)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["build", "load"]
+
+if TYPE_CHECKING:
+    from vqtk.io.weights import load as load
+    from vqtk.recipe.build import build as build
+
+
+def __getattr__(name: str) -> Any:
+    """Import `build` and `load`, and with them torch, when first used."""
+    if name == "build":
+        from vqtk.recipe.build import build
+
+        return build
+    if name == "load":
+        from vqtk.io.weights import load
+
+        return load
+    raise AttributeError(f"module 'vqtk' has no attribute {name!r}")

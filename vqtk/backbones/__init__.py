@@ -1,0 +1,1 @@
+"""Backbones: network input to features."""

@@ -1,0 +1,29 @@
+"""The convolutional backbone of the original experiments."""
+
+from torch import Tensor
+
+from vqtk.nn.stage import StageModule
+from vqtk.nn.types import Size
+from vqtk.nn.unit import Unit, units
+from vqtk.registry import Condition, backbones
+
+
+@backbones.register("conv")
+class ConvBackbone(StageModule):
+    """Layer units in order, usually strided convolutions.
+
+    Shapes: input (n, in_width, *size) → (n, width, *coarser size), by the last unit; 1, 2 or 3 dimensions.
+    Raises: ShapeError if a unit does not fit.
+    Source: VQ-DRAW, all refiners.
+    """
+
+    def __init__(
+        self, in_width: int, size: Size, stages: int, *, layers: list[Unit], condition: Condition
+    ):
+        built = units(in_width, size, stages, layers, condition)
+        super().__init__(built.width, built.size)
+        self.layers = built
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Apply the units in order."""
+        return self.layers(features, stage)

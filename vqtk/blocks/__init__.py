@@ -1,0 +1,1 @@
+"""Refiner blocks: features to features."""

@@ -1,0 +1,1 @@
+"""Conditions: how features depend on the stage."""

@@ -1,0 +1,1 @@
+"""Data sets: train and test splits with shape, range and normalisation."""

@@ -1,0 +1,33 @@
+"""The errors that a user can cause; each message says where, what was given, what was expected, what to do."""
+
+
+class VqtkError(Exception):
+    """Root of every error that vqtk raises on purpose; the command line prints it without a traceback."""
+
+
+class RecipeError(VqtkError):
+    """A recipe or an override says something that cannot be built."""
+
+
+class RegistryError(VqtkError):
+    """A component cannot be registered or found, or a plugin cannot be loaded."""
+
+
+class ShapeError(VqtkError):
+    """A component was given, or would produce, features of a size that does not fit."""
+
+
+class CheckpointError(VqtkError):
+    """A run directory, a weights file or a trainer's state cannot be read or does not fit the model."""
+
+
+class DataError(VqtkError):
+    """A data set is missing or damaged."""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return `did you mean …? ` for the nearest of the known names, or an empty string."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}? " if close else ""

@@ -1,0 +1,1 @@
+"""Rate, distortion and code usage."""

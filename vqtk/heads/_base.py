@@ -1,0 +1,32 @@
+"""What every head is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from vqtk.nn.types import Size
+
+
+class Head(nn.Module, ABC):
+    """A map from features to the deltas of every option, or of the chosen option alone.
+
+    `size` is that of the deltas.
+    """
+
+    def __init__(self, size: Size):
+        super().__init__()
+        self.size = size
+
+    @abstractmethod
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Return all deltas: features (n, in_width, *in_size) → (n, k, out_channels, *size)."""
+
+    def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
+        """Return the chosen deltas: codes (n,) in [0, k) → (n, out_channels, *size).
+
+        A head that can compute them without all others should override this: it is the decoder's path.
+        """
+        return self(features, stage)[torch.arange(len(codes), device=codes.device), codes]

@@ -1,0 +1,1 @@
+"""Files: weights that carry their recipe, and the original implementation's checkpoints."""

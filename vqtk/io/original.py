@@ -1,0 +1,72 @@
+"""Checkpoints of the original implementation: read without executing pickle code, and renamed."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vqtk.errors import CheckpointError
+
+_BUFFERS = {"_stages", "_grad_decay"}
+
+
+def read_original(path: Path) -> dict[str, Tensor]:
+    """Read a torch state dict of tensors. Raises: CheckpointError if it is anything else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file. Expected a checkpoint of the original implementation.") from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a torch state dict that can be read safely ({reason}).") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: expected a state dict: names to tensors, nothing else.")
+    return state
+
+
+def load_original(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copy an original state into the model that its recipe builds.
+
+    Raises: CheckpointError that names the first tensor that does not fit.
+    """
+    model.load_state_dict(map_original(model, state))
+
+
+def map_original(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return an original state under the model's own names.
+
+    The original numbers its layers in the order in which they are applied, and so does a recipe: the
+    tensors correspond in order, but for the text refiner's positions, which the original lists first.
+    Raises: CheckpointError that names the first tensor that does not fit.
+    """
+    theirs = _applied_order({key: value for key, value in state.items() if key not in _BUFFERS})
+    ours = model.state_dict()
+    for (key, value), (name, own) in zip(theirs.items(), ours.items(), strict=False):
+        if value.shape != own.shape:
+            raise CheckpointError(
+                f"the checkpoint's {key!r} has shape {tuple(value.shape)}, where the recipe's model has {name!r} of "
+                f"shape {tuple(own.shape)}. Expected the recipe that the checkpoint was trained with: the same stages, "
+                "options, segment and data shape."
+            )
+    if len(theirs) != len(ours):
+        raise CheckpointError(
+            f"the checkpoint has {len(theirs)} tensors, the recipe's model {len(ours)}. Expected the recipe that the "
+            "checkpoint was trained with: the same stages, segment and layers."
+        )
+    return dict(zip(ours, theirs.values(), strict=True))
+
+
+def _applied_order(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Move each refiner's positions (`pos_enc`) behind the embedding that they are added to."""
+    keys = [key for key in state if not key.endswith("pos_enc")]
+    for key in state:
+        if key.endswith("pos_enc"):
+            embedding = re.sub("pos_enc$", "embed.0.bias", key)
+            if embedding not in keys:
+                raise CheckpointError(f"the checkpoint has {key!r} but no {embedding!r}: not the original's text refiner.")
+            keys.insert(keys.index(embedding) + 1, key)
+    return {key: state[key] for key in keys}

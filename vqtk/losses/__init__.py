@@ -1,0 +1,1 @@
+"""Stage-selection losses, which own the parameterisation of the reconstruction."""

@@ -1,0 +1,32 @@
+"""Bernoulli negative log-likelihood of binary values."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vqtk.losses._base import Loss
+from vqtk.nn.types import DataSpec
+from vqtk.registry import losses
+
+
+@losses.register("bernoulli")
+class Bernoulli(Loss):
+    """Negative log-likelihood of values in {0, 1} in nats per value, averaged over the values of an item.
+
+    Shapes: reconstruction as the data, (c, *size): logits.
+    Source: VQ-DRAW, ModelNet experiment.
+    """
+
+    normalised = True
+
+    def __init__(self, data: DataSpec):
+        channels, *size = data.shape
+        super().__init__(data, shape=data.shape, channels=channels, out_channels=channels, size=tuple(size))
+
+    def forward(self, proposals: Tensor, target: Tensor) -> Tensor:
+        """Return the grid: softplus(x) - x·target is the negative log-likelihood under logits x."""
+        return (F.softplus(proposals) - proposals * target[:, None]).flatten(2).mean(2)
+
+    def show(self, x: Tensor) -> Tensor:
+        """Return the probabilities of 1."""
+        return torch.sigmoid(x)

@@ -1,0 +1,1 @@
+"""Models: VQ-DRAW, and what is compared with it."""

@@ -1,0 +1,273 @@
+"""VQ-DRAW: a code is chosen stage by stage, each stage the best of K proposed changes.
+
+    x = 0, state = initial                    target ──┐
+    for each stage:                                    │
+        deltas    = refiner(x, stage, state)           │     (n, k, *shape)
+        proposals = x + deltas                         │     (n, k, *shape)
+        grid      = loss(proposals, target)  ◄─────────┘     (n, k)
+        code      = selector(grid)                           (n,)
+        x, state  = proposals[code], advance(state)
+
+Source: Nichol 2020, VQ-DRAW: A Sequential Discrete VAE, arXiv 2003.01599, algorithm 1 and section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, log2
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from vqtk.errors import ShapeError, VqtkError
+from vqtk.nn.state import State, decay_gradient, tree_map
+from vqtk.nn.types import Count, DataSpec, Fraction
+from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
+from vqtk.selectors.argmin import Argmin
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What one walk through the stages leaves behind.
+
+    `grid` (n, s, k) holds every option's loss, `codes` (n, s) the path taken, `reconstruction` is (n, *shape).
+    """
+
+    grid: Tensor
+    codes: Tensor
+    reconstruction: Tensor
+
+    def quantities(self) -> Quantities:
+        """Return the training quantities, by each stage's best option, whichever path was taken."""
+        best = self.grid.min(2).values
+        usage = torch.bincount(self.grid.detach().argmin(2).flatten(), minlength=self.grid.shape[2])
+        frequency = usage / usage.sum()
+        return Quantities(
+            choice=best.mean(),
+            final=best[:, -1].mean(),
+            all=self.grid.mean(),
+            entropy_pooled_nats=torch.special.entr(frequency).sum(),
+            used=(usage > 0).sum(),
+        )
+
+    def usage(self) -> Tensor:
+        """Return how often each option was the best: (s, k)."""
+        best = self.grid.detach().argmin(2)
+        return nn.functional.one_hot(best, self.grid.shape[2]).sum(0)
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """Scalars of one batch: the losses in units of the loss; entropy of all stages' codes pooled; distinct codes."""
+
+    choice: Tensor
+    final: Tensor
+    all: Tensor
+    entropy_pooled_nats: Tensor
+    used: Tensor
+
+    def objective(self, *, choice: float = 1.0, all: float = 0.01, final: float = 0.0) -> Tensor:
+        """Return what training minimises."""
+        return choice * self.choice + all * self.all + final * self.final
+
+
+@models.register("vqdraw")
+class VQDraw(nn.Module):
+    """The sequential discrete variational auto-encoder of the paper.
+
+    `segment` stages share one refiner (none: all of them). `grad_decay` takes that part of the gradient
+    away where a reconstruction and a state enter a stage. Only the first `active_stages` are used, where
+    given. A code has `active_stages` × log2(`options`) bits.
+
+    Shapes: data (n, *data shape) in training units ↔ codes (n, stages) in [0, options) ↔ reconstructions (n, *shape).
+    Raises: ShapeError if the refiner does not reach the size of the data.
+    Source: Nichol 2020, arXiv 2003.01599.
+    """
+
+    def __init__(
+        self,
+        data: DataSpec,
+        *,
+        stages: Count,
+        options: Count,
+        loss: Loss,
+        condition: Condition,
+        refiner: Refiner,
+        segment: Count | None = None,
+        grad_decay: Fraction = 0.0,
+        active_stages: Count | None = None,
+        selector: Selector,
+        search: Search,
+    ):
+        super().__init__()
+        if active_stages is not None and active_stages > stages:
+            raise ShapeError(f"`active_stages` is {active_stages}, of {stages} stages. Give at most {stages}.")
+        self.data = data
+        self.total_stages, self.options = stages, options
+        self.stages = active_stages or stages
+        self.segment = min(segment or stages, stages)
+        self.grad_decay = grad_decay
+        self.loss = loss(data)
+        self.selector, self.search = selector(), search()
+        self.bias = nn.Parameter(torch.zeros(options, *self.loss.shape))
+        supplied = self.loss.channels, self.loss.size, self.segment, options, self.loss.out_channels
+        self.refiners = nn.ModuleList(refiner(*supplied) for _ in range(ceil(stages / self.segment)))
+        reached = tuple(getattr(self.refiners[0], "size", self.loss.size))
+        if reached != self.loss.size:
+            raise ShapeError(
+                f"the refiner's head yields size {reached}, but the reconstruction has size {self.loss.size}. "
+                "Change the strides of the backbone or the `upsample` units of the head."
+            )
+
+    @property
+    def bits(self) -> float:
+        """Bits of a code."""
+        return self.stages * log2(self.options)
+
+    # ── the stage walk ───────────────────────────────────────────────────────────────────────────
+
+    def walk(
+        self,
+        target: Tensor,
+        *,
+        stages: Iterable[int] | None = None,
+        selector: Selector | None = None,
+        generator: torch.Generator | None = None,
+        checkpoint: bool = False,
+    ) -> Walk:
+        """Encode a target (n, *data shape), keeping every option's loss.
+
+        `stages` are indices in order (all active ones by default). `selector` is argmin by default;
+        `generator` seeds one that explores. With `checkpoint` activations are recomputed in the backward
+        pass: memory for one stage instead of all.
+        """
+        x, state = self._start(target)
+        select = partial(selector or Argmin(), generator=generator)
+        grids, path = [], []
+        for stage in range(self.stages) if stages is None else stages:
+            if checkpoint:
+                step = partial(self._stage, select=_remember(select))
+                x, state, grid, codes = recompute(step, x, state, target, stage, use_reentrant=False)  # type: ignore[misc]
+            else:
+                x, state, grid, codes = self._stage(x, state, target, stage, select)
+            grids.append(grid)
+            path.append(codes)
+        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x)
+
+    def _stage(
+        self, x: Tensor, state: State, target: Tensor, stage: int, select: partial[Tensor]
+    ) -> tuple[Tensor, State, Tensor, Tensor]:
+        x, state = decay_gradient(x, self.grad_decay), self._decay(state)
+        refiner, local = self.refiner_of(stage)
+        deltas, carry = self._deltas(x, state, stage)
+        grid, codes, x = self.loss.select(x, deltas, target, select)
+        return x, refiner.advance(carry, codes, x), grid, codes
+
+    def _deltas(self, x: Tensor, state: State, stage: int) -> tuple[Tensor, State]:
+        refiner, local = self.refiner_of(stage)
+        deltas, carry = refiner.propose(self.loss.to_channels(x), local, state)
+        deltas = self.loss.from_channels(deltas)
+        return (deltas + self.bias if stage == 0 else deltas), carry
+
+    def _start(self, like: Tensor) -> tuple[Tensor, State]:
+        x = self.bias.new_zeros(len(like), *self.loss.shape)
+        return x, self.refiners[0].initial_state(self.loss.to_channels(x))  # type: ignore[operator]
+
+    def _decay(self, state: State) -> State:
+        return tree_map(lambda value: decay_gradient(value, self.grad_decay), state)
+
+    def refiner_of(self, stage: int) -> tuple[nn.Module, int]:
+        """Return the refiner of a stage, and the stage's index within the refiner's segment."""
+        return self.refiners[stage // self.segment], stage % self.segment
+
+    # ── what a model is asked for ────────────────────────────────────────────────────────────────
+
+    def forward(
+        self, target: Tensor, *, generator: torch.Generator | None = None, checkpoint: bool = False
+    ) -> Walk:
+        """Walk as training does: by the recipe's selector."""
+        return self.walk(target, selector=self.selector, generator=generator, checkpoint=checkpoint)
+
+    @torch.no_grad()
+    def encode(self, target: Tensor) -> Tensor:
+        """Return the codes of a target (n, *data shape) → (n, stages), by the recipe's search."""
+        return self.search(self, target)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the reconstructions of codes (n, s): a prefix, s < stages, gives coarser ones (n, *shape).
+
+        Raises: VqtkError if there are more codes than stages, or a code is no option.
+        """
+        return self._follow(codes)[0]
+
+    @torch.no_grad()
+    def decode_stages(self, codes: Tensor) -> Tensor:
+        """Return the reconstruction after each stage: codes (n, s) → (n, s, *shape)."""
+        after: list[Tensor] = []
+        self._follow(codes, after)
+        return torch.stack(after, 1)
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None, stages: int | None = None) -> Tensor:
+        """Decode uniformly drawn codes; the first `stages` of them, where given → (n, *shape)."""
+        return self.decode(self.random_codes(n, generator=generator)[:, : stages or self.stages])
+
+    def random_codes(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Return uniformly drawn codes (n, stages); drawn on the CPU, so that a seed means the same everywhere."""
+        codes = torch.randint(self.options, (n, self.stages), generator=generator)
+        return codes.to(self.bias.device)
+
+    @torch.no_grad()
+    def proposals(self, codes: Tensor) -> Tensor:
+        """Return what the stage after the prefix codes (n, s) proposes: (n, k, *shape).
+
+        Raises: VqtkError if all stages are in the prefix.
+        """
+        if codes.shape[1] >= self.total_stages:
+            raise VqtkError(f"all {self.total_stages} stages are chosen; there is no stage left that proposes.")
+        x, state = self._follow(codes)
+        deltas, _ = self._deltas(x, state, codes.shape[1])
+        return x[:, None] + deltas
+
+    def _follow(self, codes: Tensor, after: list[Tensor] | None = None) -> tuple[Tensor, State]:
+        """Walk with the codes given, computing the chosen deltas alone."""
+        self._check(codes)
+        x, state = self._start(codes)
+        for stage, chosen in enumerate(codes.unbind(1)):
+            x, state = decay_gradient(x, self.grad_decay), self._decay(state)
+            refiner, local = self.refiner_of(stage)
+            delta, carry = refiner.choose(self.loss.to_channels(x), local, state, chosen)  # type: ignore[operator]
+            x = x + self.loss.from_channels(delta)
+            if stage == 0:
+                x = x + self.bias[chosen]
+            state = refiner.advance(carry, chosen, x)  # type: ignore[operator]
+            if after is not None:
+                after.append(x)
+        return x, state
+
+    def _check(self, codes: Tensor) -> None:
+        if codes.dim() != 2 or codes.shape[1] > self.total_stages:
+            raise VqtkError(f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {self.total_stages} stages.")
+        if codes.device.type != "meta" and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.options:
+            raise VqtkError(f"codes from {int(codes.min())} to {int(codes.max())}: expected 0 to {self.options - 1}.")
+
+    def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
+        """Let each refiner mend itself after an update; usage (s, k) counts the best options."""
+        for index, refiner in enumerate(self.refiners):
+            stages = usage[index * self.segment : (index + 1) * self.segment]
+            refiner.after_update(optimizer, stages)  # type: ignore[operator]
+
+
+def _remember(select: partial[Tensor]) -> partial[Tensor]:
+    """Return a selection that, when the stage is recomputed, gives the codes of the first time again."""
+    first: list[Tensor] = []
+
+    def again(grid: Tensor) -> Tensor:
+        if not first:
+            first.append(select(grid))
+        return first[0]
+
+    return partial(again)

@@ -1,0 +1,1 @@
+"""Stage-conditioned modules and the layer unit: what components are made of."""

@@ -1,0 +1,83 @@
+"""Convolutions in one, two or three dimensions that keep the size, halve it, or double it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtk.errors import ShapeError
+from vqtk.nn.types import Size
+
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def convolution(
+    in_width: int, width: int, size: Size, *, kernel: int, stride: int = 1, dilation: int = 1
+) -> tuple[Any, Size]:
+    """Return a convolution that pads to keep the size (divided by `stride`, rounded up), and that size.
+
+    Raises: ShapeError if the kernel is even, or the size has not one to three dimensions.
+    """
+    if kernel % 2 == 0:
+        raise ShapeError(
+            f"kernel {kernel} is even: no padding keeps the size {size}. Use an odd kernel, or `upsample: 2`."
+        )
+    make = _CONVOLUTIONS[_dimensions(size) - 1]
+    padding = dilation * (kernel - 1) // 2
+    module = make(in_width, width, kernel, stride=stride, padding=padding, dilation=dilation)
+    return module, tuple(-(-length // stride) for length in size)
+
+
+def upsampling(in_width: int, width: int, size: Size) -> tuple[Any, Size]:
+    """Return the transposed convolution (kernel 4, stride 2, padding 1) that doubles the size, and that size."""
+    make = _TRANSPOSED[_dimensions(size) - 1]
+    return make(in_width, width, 4, stride=2, padding=1), tuple(2 * length for length in size)
+
+
+def _dimensions(size: Size) -> int:
+    if not 1 <= len(size) <= 3:
+        raise ShapeError(f"features of size {size}: convolutions work in 1, 2 or 3 dimensions, not {len(size)}.")
+    return len(size)
+
+
+def chosen_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve each item with filters of its own, at stride 1, keeping the size.
+
+    Shapes: features (n, i, *size), weight (n, c, i, *kernel) with odd kernels, bias (n, c) → (n, c, *size).
+    One matrix product per item gives every tap's contribution; shifted sums put them in place. This does
+    kernel × less memory traffic than unfolding the features, since c is small.
+    """
+    kernel = weight.shape[3:]
+    size = features.shape[2:]
+    taps = torch.bmm(
+        rearrange(weight.flatten(3), "n c i t -> n (c t) i"), rearrange(features, "n i ... -> n i (...)")
+    )
+    channels = weight.shape[1]
+    taps = taps.reshape(len(taps), channels, *kernel, *size)
+    offset = bias.reshape(*bias.shape, *[1] * len(size))
+    if max(kernel) == 1:
+        return taps.reshape(len(taps), channels, *size) + offset
+    if len(size) == 3:
+        taps = _sum_depth_taps(taps, kernel[0])
+    rows, columns = (1, *size)[-2:]
+    taps = taps.reshape(len(taps), -1, rows * columns)
+    # Correlation reads at +offset where folding writes at +offset: hence the flipped taps.
+    window = (1, *kernel)[-2:]
+    taps = rearrange(taps, "n (m t) p -> n m t p", t=window[0] * window[1]).flip(2)
+    summed = F.fold(
+        rearrange(taps, "n m t p -> n (m t) p"), (rows, columns), window, padding=tuple(k // 2 for k in window)
+    )
+    return summed.reshape(len(taps), channels, *size) + offset
+
+
+def _sum_depth_taps(taps: Tensor, kernel: int) -> Tensor:
+    """Sum over the taps of the depth axis: (n, c, kd, kh, kw, d, h, w) → (n, c, d, kh, kw, h, w)."""
+    depth, half = taps.shape[5], kernel // 2
+    padded = F.pad(taps, (0, 0, 0, 0, half, half))
+    shifted = [padded[:, :, tap, :, :, tap : tap + depth] for tap in range(kernel)]
+    return rearrange(torch.stack(shifted).sum(0), "n c kh kw d h w -> n c d kh kw h w")

@@ -1,0 +1,1 @@
+"""Recipes: YAML, resolved and checked, to built objects."""

@@ -1,0 +1,160 @@
+"""A recipe as a tree that remembers where each value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+from vqtk.errors import RecipeError
+
+
+@dataclass
+class Node:
+    """A scalar, a list of nodes or a dict of nodes, and where it was written."""
+
+    value: Any
+    origin: str
+
+    def plain(self) -> Any:
+        """Return the tree without origins."""
+        if isinstance(self.value, dict):
+            return {key: child.plain() for key, child in self.value.items()}
+        if isinstance(self.value, list):
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def copy(self) -> Node:
+        """Return a deep copy."""
+        if isinstance(self.value, dict):
+            return Node({key: child.copy() for key, child in self.value.items()}, self.origin)
+        if isinstance(self.value, list):
+            return Node([child.copy() for child in self.value], self.origin)
+        return Node(self.value, self.origin)
+
+    @staticmethod
+    def of(value: Any, origin: str) -> Node:
+        """Return a tree for a plain value, all of one origin."""
+        if isinstance(value, dict):
+            return Node({str(key): Node.of(child, origin) for key, child in value.items()}, origin)
+        if isinstance(value, (list, tuple)):
+            return Node([Node.of(child, origin) for child in value], origin)
+        return Node(value, origin)
+
+
+@dataclass
+class Problems:
+    """What is wrong with a recipe, gathered so that all of it is reported at once."""
+
+    found: list[str] = field(default_factory=list)
+
+    def add(self, node: Node, path: str, message: str) -> None:
+        """Note a problem at a node."""
+        self.found.append(f"{node.origin}: {path + ': ' if path else ''}{message}")
+
+    def raise_any(self) -> None:
+        """Raise a RecipeError that lists the problems, if there are any."""
+        if len(self.found) == 1:
+            raise RecipeError(self.found[0])
+        if self.found:
+            raise RecipeError("\n".join([f"{len(self.found)} problems in the recipe:", *self.found]))
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a person at this folder would write it."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def read(path: Path) -> Node:
+    """Read a YAML 1.2 file. Raises: RecipeError, with the line, if it cannot be read as a mapping."""
+    shown = shown_path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(_unreadable(path, shown, error)) from None
+    root = parse_text(text, shown)
+    if not isinstance(root.value, dict):
+        raise RecipeError(f"{shown}:1: a recipe is a mapping of keys to values; this file holds {_kind(root.value)}.")
+    return root
+
+
+def parse_text(text: str, shown: str, *, lines: bool = True) -> Node:
+    """Parse YAML 1.2 text; origins are `shown:line`, or `shown` alone. Raises: RecipeError, with the line."""
+    try:
+        root = YAML(typ="safe", pure=True).compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{shown}:{mark.line + 1}" if mark and lines else shown
+        advice = " Indent with spaces, not tabs." if "\\t" in str(error.problem) or "tab" in str(error.problem) else ""
+        raise RecipeError(f"{where}: not valid YAML: {error.problem or error.context}.{advice}") from None
+    except YAMLError as error:
+        raise RecipeError(f"{shown}: not valid YAML: {' '.join(str(error).split())}") from None
+    if root is None:
+        return Node(None, f"{shown}:1" if lines else shown)
+    return _convert(root, None, shown, lines, ())
+
+
+def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[int, ...]) -> Node:
+    at = yaml.start_mark.line if line is None else line
+    origin = f"{shown}:{at + 1}" if lines else shown
+    if id(yaml) in above:
+        raise RecipeError(f"{origin}: this anchor contains itself. Write the values out.")
+    above = (*above, id(yaml))
+    if isinstance(yaml, MappingNode):
+        children: dict[str, Node] = {}
+        for key, child in yaml.value:
+            place = f"{shown}:{key.start_mark.line + 1}" if lines else shown
+            if not isinstance(key, ScalarNode):
+                raise RecipeError(f"{place}: a key is a word; this is {_kind(key.value)}.")
+            if key.value == "<<":
+                raise RecipeError(f"{place}: recipes do not merge with `<<`. Use `extends: other.yaml`.")
+            if key.value in children:
+                raise RecipeError(f"{place}: the key {key.value!r} stands twice in one mapping. Remove one.")
+            children[key.value] = _convert(child, key.start_mark.line, shown, lines, above)
+        return Node(children, origin)
+    if isinstance(yaml, SequenceNode):
+        return Node([_convert(child, None, shown, lines, above) for child in yaml.value], origin)
+    try:
+        return Node(YAML(typ="safe", pure=True).constructor.construct_object(yaml), origin)
+    except (YAMLError, ValueError):
+        raise RecipeError(f"{origin}: {yaml.value!r} cannot be read as {yaml.tag}.") from None
+
+
+def _unreadable(path: Path, shown: str, error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"{shown}: not a text file in UTF-8, so not a recipe."
+    if path.is_dir():
+        return f"{shown} is a folder; expected a recipe, a .yaml file."
+    if not path.exists():
+        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        from vqtk.errors import nearest
+
+        return f"{shown}: no such recipe. {nearest(path.name, beside)}Expected the path of a .yaml file."
+    return f"{shown}: cannot be read: {error}."
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return "a list" if isinstance(value, list) else f"{value!r}"
+
+
+def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
+    """Yield every node below with its dotted path, in order."""
+    items: list[tuple[str, Node]] = []
+    if isinstance(node.value, dict):
+        items = list(node.value.items())
+    elif isinstance(node.value, list):
+        items = [(str(index), child) for index, child in enumerate(node.value)]
+    for key, child in items:
+        below = f"{path}.{key}" if path else key
+        yield below, child
+        yield from walk(child, below)

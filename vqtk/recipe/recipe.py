@@ -1,0 +1,126 @@
+"""The recipe: what a run trains, on what, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vqtk.nn.types import Count, Fraction, NonNegative, Positive, Whole
+from vqtk.plugin import load_plugins
+from vqtk.recipe.merge import gather
+from vqtk.recipe.node import Node, Problems
+from vqtk.recipe.schema import INVALID, Chosen, Scope, parse
+from vqtk.registry import Dataset, Model
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Which optimiser, and its settings."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    lr: Positive = 1e-3
+    betas: list[Fraction] = field(default_factory=lambda: [0.9, 0.99])
+    eps: Positive = 1e-5
+    weight_decay: NonNegative = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate goes from `optimizer.lr` to `final` over the updates, after `warmup` of them."""
+
+    name: Literal["linear", "cosine", "constant"] = "constant"
+    final: NonNegative = 0.0
+    warmup: Whole = 0
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The coefficients of what training minimises."""
+
+    choice: NonNegative = 1.0
+    all: NonNegative = 0.01
+    final: NonNegative = 0.0
+
+
+@dataclass(frozen=True)
+class Train:
+    """How a model is trained.
+
+    An update sums the gradients of `accumulate` batches. `micro_batch` splits each batch to save memory
+    and changes nothing else. Evaluation is on `evaluate_items` fixed test items, every `evaluate_every` updates.
+    """
+
+    updates: Count
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    objective: Objective = field(default_factory=Objective)
+    accumulate: Count = 1
+    micro_batch: Count | None = None
+    gradient_checkpointing: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate_every: Count = 200
+    evaluate_items: Count = 500
+    checkpoint_minutes: Positive = 5.0
+    picture_minutes: Positive = 5.0
+
+
+@dataclass(frozen=True)
+class _Sections:
+    """The keys of a recipe."""
+
+    name: str
+    data: Dataset
+    model: Model
+    train: Train
+    seed: Whole = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe. `node` is the resolved tree, with every default and where each value came from."""
+
+    name: str
+    seed: int
+    data: Chosen
+    model: Chosen
+    train: Train
+    node: Node
+    plugins: tuple[Path, ...]
+
+    @property
+    def batch(self) -> int:
+        """Items of one batch."""
+        return self.data.common["batch"]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the resolved recipe as plain values, which `from_plain` reads again."""
+        plugins = {"plugins": [str(path) for path in self.plugins]} if self.plugins else {}
+        return {**plugins, **self.node.plain()}
+
+
+def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read, merge and check a recipe.
+
+    Raises: RecipeError with file, line, dotted path and what was expected, for all that is wrong at once.
+    """
+    node, plugins = gather(Path(path), list(overrides))
+    return _checked(node, plugins)
+
+
+def from_plain(values: dict[str, Any], origin: str) -> Recipe:
+    """Return the recipe of a resolved plain tree, such as a weights file carries. Raises: RecipeError."""
+    values = dict(values)
+    plugins = [Path(plugin) for plugin in values.pop("plugins", [])]
+    return _checked(Node.of(values, origin), plugins)
+
+
+def _checked(node: Node, plugins: list[Path]) -> Recipe:
+    load_plugins(plugins)
+    problems = Problems()
+    sections = parse(node, _Sections, "", Scope(problems))
+    problems.raise_any()
+    assert sections is not INVALID
+    return Recipe(
+        sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(plugins)
+    )

@@ -1,0 +1,1 @@
+"""Refiners: the one network there is, from reconstruction to proposed changes."""

@@ -1,0 +1,37 @@
+"""What every refiner is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from vqtk.nn.state import State
+
+
+class Refiner(nn.Module, ABC):
+    """The network that proposes changes to a reconstruction, for encoding and decoding alike.
+
+    It sees the reconstruction as channels, and yields deltas as channels; the loss translates both.
+    """
+
+    def initial_state(self, like: Tensor) -> State:
+        """Return the state before stage 0 for the items of `like` (n, c, *size): a pytree of (n, …) tensors."""
+        return None
+
+    @abstractmethod
+    def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
+        """Return all deltas and what `advance` needs: x (n, in_width, *size) → (n, k, out_channels, *size)."""
+
+    def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
+        """Return the chosen deltas, codes (n,) → (n, out_channels, *size), and what `advance` needs."""
+        deltas, carry = self.propose(x, stage, state)
+        return deltas[torch.arange(len(codes), device=codes.device), codes], carry
+
+    def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
+        """Return the next stage's state, given what `propose` left, the codes (n,) and the new x."""
+        return None
+
+    def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
+        """Mend the refiner after an update; usage (stages, k) counts how often each option was the best."""

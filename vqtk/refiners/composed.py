@@ -1,0 +1,55 @@
+"""A refiner composed of a backbone, blocks and a head."""
+
+import torch
+from torch import Tensor, nn
+
+from vqtk.nn.stage import StageSequential
+from vqtk.nn.state import State
+from vqtk.nn.types import Size
+from vqtk.refiners._base import Refiner
+from vqtk.registry import Backbone, Block, Head, refiners
+
+
+@refiners.register("composed")
+class Composed(Refiner):
+    """Backbone, blocks, head: features from the reconstruction, refined, and turned into deltas.
+
+    `output_scale` is one learned number that multiplies the deltas.
+
+    Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size).
+    Raises: ShapeError if parts do not fit.
+    Source: VQ-DRAW, all refiners.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        options: int,
+        out_channels: int,
+        *,
+        backbone: Backbone,
+        blocks: list[Block] = [],
+        head: Head,
+        output_scale: float = 0.1,
+    ):
+        super().__init__()
+        self.output_scale = nn.Parameter(torch.tensor(output_scale))
+        self.backbone = backbone(in_width, size, stages)
+        self.blocks = StageSequential(self.backbone.width, self.backbone.size)
+        for block in blocks:
+            self.blocks.append(block(self.blocks.width, self.blocks.size, stages))
+        self.head = head(self.blocks.width, self.blocks.size, stages, options, out_channels)
+        self.size = self.head.size
+
+    def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
+        """Return all deltas; there is no state."""
+        return self.head(self._features(x, stage), stage) * self.output_scale, None
+
+    def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
+        """Return the chosen deltas by the head's own path."""
+        return self.head.choose(self._features(x, stage), stage, codes) * self.output_scale, None
+
+    def _features(self, x: Tensor, stage: int) -> Tensor:
+        return self.blocks(self.backbone(x, stage), stage)

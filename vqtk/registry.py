@@ -1,0 +1,163 @@
+"""Registries: names for swappable components, whose signatures are the recipe's schema.
+
+A component is a class. Its positional parameters are supplied by the toolkit; its keyword-only
+parameters are what a recipe may set. A parameter annotated with a component type below (`Block`,
+`Condition`, …) takes a nested spec, and receives a factory that is called with what the toolkit supplies.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from vqtk.errors import RegistryError, nearest
+
+Component = TypeVar("Component", bound=type)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered component: its name, its class, and the file and line that defined it."""
+
+    name: str
+    component: type
+    origin: str
+
+    @property
+    def purpose(self) -> str:
+        """The first line of the component's docstring."""
+        return (inspect.getdoc(self.component) or "").splitlines()[0]
+
+
+class Registry:
+    """Components of one kind by name; the built-in ones are imported when first asked for.
+
+    `package` holds one module a component. `supplied` names the positional parameters that a component
+    of this registry receives. `default` is what a spec without a name means. `common` are keys that every
+    spec of this registry takes besides its own, with their types and defaults.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        package: str,
+        supplied: tuple[str, ...],
+        default: str | None = None,
+        common: dict[str, tuple[Any, Any]] | None = None,
+    ):
+        self.kind = kind
+        self.package = package
+        self.supplied = supplied
+        self.default = default
+        self.common = common or {}
+        self._entries: dict[str, Entry] = {}
+        self._loaded = False
+
+    def __repr__(self) -> str:
+        return f"Registry({self.kind!r})"
+
+    def register(self, name: str) -> Callable[[Component], Component]:
+        """Return a decorator that registers a class under `name`.
+
+        Raises: RegistryError if another class has that name, or if the signature cannot be a schema.
+        """
+
+        def add(component: Component) -> Component:
+            entry = Entry(name, component, _origin(component))
+            known = self._entries.get(name)
+            if known and not _same(known.component, component):
+                raise RegistryError(
+                    f"{self.kind} {name!r} is registered twice: {known.origin} and {entry.origin}. "
+                    "Give one of them another name."
+                )
+            _check_signature(self, entry)
+            self._entries[name] = entry
+            return component
+
+        return add
+
+    def get(self, name: str) -> Entry:
+        """Return the entry of that name. Raises: RegistryError that names the nearest one."""
+        entries = self.entries()
+        if name not in entries:
+            raise RegistryError(
+                f"no {self.kind} is called {name!r}. {nearest(name, list(entries))}Known: {', '.join(entries)}."
+            )
+        return entries[name]
+
+    def entries(self) -> dict[str, Entry]:
+        """Return all entries by name, built-in ones included."""
+        if not self._loaded:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{self.package}.{module.name}")
+            self._loaded = True
+        return dict(sorted(self._entries.items()))
+
+
+def _origin(component: type) -> str:
+    try:
+        return f"{inspect.getsourcefile(component)}:{inspect.getsourcelines(component)[1]}"
+    except (OSError, TypeError):
+        return f"{component.__module__}.{component.__qualname__}"
+
+
+def _same(one: type, other: type) -> bool:
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _check_signature(registry: Registry, entry: Entry) -> None:
+    where = f"{registry.kind} {entry.name!r} ({entry.origin})"
+    if not inspect.isclass(entry.component):
+        raise RegistryError(f"{where}: a component is a class; this is {type(entry.component).__name__}.")
+    if not inspect.getdoc(entry.component):
+        raise RegistryError(f"{where}: a component needs a docstring; its first line is shown by `vqtk list`.")
+    for parameter in list(inspect.signature(entry.component).parameters.values()):
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            raise RegistryError(
+                f"{where}: {parameter} would swallow misspelt keys. Name each parameter that a recipe may set."
+            )
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.annotation is parameter.empty:
+            raise RegistryError(f"{where}: parameter {parameter.name!r} has no type; a recipe could not be checked.")
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name in {"name", "repeat", *registry.common}:
+            raise RegistryError(f"{where}: {parameter.name!r} is a word of the recipe language; rename the parameter.")
+
+
+_FEATURES = ("in_width", "size", "stages")
+_DELTAS = (*_FEATURES, "options", "out_channels")
+
+models = Registry("model", package="vqtk.models", supplied=("data",), default="vqdraw")
+refiners = Registry("refiner", package="vqtk.refiners", supplied=_DELTAS, default="composed")
+backbones = Registry("backbone", package="vqtk.backbones", supplied=_FEATURES)
+blocks = Registry("block", package="vqtk.blocks", supplied=_FEATURES)
+heads = Registry("head", package="vqtk.heads", supplied=_DELTAS)
+conditions = Registry("condition", package="vqtk.conditions", supplied=("width", "stages"), default="scale")
+losses = Registry("loss", package="vqtk.losses", supplied=("data",))
+selectors = Registry("selector", package="vqtk.selectors", supplied=(), default="argmin")
+searches = Registry("search", package="vqtk.searches", supplied=(), default="greedy")
+datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (int, 32)})
+
+REGISTRIES = {
+    registry.kind: registry
+    for registry in (
+        models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, datasets,
+    )
+}  # fmt: skip
+
+Factory = Callable[..., Any]
+Model = Annotated[Factory, models]
+Refiner = Annotated[Factory, refiners]
+Backbone = Annotated[Factory, backbones]
+Block = Annotated[Factory, blocks]
+Head = Annotated[Factory, heads]
+Condition = Annotated[Factory, conditions]
+Loss = Annotated[Factory, losses]
+Selector = Annotated[Factory, selectors]
+Search = Annotated[Factory, searches]
+Dataset = Annotated[Factory, datasets]

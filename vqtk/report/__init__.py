@@ -1,0 +1,1 @@
+"""Pictures of samples, stages and proposals."""

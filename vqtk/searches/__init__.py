@@ -1,0 +1,1 @@
+"""Searches: the codes of a target, over all stages."""

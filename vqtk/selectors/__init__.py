@@ -1,0 +1,1 @@
+"""Selectors: which option training takes at each stage."""

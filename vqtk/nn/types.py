@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Size = tuple[int, ...]
 """The spatial sizes of a feature map: (length,), (h, w) or (d, h, w)."""
@@ -19,10 +23,11 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a model must know of its data.
+    """What a model must know of its data, and how raw items become training units.
 
     `shape` is that of one item: (channels, *size), or (length,) for text. `classes` is the vocabulary of
-    data that are token indices. Training units are `(value - mean) / std` for values in [0, 1].
+    data that are token indices. Images are stored as uint8 in [0, 255]; training units are
+    `(pixel - mean) / std` for pixels in [0, 1].
     """
 
     kind: Literal["image", "text", "voxels"]
@@ -30,3 +35,21 @@ class DataSpec:
     classes: int | None = None
     mean: float = 0.0
     std: float = 1.0
+
+    def normalise(self, raw: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return raw items (n, *shape) in training units; token indices stay as they are, as int64."""
+        if self.kind == "text":
+            return raw.long()
+        values = raw.to(dtype or _default_dtype())
+        # One multiply-add on the device: (raw / 255 - mean) / std.
+        return values.mul_(1 / (255 * self.std)).sub_(self.mean / self.std) if self.kind == "image" else values
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Return training units as pixels in [0, 1], clamped; not for text."""
+        return (x * self.std + self.mean).clamp(0, 1)
+
+
+def _default_dtype() -> torch.dtype:
+    import torch
+
+    return torch.get_default_dtype()

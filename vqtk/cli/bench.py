@@ -1,0 +1,3 @@
+"""`vqtk bench`."""
+def bench() -> None:
+    """Later."""

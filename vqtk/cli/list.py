@@ -1,0 +1,82 @@
+"""`vqtk list`: the components of the registries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqtk.cli.options import Json
+
+if TYPE_CHECKING:
+    from vqtk.registry import Registry
+
+
+def list_components(
+    registry: Annotated[str | None, typer.Argument(metavar="[REGISTRY]", help="Only this one, in full.")] = None,
+    json: Json = False,
+) -> None:
+    """List components: names by registry, or one registry with purpose, parameters and origin."""
+    from vqtk.cli.options import print_json
+    from vqtk.errors import RegistryError, nearest
+    from vqtk.registry import REGISTRIES
+
+    if registry is not None and registry not in REGISTRIES:
+        raise RegistryError(
+            f"there is no registry {registry!r}. {nearest(registry, list(REGISTRIES))}Known: {', '.join(REGISTRIES)}."
+        )
+    chosen = [REGISTRIES[registry]] if registry else list(REGISTRIES.values())
+    described = {one.kind: [_described(one, name) for name in one.entries()] for one in chosen}
+    if json:
+        print_json(described)
+    elif registry:
+        _print_registry(chosen[0], described[registry])
+    else:
+        _print_names(described)
+
+
+def _described(registry: Registry, name: str) -> dict[str, Any]:
+    import inspect
+
+    from vqtk.recipe.schema import describe, parameters
+
+    entry = registry.get(name)
+    settings = {}
+    for key, parameter in parameters(entry.component).items():
+        settings[key] = {"type": describe(parameter.hint)}
+        if parameter.default is not inspect.Parameter.empty:
+            settings[key]["default"] = parameter.default
+    return {"name": name, "purpose": entry.purpose, "parameters": settings, "origin": entry.origin}
+
+
+def _print_names(described: dict[str, list[dict[str, Any]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    for kind, components in described.items():
+        table.add_row(kind, ", ".join(component["name"] for component in components))
+    Console().print(table)
+    print("\nvqtk list REGISTRY shows what each one is, and what a recipe may set.")
+
+
+def _print_registry(registry: Registry, components: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for component in components:
+        default = "  (default)" if component["name"] == registry.default else ""
+        console.print(f"[bold]{component['name']}[/]{default}")
+        console.print(f"  {component['purpose']}", markup=False)
+        for key, parameter in component["parameters"].items():
+            default = f" = {_yaml(parameter['default'])}" if "default" in parameter else ""
+            console.print(f"    {key}: {parameter['type']}{default}", markup=False)
+        console.print(f"  [dim]{component['origin']}[/]")
+
+
+def _yaml(value: Any) -> str:
+    from vqtk.recipe.node import Node
+    from vqtk.recipe.show import inline
+
+    return inline(Node.of(value, ""))

@@ -1,0 +1,110 @@
+"""How a run is shown: live where there is a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+LONG_S = 3600.0
+_TELLING = 5
+"""Updates after which the time of the whole run is foretold."""
+
+
+def make_watcher(*, shorter: str) -> Plain | Live:
+    """Return the watcher that suits where the output goes; `shorter` is a command for a shorter run."""
+    console = Console(highlight=False, soft_wrap=True)
+    return Live(console, shorter) if console.is_terminal else Plain(console, shorter)
+
+
+class Plain:
+    """One line every ten seconds."""
+
+    def __init__(self, console: Console, shorter: str):
+        self.console, self.shorter = console, shorter
+        self.last_line = 0.0
+        self.first: tuple[float, int] | None = None
+        self.warned = False
+
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self.console.print(line, markup=False)
+
+    def step(self, done: int, updates: int, row: dict[str, Any], images_per_s: float) -> None:
+        """Print an update's figures, if it is time to."""
+        self.foretell(done, updates)
+        if time.monotonic() - self.last_line >= LINE_EVERY_S or done == updates:
+            self.last_line = time.monotonic()
+            self.say(f"{done}/{updates}  {_figures(row)}  {images_per_s:.0f} images/s  {self.left(done, updates)} left")
+
+    def evaluated(self, done: int, row: dict[str, Any]) -> None:
+        """Print test figures."""
+        self.say(f"test after {done}  {_figures(row)}")
+
+    def foretell(self, done: int, updates: int) -> None:
+        """Say once, after a few updates, if the whole run will take hours."""
+        if self.first is None:
+            self.first = (time.monotonic(), done)
+        if self.warned or done - self.first[1] < _TELLING:
+            return
+        self.warned = True
+        if self.left_s(done, updates) > LONG_S:
+            self.say(f"This run will take about {self.left(done, updates)} here. A shorter one: {self.shorter}")
+
+    def left_s(self, done: int, updates: int) -> float:
+        """Return the seconds left, by the mean time of the updates so far."""
+        assert self.first
+        began, before = self.first
+        return (time.monotonic() - began) / max(1, done - before) * (updates - done)
+
+    def left(self, done: int, updates: int) -> str:
+        """Return the time left in words."""
+        seconds = self.left_s(done, updates)
+        if seconds >= LONG_S:
+            return f"{seconds / 3600:.1f} h"
+        return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+class Live(Plain):
+    """A progress bar that is redrawn in place."""
+
+    def __init__(self, console: Console, shorter: str):
+        super().__init__(console, shorter)
+        self.bar = Progress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = self.bar.add_task("starting", total=None)
+
+    def __enter__(self) -> Live:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def step(self, done: int, updates: int, row: dict[str, Any], images_per_s: float) -> None:
+        """Redraw."""
+        self.foretell(done, updates)
+        description = f"{_figures(row)}  {images_per_s:.0f} images/s"
+        self.bar.update(self.task, completed=done, total=updates, description=description)
+
+
+def _figures(row: dict[str, Any]) -> str:
+    return (
+        f"choice {row['choice']:.4f}  final {row['final']:.4f}  all {row['all']:.4f}  "
+        f"entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"
+    )

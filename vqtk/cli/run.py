@@ -1,0 +1,124 @@
+"""`vqtk run`: train a recipe."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vqtk.cli.options import DataDir, Device, Overrides
+
+if TYPE_CHECKING:
+    from vqtk.experiment import Experiment
+    from vqtk.train.loop import Stop
+    from vqtk.train.run_directory import RunDirectory
+
+
+def run(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe, a .yaml file.")] = None,
+    overrides: Overrides = None,
+    budget: Annotated[str | None, typer.Option(help="Train for so long, as in 90s, 5m, 1h30m.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run.")] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path("runs"),
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+) -> None:
+    """Train a recipe: watch, sample, look. Ctrl-C stops it with a checkpoint."""
+    from vqtk.cli.progress import make_watcher
+    from vqtk.errors import RecipeError
+
+    if (recipe is None) == (resume is None):
+        raise RecipeError("vqtk run: give a recipe to train, or --resume with a run directory to go on with; one of both.")
+    if resume and (overrides or budget):
+        raise RecipeError("vqtk run --resume: the recipe of a run is fixed; overrides and --budget start a new run.")
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    watcher = make_watcher(shorter=f"vqtk run {recipe} --budget 30m")
+    if resume:
+        experiment, directory = _resumed(resume, device, data_dir, watcher)
+    else:
+        assert recipe
+        experiment, directory = _started(recipe, overrides or [], budget, device, data_dir, out, watcher)
+    _train(experiment, directory, watcher)
+
+
+def _started(
+    path: Path, overrides: list[str], budget: str | None, device: str, data_dir: Path | None, out: Path, watcher: object
+) -> tuple[Experiment, RunDirectory]:
+    from vqtk.datasets._base import data_root
+    from vqtk.experiment import Experiment, updates_within
+    from vqtk.recipe.recipe import load_recipe
+    from vqtk.train.budget import seconds
+    from vqtk.train.device import choose_device
+    from vqtk.train.run_directory import RunDirectory
+
+    recipe = load_recipe(path, overrides)
+    if budget:
+        seconds(budget)
+    where = {"data_root": data_root(data_dir), "device": choose_device(device), "watcher": watcher}
+    experiment = Experiment.of(recipe, **where)  # type: ignore[arg-type]
+    facts: dict[str, object] = {}
+    if budget:
+        updates = updates_within(experiment, budget)
+        recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
+        experiment = Experiment.of(recipe, splits=experiment.splits, **where)  # type: ignore[arg-type]
+        facts = {"budget": budget, "updates_within_budget": updates}
+    directory = RunDirectory.create(out, recipe)
+    directory.write_manifest({**experiment.manifest(), **facts})
+    return experiment, directory
+
+
+def _resumed(
+    path: Path, device: str, data_dir: Path | None, watcher: object
+) -> tuple[Experiment, RunDirectory]:
+    from vqtk.datasets._base import data_root
+    from vqtk.experiment import Experiment
+    from vqtk.train.device import choose_device
+    from vqtk.train.run_directory import RunDirectory
+
+    directory, recipe = RunDirectory.open(path)
+    experiment = Experiment.of(
+        recipe, data_root=data_root(data_dir), device=choose_device(device), watcher=watcher  # type: ignore[arg-type]
+    )
+    note = directory.restore(experiment.trainer)
+    if note:
+        experiment.watcher.say(note)
+    experiment.check_same_data(directory.manifest())
+    directory.rewind_metrics(experiment.trainer.done)
+    experiment.watcher.say(f"Going on after update {experiment.trainer.done} of {recipe.train.updates}.")
+    return experiment, directory
+
+
+def _train(experiment: Experiment, directory: RunDirectory, watcher: object) -> None:
+    from vqtk.experiment import run as run_experiment
+    from vqtk.train.loop import Stop
+
+    stop = Stop()
+    _stop_on_signals(stop)
+    experiment.watcher.say(f"Run directory: {directory.path}")
+    with watcher:  # type: ignore[attr-defined]
+        finished = run_experiment(experiment, directory, stop)
+    if finished:
+        experiment.watcher.say(f"Done: {directory.path}\nLook at it: vqtk sample {directory.path} --show")
+    else:
+        experiment.watcher.say(
+            f"Stopped after update {experiment.trainer.done}, with a checkpoint. Go on: vqtk run --resume {directory.path}"
+        )
+
+
+def _stop_on_signals(stop: Stop) -> None:
+    """Ask for a stop at the first Ctrl-C or SIGTERM; the second one ends at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)

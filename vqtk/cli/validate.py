@@ -1,0 +1,45 @@
+"""`vqtk validate`: try recipes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vqtk.cli.options import Json
+
+
+def validate(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Recipes, .yaml files.")],
+    json: Json = False,
+) -> None:
+    """Build each recipe's model, and train and decode one item through the stages that differ."""
+    from vqtk.cli.options import print_json
+    from vqtk.errors import VqtkError
+    from vqtk.recipe.recipe import load_recipe
+    from vqtk.recipe.validate import validate as try_out
+
+    results: list[dict[str, Any]] = []
+    for path in recipes:
+        try:
+            shown = try_out(load_recipe(path))
+        except VqtkError as error:
+            results.append({"recipe": str(path), "ok": False, "error": str(error)})
+        else:
+            facts = {"parameters": shown.parameters, "bits": shown.bits, "seconds": round(shown.seconds, 1)}
+            results.append({"recipe": str(path), "ok": True, **facts})
+        if not json:
+            _print(results[-1])
+    if json:
+        print_json(results)
+    failed = [result for result in results if not result["ok"]]
+    if failed:
+        raise VqtkError(f"{len(failed)} of {len(results)} recipes cannot be trained as they stand; see above.")
+
+
+def _print(result: dict[str, Any]) -> None:
+    if result["ok"]:
+        print(f"ok     {result['recipe']}  {result['parameters']:,} parameters  {result['bits']:g} bits  {result['seconds']} s")
+    else:
+        print(f"wrong  {result['recipe']}\n{result['error']}")

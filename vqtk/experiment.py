@@ -1,0 +1,160 @@
+"""One run, from a recipe to what it leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqtk.datasets._base import Splits
+from vqtk.errors import DataError
+from vqtk.evaluate.walks import evaluate, fixed_subset
+from vqtk.recipe.build import build_dataset, build_model
+from vqtk.recipe.recipe import Recipe
+from vqtk.report.pictures import write_all
+from vqtk.train.budget import WARM_UP, Measured, measure, seconds
+from vqtk.train.loop import Hooks, Stop, Watcher, train
+from vqtk.train.run_directory import RunDirectory, environment
+from vqtk.train.trainer import Trainer
+
+AFFORDABLE_SHARE = 0.1
+"""The part of a run's time that evaluating all of the test split at the end may take."""
+AFFORDABLE_S = 20.0
+
+
+@dataclass
+class Experiment:
+    """A recipe's model and data on a device, ready to be trained."""
+
+    recipe: Recipe
+    trainer: Trainer
+    splits: Splits
+    device: torch.device
+    watcher: Watcher
+
+    def __post_init__(self) -> None:
+        subset = fixed_subset(self.splits.test, self.recipe.train.evaluate_items, self.recipe.seed)
+        self._subset = subset
+        raw = self.splits.test.items[subset[:32]]
+        self._shown = self.trainer.model.data.normalise(raw.to(self.device))
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        *,
+        data_root: Path,
+        device: torch.device,
+        watcher: Watcher,
+        splits: Splits | None = None,
+    ) -> Experiment:
+        """Build a recipe's model and read its data, unless it is given. Raises: RecipeError, DataError."""
+        model = build_model(recipe, device=device)
+        if splits is None:
+            splits = build_dataset(recipe).load(data_root)
+            if splits.note:
+                watcher.say(splits.note)
+        return cls(recipe, Trainer(recipe, model), splits, device, watcher)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the test figures on the fixed subset."""
+        return evaluate(self.trainer.model, self.splits.test, items=self._subset).row()
+
+    def picture(self, folder: Path, update: int) -> None:
+        """Write the pictures of the model as it is."""
+        write_all(self.trainer.model, self._shown, folder, update)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the run is made with."""
+        return {
+            "seed": self.recipe.seed,
+            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
+            "bits_per_item": self.trainer.model.bits,
+            "data": self.splits.fingerprint(),
+            "plugins": {str(path): _hash(path) for path in self.recipe.plugins},
+            **environment(self.device),
+        }
+
+    def check_same_data(self, manifest: dict[str, Any]) -> None:
+        """Raise DataError if the items are not those that a run's manifest records."""
+        recorded, found = manifest.get("data", {}), self.splits.fingerprint()
+        if recorded.get("sha256") != found["sha256"]:
+            raise DataError(
+                f"the data are not those that the run was started on: {found['train_items']} + {found['test_items']} "
+                f"items from {found['source']}, not {recorded.get('train_items')} + {recorded.get('test_items')} from "
+                f"{recorded.get('source')}. Point VQTK_DATA or --data-dir at the same data."
+            )
+
+
+def updates_within(experiment: Experiment, budget: str) -> int:
+    """Return the number of updates that fit the budget on this machine; the experiment stays as it is."""
+    allowed, settings = seconds(budget), experiment.recipe.train
+    started = time.monotonic()
+    experiment.watcher.say(f"Measuring on {WARM_UP} updates how many fit into {budget} …")
+    with tempfile.TemporaryDirectory() as scratch:
+        measured = measure(
+            experiment.trainer,
+            experiment.splits.train,
+            experiment.figures,
+            lambda: experiment.picture(Path(scratch), 0),
+        )
+    final_s = measured.evaluation_s * _final_items(experiment, allowed, measured) / len(experiment._subset)
+    updates = measured.updates_within(
+        allowed - (time.monotonic() - started),
+        evaluate_every=settings.evaluate_every,
+        picture_minutes=settings.picture_minutes,
+        final_s=final_s,
+    )
+    experiment.watcher.say(f"{budget}: {updates} updates of {1e3 * measured.step_s:.0f} ms each.")
+    return updates
+
+
+def _final_items(experiment: Experiment, run_s: float, measured: Measured) -> int:
+    """Return how many test items the end of a run evaluates: all, if that is a small part of the run's time."""
+    subset, every = len(experiment._subset), len(experiment.splits.test)
+    whole_s = measured.evaluation_s * every / subset
+    return every if whole_s <= max(AFFORDABLE_S, AFFORDABLE_SHARE * run_s) else subset
+
+
+def run(experiment: Experiment, directory: RunDirectory, stop: Stop) -> bool:
+    """Train to the end, or until asked to stop, and write what was reached. Return whether it is done."""
+    trainer, watcher = experiment.trainer, experiment.watcher
+    started = time.monotonic()
+    hooks = Hooks(experiment.figures, lambda update: experiment.picture(directory.images, update))
+    finished = train(trainer, experiment.splits.train, directory, watcher, hooks, stop)
+    if finished:
+        _finish(experiment, directory, time.monotonic() - started)
+    return finished
+
+
+def _finish(experiment: Experiment, directory: RunDirectory, train_s: float) -> None:
+    model, test = experiment.trainer.model, experiment.splits.test
+    began = time.monotonic()
+    figures = evaluate(model, test, items=experiment._subset)
+    measured = Measured(0.0, time.monotonic() - began, 0.0)
+    if _final_items(experiment, train_s, measured) == len(test) > figures.items:
+        figures = evaluate(model, test)
+    row = figures.row()
+    directory.log({"update": experiment.trainer.done, "test": row})
+    experiment.watcher.evaluated(experiment.trainer.done, row)
+    experiment.picture(directory.images, experiment.trainer.done)
+    directory.write_summary(
+        {
+            "updates": experiment.trainer.done,
+            "train_s": round(train_s, 1),
+            "test_items": figures.items,
+            "test_is_subset": figures.items < len(test),
+            "test": row,
+            "stages": figures.stages(),
+        }
+    )
+
+
+def _hash(path: Path) -> str:
+    sources = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

@@ -1,0 +1,107 @@
+"""Weights files: safetensors that carry the recipe they were trained by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vqtk import __version__
+from vqtk.errors import CheckpointError, VqtkError
+from vqtk.io.atomic import replacing
+from vqtk.recipe.build import build_model
+from vqtk.recipe.recipe import Recipe, from_plain
+
+Loaded = tuple[Any, Recipe]
+
+
+def save_weights(path: Path, model: nn.Module, recipe: Recipe, **facts: Any) -> None:
+    """Write a model's weights with its recipe, replacing the file whole; facts (JSON values) go with them."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    metadata = {
+        "format": "vqtk",
+        "version": __version__,
+        "recipe": json.dumps(recipe.plain()),
+        "facts": json.dumps(facts),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a weights file, and its `recipe` and `facts`. Raises: CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such weights file.") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({error}). It may have been cut short; take an earlier checkpoint."
+        ) from None
+    if metadata.get("format") != "vqtk":
+        raise CheckpointError(
+            f"{path}: these weights carry no vqtk recipe, so the model that they belong to is not known. For a "
+            "checkpoint of the original implementation: vqtk import-original CKPT RECIPE -o FILE."
+        )
+    return tensors, {key: json.loads(metadata[key]) for key in ("recipe", "facts")}
+
+
+def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
+    """Return the model of a weights file, in evaluation mode, and its recipe.
+
+    Raises: CheckpointError if the file is damaged or does not fit its recipe.
+    """
+    tensors, metadata = read_weights(path)
+    try:
+        recipe = from_plain(metadata["recipe"], origin=str(path))
+        model = build_model(recipe)
+    except VqtkError as error:
+        raise CheckpointError(f"{path}: the recipe that these weights carry cannot be built here: {error}") from None
+    fit(model, tensors, path)
+    return model.to(device).eval(), recipe
+
+
+def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a model. Raises: CheckpointError that names the first one that does not fit."""
+    own = model.state_dict()
+    for name in [*own, *tensors]:
+        ours, theirs = own.get(name), tensors.get(name)
+        if ours is None or theirs is None or ours.shape != theirs.shape:
+            shapes = [tuple(t.shape) if t is not None else "absent" for t in (theirs, ours)]
+            raise CheckpointError(
+                f"{path}: these are weights of another recipe: {name!r} is {shapes[0]} in the file and {shapes[1]} in "
+                "the model. Use the recipe that they were trained by."
+            )
+    model.load_state_dict(tensors)
+
+
+def weights_of(path: Path) -> Path:
+    """Return the weights file that a run directory or a file stands for. Raises: CheckpointError."""
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run or weights file. Expected a run directory or a .safetensors file.")
+    found = checkpoints(path)
+    if not found:
+        raise CheckpointError(f"{path}: no run directory with a checkpoint: there is no checkpoints/*.safetensors in it.")
+    return found[-1]
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return a run's weights files, oldest first."""
+    return sorted((run / "checkpoints").glob("update_*.safetensors"))
+
+
+def load(path: str | Path, *, device: str = "cpu") -> Any:
+    """Return the trained model of a run directory or a weights file: `vqtk.load("runs/mnist/…")`.
+
+    Raises: CheckpointError if there is none, or it is damaged.
+    """
+    return load_weights(weights_of(Path(path)), device=device)[0]

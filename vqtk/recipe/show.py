@@ -1,0 +1,98 @@
+"""A resolved recipe as YAML that can be run again, each line with where its values came from."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from vqtk.recipe.node import Node, walk
+from vqtk.recipe.recipe import Recipe
+
+_WIDTH = 84
+_COMMENT_COLUMN = 64
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
+_WORDS = {"null", "true", "false", "~"}
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML; a comment on each line names the file and line, override or default."""
+    plugins = [("plugins: " + _scalar_list(recipe.plugins), "")] if recipe.plugins else []
+    lines = [*plugins, *_mapping(recipe.node, 0)]
+    width = min(_COMMENT_COLUMN, max(len(text) for text, origin in lines if origin))
+    return "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
+
+
+def _mapping(node: Node, indent: int) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for key, child in node.value.items():
+        start = f"{' ' * indent}{key}:"
+        text = inline(child)
+        if len(start) + len(text) < _WIDTH and not (indent == 0 and key in ("model", "train")):
+            lines.append((f"{start} {text}", _origins(child)))
+        elif isinstance(child.value, dict):
+            lines += [(start, ""), *_mapping(child, indent + 2)]
+        else:
+            lines += [(start, ""), *_list(child, indent + 2)]
+    return lines
+
+
+def _list(node: Node, indent: int) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for child, times in _runs(node.value):
+        text, origin = inline(child), _origins(child)
+        if times > 1 and isinstance(child.value, dict):
+            text = text[:-1] + f", repeat: {times}}}"
+        lines.append((f"{' ' * indent}- {text}", origin))
+    return lines
+
+
+def _runs(children: list[Node]) -> list[tuple[Node, int]]:
+    """Group equal neighbours."""
+    runs: list[tuple[Node, int]] = []
+    for child in children:
+        if runs and isinstance(child.value, dict) and runs[-1][0].plain() == child.plain():
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((child, 1))
+    return runs
+
+
+def inline(node: Node) -> str:
+    """Return a node as YAML on one line."""
+    if isinstance(node.value, dict):
+        return "{" + ", ".join(f"{key}: {inline(child)}" for key, child in node.value.items()) + "}"
+    if isinstance(node.value, list):
+        shown = [
+            inline(child)[:-1] + f", repeat: {times}}}" if times > 1 else inline(child)
+            for child, times in _runs(node.value)
+        ]
+        return "[" + ", ".join(shown) + "]"
+    return _scalar(node.value)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str) and _PLAIN.match(value) and value.lower() not in _WORDS:
+        return value
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def _scalar_list(values: Any) -> str:
+    return "[" + ", ".join(_scalar(str(value)) for value in values) + "]"
+
+
+def _key(path: str) -> str:
+    """Return the last key of a path, past the indices of a list."""
+    return [part for part in path.split(".") if not part.isdigit()][-1]
+
+
+def _origins(node: Node) -> str:
+    """Return where a line's values were written, and which of them are defaults."""
+    leaves = [(path, child.origin) for path, child in walk(node) if not isinstance(child.value, (dict, list))]
+    if not leaves:
+        return node.origin
+    written = list(dict.fromkeys(origin for _, origin in leaves if origin != "default"))
+    defaults = list(dict.fromkeys(_key(path) for path, origin in leaves if origin == "default"))
+    if not written:
+        return "default"
+    return ", ".join(written) + (f"; default: {', '.join(defaults)}" if defaults else "")

@@ -1,0 +1,106 @@
+"""One update: the summed gradients of the recipe's batches, and a step of the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.models.vqdraw import Quantities
+from vqtk.recipe.recipe import Recipe
+from vqtk.train.schedule import learning_rate
+from vqtk.train.seeds import generator
+
+
+@dataclass
+class Step:
+    """What one update measured before it changed the weights: scalars of each batch, and the options' usage (s, k)."""
+
+    choice: list[float]
+    final: list[float]
+    all: list[float]
+    usage: Tensor
+    lr: float
+
+    def row(self) -> dict[str, float]:
+        """Return the means over the update's batches, with the entropy and count of all its codes pooled."""
+        counts = self.usage.sum(0)
+        means = {key: sum(values) / len(values) for key, values in self.losses().items()}
+        entropy = torch.special.entr(counts / counts.sum()).sum().item()
+        return {**means, "entropy_pooled_nats": entropy, "used": int((counts > 0).sum()), "lr": self.lr}
+
+    def losses(self) -> dict[str, list[float]]:
+        """Return the three losses of each batch."""
+        return {"choice": self.choice, "final": self.final, "all": self.all}
+
+
+class Trainer:
+    """A model, its optimiser, and how many updates they have had."""
+
+    def __init__(self, recipe: Recipe, model: Any):
+        self.recipe, self.model, self.settings = recipe, model, recipe.train
+        self.optimizer = _optimizer(recipe, model)
+        self.done = 0
+
+    def update(self, batches: Sequence[Tensor], *, updates: int) -> Step:
+        """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        usage: Tensor | None = None
+        rows: list[dict[str, float]] = []
+        for index, batch in enumerate(batches):
+            quantities, used = self._backward(batch, generator(self.recipe.seed, "explore", self.done, index))
+            usage = used if usage is None else usage + used
+            rows.append({key: getattr(quantities, key).item() for key in ("choice", "final", "all")})
+        lr = learning_rate(self.settings.schedule, self.settings.optimizer.lr, self.done + 1, updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        assert usage is not None
+        self.model.after_update(self.optimizer, usage)
+        self.done += 1
+        losses = {key: [row[key] for row in rows] for key in ("choice", "final", "all")}
+        return Step(**losses, usage=usage.cpu(), lr=lr)
+
+    def _backward(self, batch: Tensor, draws: torch.Generator) -> tuple[Quantities, Tensor]:
+        """Add a batch's gradient, in pieces of `micro_batch` items, each weighted by its share of the batch."""
+        settings = self.settings
+        weights = {"choice": settings.objective.choice, "all": settings.objective.all, "final": settings.objective.final}
+        parts, usages = [], []
+        for piece in batch.split(settings.micro_batch or len(batch)):
+            share = len(piece) / len(batch)
+            with torch.autocast(piece.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                walk = self.model(piece, generator=draws, checkpoint=settings.gradient_checkpointing)
+                quantities = walk.quantities()
+            (quantities.objective(**weights) * share).backward()
+            parts.append((share, quantities))
+            usages.append(walk.usage())
+        return _mean(parts), torch.stack(usages).sum(0)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds besides the weights."""
+        return {"done": self.done, "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take a state back."""
+        self.done = state["done"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _mean(parts: list[tuple[float, Quantities]]) -> Quantities:
+    if len(parts) == 1:
+        return parts[0][1]
+    names = Quantities.__dataclass_fields__
+    return Quantities(*(sum((share * getattr(q, name).detach() for share, q in parts), torch.tensor(0.0)) for name in names))
+
+
+def _optimizer(recipe: Recipe, model: Any) -> torch.optim.Optimizer:
+    chosen = recipe.train.optimizer
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name]
+    first, second = chosen.betas
+    return kind(
+        model.parameters(), lr=chosen.lr, betas=(first, second), eps=chosen.eps, weight_decay=chosen.weight_decay
+    )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def list_components(
     registry: Annotated[str | None, typer.Argument(metavar="[REGISTRY]", help="Only this one, in full.")] = None,
     json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page in docs/.")] = False,
 ) -> None:
     """List components: names by registry, or one registry with purpose, parameters and origin."""
     from vqtk.cli.options import print_json
@@ -29,6 +30,8 @@ def list_components(
     described = {one.kind: [_described(one, name) for name in one.entries()] for one in chosen}
     if json:
         print_json(described)
+    elif markdown:
+        print(_reference(described), end="")
     elif registry:
         _print_registry(chosen[0], described[registry])
     else:
@@ -46,7 +49,13 @@ def _described(registry: Registry, name: str) -> dict[str, Any]:
         settings[key] = {"type": describe(parameter.hint)}
         if parameter.default is not inspect.Parameter.empty:
             settings[key]["default"] = parameter.default
-    return {"name": name, "purpose": entry.purpose, "parameters": settings, "origin": entry.origin}
+    return {
+        "name": name,
+        "purpose": entry.purpose,
+        "documentation": inspect.getdoc(entry.component),
+        "parameters": settings,
+        "origin": entry.origin,
+    }
 
 
 def _print_names(described: dict[str, list[dict[str, Any]]]) -> None:
@@ -73,6 +82,25 @@ def _print_registry(registry: Registry, components: list[dict[str, Any]]) -> Non
             default = f" = {_yaml(parameter['default'])}" if "default" in parameter else ""
             console.print(f"    {key}: {parameter['type']}{default}", markup=False)
         console.print(f"  [dim]{component['origin']}[/]")
+
+
+def _reference(described: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the components as a Markdown page."""
+    from vqtk.registry import REGISTRIES
+
+    lines = ["# Components", "", "Made by `vqtk list --markdown` from the signatures and docstrings in the code."]
+    for kind, components in described.items():
+        registry = REGISTRIES[kind]
+        lines += ["", f"## {kind}", "", f"Supplied by the toolkit: {', '.join(registry.supplied) or 'nothing'}."]
+        for component in components:
+            default = " (default)" if component["name"] == registry.default else ""
+            lines += ["", f"### {kind}: `{component['name']}`{default}", "", component["documentation"]]
+            if component["parameters"]:
+                lines += ["", "| a recipe may set | type | default |", "| --- | --- | --- |"]
+            for key, parameter in component["parameters"].items():
+                value = f"`{_yaml(parameter['default'])}`" if "default" in parameter else ""
+                lines.append(f"| `{key}` | {parameter['type']} | {value} |")
+    return "\n".join(lines) + "\n"
 
 
 def _yaml(value: Any) -> str:

@@ -14,64 +14,21 @@ Source: Nichol 2020, VQ-DRAW: A Sequential Discrete VAE, arXiv 2003.01599, algor
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import partial
 from math import ceil, log2
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from vqtk.errors import ShapeError, VqtkError
+from vqtk.models._walk import Walk
 from vqtk.nn.state import State, decay_gradient, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction
+from vqtk.refiners._base import Refiner as RefinerModule
 from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
 from vqtk.selectors.argmin import Argmin
-
-
-@dataclass(frozen=True)
-class Walk:
-    """What one walk through the stages leaves behind.
-
-    `grid` (n, s, k) holds every option's loss, `codes` (n, s) the path taken, `reconstruction` is (n, *shape).
-    """
-
-    grid: Tensor
-    codes: Tensor
-    reconstruction: Tensor
-
-    def quantities(self) -> Quantities:
-        """Return the training quantities, by each stage's best option, whichever path was taken."""
-        best = self.grid.min(2).values
-        usage = torch.bincount(self.grid.detach().argmin(2).flatten(), minlength=self.grid.shape[2])
-        frequency = usage / usage.sum()
-        return Quantities(
-            choice=best.mean(),
-            final=best[:, -1].mean(),
-            all=self.grid.mean(),
-            entropy_pooled_nats=torch.special.entr(frequency).sum(),
-            used=(usage > 0).sum(),
-        )
-
-    def usage(self) -> Tensor:
-        """Return how often each option was the best: (s, k)."""
-        best = self.grid.detach().argmin(2)
-        return nn.functional.one_hot(best, self.grid.shape[2]).sum(0)
-
-
-@dataclass(frozen=True)
-class Quantities:
-    """Scalars of one batch: the losses in units of the loss; entropy of all stages' codes pooled; distinct codes."""
-
-    choice: Tensor
-    final: Tensor
-    all: Tensor
-    entropy_pooled_nats: Tensor
-    used: Tensor
-
-    def objective(self, *, choice: float = 1.0, all: float = 0.01, final: float = 0.0) -> Tensor:
-        """Return what training minimises."""
-        return choice * self.choice + all * self.all + final * self.final
 
 
 @models.register("vqdraw")
@@ -150,7 +107,7 @@ class VQDraw(nn.Module):
         for stage in range(self.stages) if stages is None else stages:
             if checkpoint:
                 step = partial(self._stage, select=_remember(select))
-                x, state, grid, codes = recompute(step, x, state, target, stage, use_reentrant=False)  # type: ignore[misc]
+                x, state, grid, codes = recompute(step, x, state, target, stage, use_reentrant=False)
             else:
                 x, state, grid, codes = self._stage(x, state, target, stage, select)
             grids.append(grid)
@@ -161,9 +118,9 @@ class VQDraw(nn.Module):
         self, x: Tensor, state: State, target: Tensor, stage: int, select: partial[Tensor]
     ) -> tuple[Tensor, State, Tensor, Tensor]:
         x, state = decay_gradient(x, self.grad_decay), self._decay(state)
-        refiner, local = self.refiner_of(stage)
         deltas, carry = self._deltas(x, state, stage)
         grid, codes, x = self.loss.select(x, deltas, target, select)
+        refiner, _ = self.refiner_of(stage)
         return x, refiner.advance(carry, codes, x), grid, codes
 
     def _deltas(self, x: Tensor, state: State, stage: int) -> tuple[Tensor, State]:
@@ -174,20 +131,18 @@ class VQDraw(nn.Module):
 
     def _start(self, like: Tensor) -> tuple[Tensor, State]:
         x = self.bias.new_zeros(len(like), *self.loss.shape)
-        return x, self.refiners[0].initial_state(self.loss.to_channels(x))  # type: ignore[operator]
+        return x, self.refiner_of(0)[0].initial_state(self.loss.to_channels(x))
 
     def _decay(self, state: State) -> State:
         return tree_map(lambda value: decay_gradient(value, self.grad_decay), state)
 
-    def refiner_of(self, stage: int) -> tuple[nn.Module, int]:
+    def refiner_of(self, stage: int) -> tuple[RefinerModule, int]:
         """Return the refiner of a stage, and the stage's index within the refiner's segment."""
-        return self.refiners[stage // self.segment], stage % self.segment
+        return cast(RefinerModule, self.refiners[stage // self.segment]), stage % self.segment
 
     # ── what a model is asked for ────────────────────────────────────────────────────────────────
 
-    def forward(
-        self, target: Tensor, *, generator: torch.Generator | None = None, checkpoint: bool = False
-    ) -> Walk:
+    def forward(self, target: Tensor, *, generator: torch.Generator | None = None, checkpoint: bool = False) -> Walk:
         """Walk as training does: by the recipe's selector."""
         return self.walk(target, selector=self.selector, generator=generator, checkpoint=checkpoint)
 
@@ -239,26 +194,31 @@ class VQDraw(nn.Module):
         for stage, chosen in enumerate(codes.unbind(1)):
             x, state = decay_gradient(x, self.grad_decay), self._decay(state)
             refiner, local = self.refiner_of(stage)
-            delta, carry = refiner.choose(self.loss.to_channels(x), local, state, chosen)  # type: ignore[operator]
+            delta, carry = refiner.choose(self.loss.to_channels(x), local, state, chosen)
             x = x + self.loss.from_channels(delta)
             if stage == 0:
                 x = x + self.bias[chosen]
-            state = refiner.advance(carry, chosen, x)  # type: ignore[operator]
+            state = refiner.advance(carry, chosen, x)
             if after is not None:
                 after.append(x)
         return x, state
 
     def _check(self, codes: Tensor) -> None:
         if codes.dim() != 2 or codes.shape[1] > self.total_stages:
-            raise VqtkError(f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {self.total_stages} stages.")
-        if codes.device.type != "meta" and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.options:
+            raise VqtkError(
+                f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {self.total_stages} stages."
+            )
+        if (
+            codes.device.type != "meta"
+            and codes.numel()
+            and not 0 <= int(codes.min()) <= int(codes.max()) < self.options
+        ):
             raise VqtkError(f"codes from {int(codes.min())} to {int(codes.max())}: expected 0 to {self.options - 1}.")
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
         """Let each refiner mend itself after an update; usage (s, k) counts the best options."""
-        for index, refiner in enumerate(self.refiners):
-            stages = usage[index * self.segment : (index + 1) * self.segment]
-            refiner.after_update(optimizer, stages)  # type: ignore[operator]
+        for stage in range(0, self.stages, self.segment):
+            self.refiner_of(stage)[0].after_update(optimizer, usage[stage : stage + self.segment])
 
 
 def _remember(select: partial[Tensor]) -> partial[Tensor]:

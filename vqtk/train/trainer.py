@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.models.vqdraw import Quantities
+from vqtk.models._walk import Quantities
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.schedule import learning_rate
 from vqtk.train.seeds import generator
@@ -68,7 +68,11 @@ class Trainer:
     def _backward(self, batch: Tensor, draws: torch.Generator) -> tuple[Quantities, Tensor]:
         """Add a batch's gradient, in pieces of `micro_batch` items, each weighted by its share of the batch."""
         settings = self.settings
-        weights = {"choice": settings.objective.choice, "all": settings.objective.all, "final": settings.objective.final}
+        weights = {
+            "choice": settings.objective.choice,
+            "all": settings.objective.all,
+            "final": settings.objective.final,
+        }
         parts, usages = [], []
         for piece in batch.split(settings.micro_batch or len(batch)):
             share = len(piece) / len(batch)
@@ -94,7 +98,9 @@ def _mean(parts: list[tuple[float, Quantities]]) -> Quantities:
     if len(parts) == 1:
         return parts[0][1]
     names = Quantities.__dataclass_fields__
-    return Quantities(*(sum((share * getattr(q, name).detach() for share, q in parts), torch.tensor(0.0)) for name in names))
+    return Quantities(
+        *(sum((share * getattr(q, name).detach() for share, q in parts), torch.tensor(0.0)) for name in names)
+    )
 
 
 def _optimizer(recipe: Recipe, model: Any) -> torch.optim.Optimizer:

@@ -1,5 +1,10 @@
 """The errors that a user can cause; each message says where, what was given, what was expected, what to do."""
 
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
 
 class VqtkError(Exception):
     """Root of every error that vqtk raises on purpose; the command line prints it without a traceback."""
@@ -25,9 +30,20 @@ class DataError(VqtkError):
     """A data set is missing or damaged."""
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """Return `did you mean …? ` for the nearest of the known names, or an empty string."""
+def told(error: BaseException) -> str:
+    """Return an error of other code on one line, with the file and line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+def closest(word: str, known: list[str]) -> str | None:
+    """Return the nearest of the known names, if one is near."""
     from difflib import get_close_matches
 
-    close = get_close_matches(str(word), known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}? " if close else ""
+    return next(iter(get_close_matches(str(word), known, n=1, cutoff=0.5)), None)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return `Did you mean …? ` for the nearest of the known names, or an empty string."""
+    close = closest(word, known)
+    return f"Did you mean {close!r}? " if close else ""

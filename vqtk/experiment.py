@@ -40,7 +40,7 @@ class Experiment:
     def __post_init__(self) -> None:
         subset = fixed_subset(self.splits.test, self.recipe.train.evaluate_items, self.recipe.seed)
         self._subset = subset
-        raw = self.splits.test.items[subset[:32]]
+        raw = self.splits.test.items[fixed_subset(self.splits.test, 32, self.recipe.seed)]
         self._shown = self.trainer.model.data.normalise(raw.to(self.device))
 
     @classmethod

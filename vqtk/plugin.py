@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from vqtk.errors import RegistryError
+from vqtk.registry import REGISTRIES
 
 
 def load_plugins(paths: list[Path]) -> None:
@@ -17,35 +18,48 @@ def load_plugins(paths: list[Path]) -> None:
         _load(path.resolve())
 
 
+def source_of(path: Path) -> Path | None:
+    """Return the file to import for a plugin's path, a .py file or a package folder; None if it is neither."""
+    source = path / "__init__.py" if path.is_dir() else path
+    return source if source.is_file() and source.suffix == ".py" else None
+
+
 def _load(path: Path) -> None:
     name = f"vqtk_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return
-    source = path / "__init__.py" if path.is_dir() else path
-    if not source.is_file() or source.suffix != ".py":
+    source = source_of(path)
+    if source is None:
         raise RegistryError(f"plugin {path}: expected a .py file, or a folder with an __init__.py.")
     spec = importlib.util.spec_from_file_location(name, source)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, (Exception, SystemExit)):
+        _unload(name)
+        if isinstance(error, RegistryError) or not isinstance(error, (Exception, SystemExit)):
             raise
-        raise RegistryError(f"plugin {_where(error, path)}: {_cause(error)}") from error
+        raise RegistryError(f"plugin {_where(error, path)}: the import failed with {_cause(error)}.") from error
+
+
+def _unload(name: str) -> None:
+    """Take back what a half imported plugin left, so that a mended one can be loaded in this process."""
+    for imported in [other for other in sys.modules if f"{other}.".startswith(f"{name}.")]:
+        del sys.modules[imported]
+        for registry in REGISTRIES.values():
+            registry.forget(imported)
 
 
 def _where(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(path)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, RegistryError):
-        return str(error)
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"the import failed with {type(error).__name__}: {text}"
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+from annotated_types import Ge
+
 from vqtk.errors import RegistryError, nearest
 
 Component = TypeVar("Component", bound=type)
@@ -68,7 +70,7 @@ class Registry:
         """
 
         def add(component: Component) -> Component:
-            entry = Entry(name, component, _origin(component))
+            entry = Entry(name, component, origin_of(component))
             known = self._entries.get(name)
             if known and not _same(known.component, component):
                 raise RegistryError(
@@ -80,6 +82,10 @@ class Registry:
             return component
 
         return add
+
+    def forget(self, module: str) -> None:
+        """Drop the components that a module has registered."""
+        self._entries = {name: entry for name, entry in self._entries.items() if entry.component.__module__ != module}
 
     def get(self, name: str) -> Entry:
         """Return the entry of that name. Raises: RegistryError that names the nearest one."""
@@ -101,7 +107,8 @@ class Registry:
         return dict(sorted(self._entries.items()))
 
 
-def _origin(component: type) -> str:
+def origin_of(component: type) -> str:
+    """Return the file and line that define a component."""
     try:
         return f"{inspect.getsourcefile(component)}:{inspect.getsourcelines(component)[1]}"
     except (OSError, TypeError):
@@ -115,18 +122,26 @@ def _same(one: type, other: type) -> bool:
 def _check_signature(registry: Registry, entry: Entry) -> None:
     where = f"{registry.kind} {entry.name!r} ({entry.origin})"
     if not inspect.isclass(entry.component):
-        raise RegistryError(f"{where}: a component is a class; this is {type(entry.component).__name__}.")
+        raise RegistryError(f"{where}: a component is a class; this is a {type(entry.component).__name__}.")
     if not inspect.getdoc(entry.component):
         raise RegistryError(f"{where}: a component needs a docstring; its first line is shown by `vqtk list`.")
-    for parameter in list(inspect.signature(entry.component).parameters.values()):
+    parameters = list(inspect.signature(entry.component).parameters.values())
+    for parameter in parameters:
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             raise RegistryError(
-                f"{where}: {parameter} would swallow misspelt keys. Name each parameter that a recipe may set."
+                f"{where}: `{str(parameter).partition(':')[0]}` would swallow misspelt keys. "
+                "Write an `__init__` that names each parameter."
             )
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.annotation is parameter.empty:
             raise RegistryError(f"{where}: parameter {parameter.name!r} has no type; a recipe could not be checked.")
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name in {"name", "repeat", *registry.common}:
             raise RegistryError(f"{where}: {parameter.name!r} is a word of the recipe language; rename the parameter.")
+    supplied = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(supplied) != len(registry.supplied):
+        raise RegistryError(
+            f"{where}: its positional parameters are ({', '.join(supplied)}); the toolkit supplies "
+            f"({', '.join(registry.supplied)}). Take these, and put what a recipe may set behind a `*`."
+        )
 
 
 _FEATURES = ("in_width", "size", "stages")
@@ -141,7 +156,7 @@ conditions = Registry("condition", package="vqtk.conditions", supplied=("width",
 losses = Registry("loss", package="vqtk.losses", supplied=("data",))
 selectors = Registry("selector", package="vqtk.selectors", supplied=(), default="argmin")
 searches = Registry("search", package="vqtk.searches", supplied=(), default="greedy")
-datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (int, 32)})
+datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
 REGISTRIES = {
     registry.kind: registry

@@ -17,9 +17,7 @@ class ConvBackbone(StageModule):
     Source: VQ-DRAW, all refiners.
     """
 
-    def __init__(
-        self, in_width: int, size: Size, stages: int, *, layers: list[Unit], condition: Condition
-    ):
+    def __init__(self, in_width: int, size: Size, stages: int, *, layers: list[Unit], condition: Condition):
         built = units(in_width, size, stages, layers, condition)
         super().__init__(built.width, built.size)
         self.layers = built

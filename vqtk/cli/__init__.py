@@ -12,7 +12,7 @@ def main() -> None:
     from vqtk.errors import VqtkError
 
     try:
-        app()
+        app(prog_name="vqtk")
     except VqtkError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

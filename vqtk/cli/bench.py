@@ -29,7 +29,6 @@ def bench(
         print_json([{**vars(result), "ratio": result.ratio} for result in results])
         return
     for result in results:
-        print(
-            f"{result.what:<7} {result.ours_ms:8.1f} ms {result.ours:<19} {result.theirs_ms:8.1f} ms {result.theirs:<40}"
-            f" {result.ratio:5.2f} times as fast"
-        )
+        ours = f"{result.ours_ms:8.1f} ms {result.ours:<19}"
+        theirs = f"{result.theirs_ms:8.1f} ms {result.theirs:<40}"
+        print(f"{result.what:<7} {ours} {theirs} {result.ratio:5.2f} times as fast")

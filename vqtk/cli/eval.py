@@ -35,7 +35,10 @@ def evaluate(
     if json:
         print_json({"items": figures.items, "test": figures.row(), "stages": figures.stages()})
     else:
-        _print(figures.stages(), f"{recipe.name}: {figures.items} test items, distortion as {recipe.model.settings['loss'].entry.name}")
+        _print(
+            figures.stages(),
+            f"{recipe.name}: {figures.items} test items, distortion as {recipe.model.settings['loss'].entry.name}",
+        )
 
 
 def _print(rows: list[dict[str, Any]], title: str) -> None:

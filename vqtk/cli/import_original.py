@@ -19,6 +19,7 @@ def import_original(
 ) -> None:
     """Turn a checkpoint of the original implementation into a weights file. No code in it is executed."""
     from vqtk.cli.options import print_json
+    from vqtk.errors import CheckpointError
     from vqtk.io.original import load_original, read_original
     from vqtk.io.weights import save_weights
     from vqtk.recipe.build import build_model
@@ -26,7 +27,11 @@ def import_original(
 
     loaded = load_recipe(recipe, overrides or [])
     model = build_model(loaded)
-    load_original(model, read_original(checkpoint))
+    state = read_original(checkpoint)
+    try:
+        load_original(model, state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
     save_weights(output, model, loaded, imported_from=checkpoint.name)
     parameters = sum(p.numel() for p in model.parameters())
     if json:

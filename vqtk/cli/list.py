@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def list_components(
-    registry: Annotated[str | None, typer.Argument(metavar="[REGISTRY]", help="Only this one, in full.")] = None,
+    registry: Annotated[str | None, typer.Argument(metavar="REGISTRY", help="Only this one, in full.")] = None,
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page in docs/.")] = False,
 ) -> None:
@@ -41,7 +41,7 @@ def list_components(
 def _described(registry: Registry, name: str) -> dict[str, Any]:
     import inspect
 
-    from vqtk.recipe.schema import describe, parameters
+    from vqtk.recipe.signature import describe, parameters
 
     entry = registry.get(name)
     settings = {}

@@ -11,7 +11,7 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A run director
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, a .yaml file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[OVERRIDE]...", help="dotted.path=value, as in train.updates=2000."),
+    typer.Argument(metavar="OVERRIDE", help="dotted.path=value, as in train.updates=2000."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the PNG.")]
@@ -37,7 +37,9 @@ def load_model(path: Path, device: str) -> tuple[Any, Any]:
     return load_weights(weights_of(path), device=choose_device(device))
 
 
-def write_picture(sheet: Any, model: Path, kind: str, output: Path | None, show: bool, json: bool, **facts: Any) -> None:
+def write_picture(
+    sheet: Any, model: Path, kind: str, output: Path | None, show: bool, json: bool, **facts: Any
+) -> None:
     """Write a sheet to `output`; by default into the run's images, or beside the caller for a weights file."""
     from vqtk.report.grid import write_png
 

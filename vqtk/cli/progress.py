@@ -6,8 +6,10 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 LINE_EVERY_S = 10.0
 LONG_S = 3600.0
@@ -15,7 +17,7 @@ _TELLING = 5
 """Updates after which the time of the whole run is foretold."""
 
 
-def make_watcher(*, shorter: str) -> Plain | Live:
+def make_watcher(*, shorter: str | None) -> Plain | Live:
     """Return the watcher that suits where the output goes; `shorter` is a command for a shorter run."""
     console = Console(highlight=False, soft_wrap=True)
     return Live(console, shorter) if console.is_terminal else Plain(console, shorter)
@@ -24,7 +26,7 @@ def make_watcher(*, shorter: str) -> Plain | Live:
 class Plain:
     """One line every ten seconds."""
 
-    def __init__(self, console: Console, shorter: str):
+    def __init__(self, console: Console, shorter: str | None):
         self.console, self.shorter = console, shorter
         self.last_line = 0.0
         self.first: tuple[float, int] | None = None
@@ -33,7 +35,9 @@ class Plain:
     def __enter__(self) -> Plain:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None
 
     def say(self, line: str) -> None:
@@ -59,7 +63,8 @@ class Plain:
             return
         self.warned = True
         if self.left_s(done, updates) > LONG_S:
-            self.say(f"This run will take about {self.left(done, updates)} here. A shorter one: {self.shorter}")
+            advice = f" A shorter one: {self.shorter}" if self.shorter else ""
+            self.say(f"This run will take about {self.left(done, updates)} more here.{advice}")
 
     def left_s(self, done: int, updates: int) -> float:
         """Return the seconds left, by the mean time of the updates so far."""
@@ -76,31 +81,36 @@ class Plain:
 
 
 class Live(Plain):
-    """A progress bar that is redrawn in place."""
+    """A progress bar, and the figures below it, redrawn in place."""
 
-    def __init__(self, console: Console, shorter: str):
+    def __init__(self, console: Console, shorter: str | None):
         super().__init__(console, shorter)
         self.bar = Progress(
+            TextColumn("update"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=console,
+            BarColumn(),
+            TextColumn("{task.fields[speed]} images/s"),
+            TextColumn("{task.fields[left]} left"),
         )
-        self.task = self.bar.add_task("starting", total=None)
+        self.task = self.bar.add_task("", total=None, speed="…", left="…")
+        self.figures = Text("", no_wrap=True)
+        self.live = RichLive(Group(self.bar, self.figures), console=console, refresh_per_second=4)
 
     def __enter__(self) -> Live:
-        self.bar.start()
+        self.live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.bar.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
 
     def step(self, done: int, updates: int, row: dict[str, Any], images_per_s: float) -> None:
         """Redraw."""
         self.foretell(done, updates)
-        description = f"{_figures(row)}  {images_per_s:.0f} images/s"
-        self.bar.update(self.task, completed=done, total=updates, description=description)
+        left, speed = self.left(done, updates), f"{images_per_s:.0f}"
+        self.bar.update(self.task, completed=done, total=updates, speed=speed, left=left)
+        self.figures.plain = _figures(row)
 
 
 def _figures(row: dict[str, Any]) -> str:

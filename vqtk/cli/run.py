@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe, a .yaml file.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe, a .yaml file.")] = None,
     overrides: Overrides = None,
     budget: Annotated[str | None, typer.Option(help="Train for so long, as in 90s, 5m, 1h30m.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run.")] = None,
@@ -31,15 +31,19 @@ def run(
     from vqtk.cli.progress import make_watcher
     from vqtk.errors import RecipeError
 
-    if (recipe is None) == (resume is None):
-        raise RecipeError("vqtk run: give a recipe to train, or --resume with a run directory to go on with; one of both.")
-    if resume and (overrides or budget):
-        raise RecipeError("vqtk run --resume: the recipe of a run is fixed; overrides and --budget start a new run.")
+    if recipe is None and resume is None:
+        raise RecipeError("vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume with a run directory.")
+    if resume and (recipe or budget is not None):
+        extra = str(recipe) if recipe else f"--budget {budget}"
+        raise RecipeError(
+            f"vqtk run --resume: the recipe of a run is fixed, so {extra!r} cannot be taken. Give --resume alone, or "
+            "start a new run."
+        )
     if threads:
         import torch
 
         torch.set_num_threads(threads)
-    watcher = make_watcher(shorter=f"vqtk run {recipe} --budget 30m")
+    watcher = make_watcher(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
     if resume:
         experiment, directory = _resumed(resume, device, data_dir, watcher)
     else:
@@ -59,12 +63,12 @@ def _started(
     from vqtk.train.run_directory import RunDirectory
 
     recipe = load_recipe(path, overrides)
-    if budget:
+    if budget is not None:
         seconds(budget)
     where = {"data_root": data_root(data_dir), "device": choose_device(device), "watcher": watcher}
     experiment = Experiment.of(recipe, **where)  # type: ignore[arg-type]
     facts: dict[str, object] = {}
-    if budget:
+    if budget is not None:
         updates = updates_within(experiment, budget)
         recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
         experiment = Experiment.of(recipe, splits=experiment.splits, **where)  # type: ignore[arg-type]
@@ -74,9 +78,7 @@ def _started(
     return experiment, directory
 
 
-def _resumed(
-    path: Path, device: str, data_dir: Path | None, watcher: object
-) -> tuple[Experiment, RunDirectory]:
+def _resumed(path: Path, device: str, data_dir: Path | None, watcher: object) -> tuple[Experiment, RunDirectory]:
     from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment
     from vqtk.train.device import choose_device
@@ -84,7 +86,10 @@ def _resumed(
 
     directory, recipe = RunDirectory.open(path)
     experiment = Experiment.of(
-        recipe, data_root=data_root(data_dir), device=choose_device(device), watcher=watcher  # type: ignore[arg-type]
+        recipe,
+        data_root=data_root(data_dir),
+        device=choose_device(device),
+        watcher=watcher,  # type: ignore[arg-type]
     )
     note = directory.restore(experiment.trainer)
     if note:
@@ -107,8 +112,9 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: object) -> 
     if finished:
         experiment.watcher.say(f"Done: {directory.path}\nLook at it: vqtk sample {directory.path} --show")
     else:
+        done = experiment.trainer.done
         experiment.watcher.say(
-            f"Stopped after update {experiment.trainer.done}, with a checkpoint. Go on: vqtk run --resume {directory.path}"
+            f"Stopped after update {done}, with a checkpoint. Go on: vqtk run --resume {directory.path}"
         )
 
 

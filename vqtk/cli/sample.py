@@ -14,7 +14,7 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many samples.")] = 64,
     columns: Annotated[int, typer.Option(min=1, help="How many in a row.")] = 8,
     stages: Annotated[int | None, typer.Option(min=1, help="Decode only the first so many stages.")] = None,
-    seed: Annotated[int, typer.Option(help="Which codes are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which codes are drawn.")] = 0,
     output: Output = None,
     show: Show = False,
     device: Device = "auto",

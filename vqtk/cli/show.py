@@ -26,8 +26,11 @@ def show(recipe: RecipePath, overrides: Overrides = None, json: Json = False) ->
     print(as_yaml(loaded))
     segments = f", {len(model.refiners)} segments of {model.segment}" if len(model.refiners) > 1 else ""
     print(f"code        {model.stages} stages × {model.options} options = {model.bits:g} bits an item{segments}")
-    print(f"parameters  {total_parameters(model):,}: " + ", ".join(f"{part} {count:,}" for part, count in parts.items()))
-    print(f"operations  encode {_engineering(operations['encode'])}FLOPs, decode {_engineering(operations['decode'])}FLOPs an item")
+    print(
+        f"parameters  {total_parameters(model):,}: " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
+    )
+    encode, decode = (_engineering(operations[key]) for key in ("encode", "decode"))
+    print(f"operations  encode {encode}FLOPs, decode {decode}FLOPs an item")
 
 
 def _engineering(value: int) -> str:

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, ModelPath, Output, Show, load_model, test_items, write_picture
+from vqtk.cli.options import (
+    DataDir,
+    Device,
+    Json,
+    ModelPath,
+    Output,
+    Show,
+    load_model,
+    test_items,
+    write_picture,
+)
 
 
 def stages(

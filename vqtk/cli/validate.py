@@ -11,7 +11,7 @@ from vqtk.cli.options import Json
 
 
 def validate(
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Recipes, .yaml files.")],
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE", help="Recipes, .yaml files.")],
     json: Json = False,
 ) -> None:
     """Build each recipe's model, and train and decode one item through the stages that differ."""
@@ -40,6 +40,7 @@ def validate(
 
 def _print(result: dict[str, Any]) -> None:
     if result["ok"]:
-        print(f"ok     {result['recipe']}  {result['parameters']:,} parameters  {result['bits']:g} bits  {result['seconds']} s")
+        size = f"{result['parameters']:,} parameters  {result['bits']:g} bits"
+        print(f"ok     {result['recipe']}  {size}  {result['seconds']} s")
     else:
         print(f"wrong  {result['recipe']}\n{result['error']}")

@@ -22,6 +22,4 @@ class Film(nn.Module):
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Multiply and shift."""
         vector = (-1, *[1] * (features.dim() - 2))
-        return torch.addcmul(
-            self.shifts[stage].reshape(vector), features, self.scales[stage].reshape(vector)
-        )
+        return torch.addcmul(self.shifts[stage].reshape(vector), features, self.scales[stage].reshape(vector))

@@ -17,7 +17,7 @@ from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
 
-_FILE = "train-images-idx3-ubyte"
+_FILES = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
 
 
 @datasets.register("mnist")
@@ -50,7 +50,7 @@ class MNIST(Dataset):
 def _find(root: Path) -> Path | None:
     """Return the root that torchvision takes (it holds MNIST/raw), if `root` is it or lies below it."""
     for candidate in (root, root.parent, root.parent.parent):
-        if (candidate / "MNIST" / "raw" / _FILE).is_file() and root in (
+        if (candidate / "MNIST" / "raw" / _FILES[0]).is_file() and root in (
             candidate, candidate / "MNIST", candidate / "MNIST" / "raw",
         ):  # fmt: skip
             return candidate
@@ -71,6 +71,13 @@ def _download(root: Path) -> bool:
 
 
 def _read(root: Path, *, train: bool) -> Split:
+    raw = root / "MNIST" / "raw"
+    missing = [name for name in _FILES if not (raw / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{raw}: {', '.join(missing)} missing. Expected the four idx files. Delete the folder to have them "
+            "downloaded again."
+        )
     try:
         digits = TorchvisionMNIST(root, train=train)
         if digits.data.shape[1:] != (28, 28) or len(digits.data) != len(digits.targets):
@@ -78,7 +85,7 @@ def _read(root: Path, *, train: bool) -> Split:
     except Exception as error:
         part = "train" if train else "t10k"
         raise DataError(
-            f"{root / 'MNIST' / 'raw'}: the {part} files cannot be read as MNIST ({type(error).__name__}: {error}). "
+            f"{raw}: the {part} files cannot be read as MNIST ({type(error).__name__}: {error}). "
             "Expected the four idx files, complete. Delete the damaged ones to have them downloaded again."
         ) from None
     return Split(digits.data[:, None].contiguous(), digits.targets)

@@ -90,5 +90,5 @@ def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: in
 
 
 def fixed_subset(split: Split, items: int, seed: int) -> Tensor:
-    """Return the indices of a seeded subset of a split; all of it if it is no larger."""
-    return torch.randperm(len(split), generator=generator(seed, "evaluate"))[:items].sort().values
+    """Return the indices of a seeded subset of a split, in a seeded order; all of it if it is no larger."""
+    return torch.randperm(len(split), generator=generator(seed, "evaluate"))[:items]

@@ -1,5 +1,7 @@
 """A convolutional head whose last convolution has separate weights for each stage."""
 
+from typing import Any
+
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -36,8 +38,7 @@ class ConvPerStageHead(Head):
         self.options = options
         self.layers = built
         self.outputs = nn.ModuleList(
-            convolution(built.width, options * out_channels, built.size, kernel=kernel)[0]
-            for _ in range(stages)
+            convolution(built.width, options * out_channels, built.size, kernel=kernel)[0] for _ in range(stages)
         )
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
@@ -47,7 +48,7 @@ class ConvPerStageHead(Head):
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
         """Return the chosen deltas, computed with the chosen options' filters alone."""
-        output = self.outputs[stage]
+        output: Any = self.outputs[stage]
         weight = rearrange(output.weight, "(k c) ... -> k c ...", k=self.options)
         bias = rearrange(output.bias, "(k c) -> k c", k=self.options)
         return chosen_convolution(self.layers(features, stage), weight[codes], bias[codes])

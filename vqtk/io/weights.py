@@ -21,7 +21,10 @@ Loaded = tuple[Any, Recipe]
 
 
 def save_weights(path: Path, model: nn.Module, recipe: Recipe, **facts: Any) -> None:
-    """Write a model's weights with its recipe, replacing the file whole; facts (JSON values) go with them."""
+    """Write a model's weights with its recipe, replacing the file whole; facts (JSON values) go with them.
+
+    Raises: CheckpointError if the file cannot be written.
+    """
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = {
         "format": "vqtk",
@@ -29,8 +32,11 @@ def save_weights(path: Path, model: nn.Module, recipe: Recipe, **facts: Any) -> 
         "recipe": json.dumps(recipe.plain()),
         "facts": json.dumps(facts),
     }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: the weights cannot be written ({error}). Choose another path.") from None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -43,14 +49,25 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: no such weights file.") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: not a whole safetensors file ({error}). It may have been cut short; take an earlier checkpoint."
+            f"{path}: not a whole safetensors file ({error}). Expected a run directory, or a .safetensors file that "
+            "vqtk wrote and that was not cut short."
         ) from None
     if metadata.get("format") != "vqtk":
         raise CheckpointError(
             f"{path}: these weights carry no vqtk recipe, so the model that they belong to is not known. For a "
             "checkpoint of the original implementation: vqtk import-original CKPT RECIPE -o FILE."
         )
-    return tensors, {key: json.loads(metadata[key]) for key in ("recipe", "facts")}
+    return tensors, {key: _from_json(metadata.get(key, ""), key, path) for key in ("recipe", "facts")}
+
+
+def _from_json(text: str, key: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: the {key} that these weights carry cannot be read. Take an earlier checkpoint.")
+    return value
 
 
 def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
@@ -90,8 +107,17 @@ def weights_of(path: Path) -> Path:
         raise CheckpointError(f"{path}: no such run or weights file. Expected a run directory or a .safetensors file.")
     found = checkpoints(path)
     if not found:
-        raise CheckpointError(f"{path}: no run directory with a checkpoint: there is no checkpoints/*.safetensors in it.")
+        raise CheckpointError(
+            f"{path}: not a run directory with a checkpoint: there is no checkpoints/update_*.safetensors in it. "
+            f"{nearest_run(path)}Expected a path like runs/mnist/20260101-120000."
+        )
     return found[-1]
+
+
+def nearest_run(path: Path) -> str:
+    """Return `Did you mean …? ` for the newest run in a folder of runs, or an empty string."""
+    runs = sorted(manifest.parent for manifest in path.glob("*/manifest.json"))
+    return f"Did you mean {runs[-1]}? " if runs else ""
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -60,9 +60,12 @@ class _Select(torch.autograd.Function):
         weight = d_grid * (2 / flat.shape[2])
         d_x = d_deltas = None
         if ctx.needs_input_grad[0]:
-            d_x = torch.baddbmm(
-                (weight.sum(1, keepdim=True) * residual)[:, None], weight[:, None], flat
-            )[:, 0].reshape(d_new.shape) + d_new
+            d_x = (
+                torch.baddbmm((weight.sum(1, keepdim=True) * residual)[:, None], weight[:, None], flat)[:, 0].reshape(
+                    d_new.shape
+                )
+                + d_new
+            )
         if ctx.needs_input_grad[1]:
             d_deltas = (flat + residual[:, None]).mul_(weight[:, :, None]).reshape(deltas.shape)
             d_deltas[torch.arange(len(codes), device=codes.device), codes] += d_new

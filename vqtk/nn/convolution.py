@@ -54,9 +54,7 @@ def chosen_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor
     """
     kernel = weight.shape[3:]
     size = features.shape[2:]
-    taps = torch.bmm(
-        rearrange(weight.flatten(3), "n c i t -> n (c t) i"), rearrange(features, "n i ... -> n i (...)")
-    )
+    taps = torch.bmm(rearrange(weight.flatten(3), "n c i t -> n (c t) i"), rearrange(features, "n i ... -> n i (...)"))
     channels = weight.shape[1]
     taps = taps.reshape(len(taps), channels, *kernel, *size)
     offset = bias.reshape(*bias.shape, *[1] * len(size))

@@ -116,9 +116,7 @@ def units(in_width: int, size: Size, stages: int, specs: list[Unit], condition: 
 
 def _convolution(in_width: int, size: Size, width: int, spec: Unit) -> tuple[nn.Module, Size]:
     if spec.upsample is None:
-        return convolution(
-            in_width, width, size, kernel=spec.kernel, stride=spec.stride, dilation=spec.dilation
-        )
+        return convolution(in_width, width, size, kernel=spec.kernel, stride=spec.stride, dilation=spec.dilation)
     if spec.stride != 1:
         raise ShapeError("a unit has `stride` or `upsample`, not both.")
     return upsampling(in_width, width, size)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqtk.errors import RecipeError, nearest
-from vqtk.recipe.node import Node, parse_text, read, shown_path
+from vqtk.plugin import source_of
+from vqtk.recipe.node import Node, below, parse_text, read, shown_path
 
 
 def gather(path: Path, overrides: list[str]) -> tuple[Node, list[Path]]:
@@ -20,26 +21,34 @@ def gather(path: Path, overrides: list[str]) -> tuple[Node, list[Path]]:
     return root, plugins
 
 
-def _extended(path: Path, below: tuple[Path, ...], plugins: list[Path]) -> Node:
-    resolved = path.resolve()
-    if resolved in below:
-        circle = " → ".join(shown_path(p) for p in (*below[below.index(resolved) :], resolved))
-        raise RecipeError(f"`extends` runs in a circle: {circle}. Remove one of these lines.")
+def _extended(path: Path, within: tuple[Path, ...], plugins: list[Path]) -> Node:
+    """Return a file merged onto what it extends; `within` are the files that extend it."""
     root = read(path)
     extends = root.value.pop("extends", None)
-    if extends is not None:
-        if not isinstance(extends.value, str):
-            raise RecipeError(f"{extends.origin}: extends: expected the path of one recipe, relative to this file.")
-        parent = path.parent / extends.value
-        if not parent.exists():
-            beside = [p.name for p in parent.parent.glob("*.yaml")] if parent.parent.is_dir() else []
-            raise RecipeError(
-                f"{extends.origin}: extends: there is no {shown_path(parent)}. {nearest(parent.name, beside)}"
-                "Expected the path of a recipe, relative to this file."
-            )
-        root = merge(_extended(parent, (*below, resolved), plugins), root, at_root=True)
+    if extends is None:
+        root = _cleaned(root)
+    else:
+        within = (*within, path.resolve())
+        root = merge(_extended(_parent(path, extends, within), within, plugins), root)
     _take_plugins(root, path, plugins)
     return root
+
+
+def _parent(path: Path, extends: Node, within: tuple[Path, ...]) -> Path:
+    if not isinstance(extends.value, str):
+        raise RecipeError(f"{extends.origin}: extends: expected the path of one recipe, relative to this file.")
+    parent = path.parent / extends.value
+    if not parent.is_file():
+        beside = [p.name for p in parent.parent.glob("*.yaml")] if parent.parent.is_dir() else []
+        raise RecipeError(
+            f"{extends.origin}: extends: there is no file {shown_path(parent)}. {nearest(parent.name, beside)}"
+            "Expected the path of a recipe, relative to this file."
+        )
+    resolved = parent.resolve()
+    if resolved in within:
+        circle = " → ".join(shown_path(p) for p in (*within[within.index(resolved) :], resolved))
+        raise RecipeError(f"{extends.origin}: extends: runs in a circle: {circle}. Extend another recipe, or none.")
+    return parent
 
 
 def _take_plugins(root: Node, path: Path, plugins: list[Path]) -> None:
@@ -47,53 +56,53 @@ def _take_plugins(root: Node, path: Path, plugins: list[Path]) -> None:
     if node is None:
         return
     if not isinstance(node.value, list) or not all(isinstance(child.value, str) for child in node.value):
-        raise RecipeError(f"{node.origin}: plugins: expected a list of paths, relative to this file.")
+        raise RecipeError(f"{node.origin}: plugins: expected a list of paths, as in [plugins/mine.py].")
     for child in node.value:
         plugin = (path.parent / child.value).resolve()
-        if not plugin.exists():
+        if source_of(plugin) is None:
             beside = [p.name for p in plugin.parent.glob("*.py")] if plugin.parent.is_dir() else []
             raise RecipeError(
-                f"{child.origin}: plugins: there is no {shown_path(plugin)}. {nearest(plugin.name, beside)}"
-                "Expected the path of a Python file or package, relative to this file."
+                f"{child.origin}: plugins: there is no plugin {shown_path(plugin)}. {nearest(plugin.name, beside)}"
+                "Expected the path of a .py file, or of a folder with an __init__.py, relative to this file."
             )
         if plugin not in plugins:
             plugins.append(plugin)
 
 
-def merge(base: Node, over: Node, *, at_root: bool = False) -> Node:
-    """Return `base` with `over` laid on top.
+def merge(base: Node, over: Node, path: str = "") -> Node:
+    """Return `base` with `over` laid on top; `path` is where in the recipe they stand.
 
     Mappings merge key by key, `~key` removes; lists, and component specs of another name, replace.
     """
     if not isinstance(over.value, dict):
         return over
-    if not isinstance(base.value, (dict, str)):
-        base = Node({}, base.origin)
     if isinstance(base.value, str):
         base = Node({"name": base}, base.origin)
-    if not at_root and "name" in over.value and over.value["name"].value != _name(base):
+    if not isinstance(base.value, dict) or (path and _names_another(over, base)):
         base = Node({}, over.origin)
     merged = dict(base.value)
     for key, child in over.value.items():
+        place = below(path, key)
         if key.startswith("~"):
             if merged.pop(key[1:], None) is None:
                 raise RecipeError(
-                    f"{child.origin}: {key}: there is nothing called {key[1:]!r} here to remove. "
-                    f"{nearest(key[1:], list(merged))}Present: {', '.join(merged) or 'nothing'}."
+                    f"{child.origin}: {place}: there is nothing called {key[1:]!r} here to remove. "
+                    f"{nearest(key[1:], list(base.value))}Inherited here: {', '.join(base.value) or 'nothing'}."
                 )
         else:
-            merged[key] = merge(merged[key], child) if key in merged else _cleaned(child)
-    return Node(merged, over.origin if at_root else base.origin)
+            merged[key] = merge(merged[key], child, place) if key in merged else _cleaned(child, place)
+    return Node(merged, base.origin if path else over.origin)
 
 
-def _name(node: Node) -> object:
-    name = node.value.get("name")
-    return name.value if name else None
+def _names_another(over: Node, base: Node) -> bool:
+    if "name" not in over.value:
+        return False
+    return "name" not in base.value or over.value["name"].value != base.value["name"].value
 
 
-def _cleaned(node: Node) -> Node:
-    """Return a new subtree as if merged onto nothing, so that a removal in it is reported."""
-    return merge(Node({}, node.origin), node) if isinstance(node.value, dict) else node
+def _cleaned(node: Node, path: str = "") -> Node:
+    """Return a subtree as if merged onto nothing, so that a removal in it is reported."""
+    return merge(Node({}, node.origin), node, path)
 
 
 def _override(root: Node, override: str) -> Node:
@@ -104,26 +113,29 @@ def _override(root: Node, override: str) -> Node:
         raise RecipeError(f"{origin}: expected dotted.path=value, as in train.updates=2000.")
     if keys[0] in ("extends", "plugins"):
         raise RecipeError(f"{origin}: `{keys[0]}` is read before overrides are. Write a recipe that says so.")
-    value = parse_text(text, origin, lines=False)
-    return _set(root, keys, value, origin, at_root=True)
+    return _set(root, keys, parse_text(text, origin, lines=False), origin)
 
 
-def _set(node: Node, keys: list[str], value: Node, origin: str, *, at_root: bool = False) -> Node:
+def _set(node: Node, keys: list[str], value: Node, origin: str, path: str = "") -> Node:
     if not keys:
-        return merge(node, value)
+        return merge(node, value, path)
     key, *rest = keys
     if isinstance(node.value, list):
-        if not key.isdigit() or int(key) >= len(node.value):
-            raise RecipeError(
-                f"{origin}: {key!r} is no index of a list of {len(node.value)}; expected 0 to {len(node.value) - 1}."
-            )
-        children = list(node.value)
-        children[int(key)] = _set(children[int(key)], rest, value, origin)
-        return Node(children, node.origin)
+        return _set_item(node, keys, value, origin, path)
+    if isinstance(node.value, dict) and key in node.value and rest:
+        inner = _set(node.value[key], rest, value, origin, below(path, key))
+        return Node({**node.value, key: inner}, node.origin)
     inner = value
     for name in reversed(rest):
         inner = Node({name: inner}, origin)
-    if isinstance(node.value, dict) and key in node.value and rest:
-        inner = _set(node.value[key], rest, value, origin)
-        return Node({**node.value, key: inner}, node.origin)
-    return merge(node, Node({key: inner}, origin), at_root=at_root)
+    return merge(node, Node({key: inner}, origin), path)
+
+
+def _set_item(node: Node, keys: list[str], value: Node, origin: str, path: str) -> Node:
+    (key, *rest), last = keys, len(node.value) - 1
+    if not key.isdecimal() or int(key) > last:
+        indices = f"from 0 to {last}" if last > 0 else "0 alone" if last == 0 else "none: the list is empty"
+        raise RecipeError(f"{origin}: {below(path, key)}: expected an index of the list at {path}: {indices}.")
+    children = list(node.value)
+    children[int(key)] = _set(children[int(key)], rest, value, origin, below(path, key))
+    return Node(children, node.origin)

@@ -65,6 +65,11 @@ class Problems:
             raise RecipeError("\n".join([f"{len(self.found)} problems in the recipe:", *self.found]))
 
 
+def below(path: str, key: str) -> str:
+    """Return the dotted path of a key of the mapping at `path`."""
+    return f"{path}.{key}" if path else key
+
+
 def shown_path(path: Path) -> str:
     """Return a path as a person at this folder would write it."""
     try:
@@ -91,15 +96,26 @@ def parse_text(text: str, shown: str, *, lines: bool = True) -> Node:
     try:
         root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{shown}:{mark.line + 1}" if mark and lines else shown
-        advice = " Indent with spaces, not tabs." if "\\t" in str(error.problem) or "tab" in str(error.problem) else ""
-        raise RecipeError(f"{where}: not valid YAML: {error.problem or error.context}.{advice}") from None
+        raise RecipeError(_broken(error, shown, lines)) from None
     except YAMLError as error:
-        raise RecipeError(f"{shown}: not valid YAML: {' '.join(str(error).split())}") from None
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"{shown}: not valid YAML: {reason}. Expected plain text, as an editor writes it.") from None
     if root is None:
         return Node(None, f"{shown}:1" if lines else shown)
     return _convert(root, None, shown, lines, ())
+
+
+def _broken(error: MarkedYAMLError, shown: str, lines: bool) -> str:
+    mark, began = error.problem_mark or error.context_mark, error.context_mark
+    where = f"{shown}:{mark.line + 1}" if mark and lines else shown
+    problem = str(error.problem or error.context).removeprefix("but ")
+    begun = f", in what begins on line {began.line + 1}" if lines and began and began.line != mark.line else ""
+    advice = {
+        "\\t": " Indent with spaces, not tabs.",
+        "mapping values": " Check the indentation, and put quotes around text that has a colon in it.",
+    }
+    advised = next((text for sign, text in advice.items() if sign in problem), "")
+    return f"{where}: not valid YAML: {problem}{begun}.{advised}"
 
 
 def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[int, ...]) -> Node:
@@ -112,8 +128,8 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
         children: dict[str, Node] = {}
         for key, child in yaml.value:
             place = f"{shown}:{key.start_mark.line + 1}" if lines else shown
-            if not isinstance(key, ScalarNode):
-                raise RecipeError(f"{place}: a key is a word; this is {_kind(key.value)}.")
+            if not isinstance(key, ScalarNode) or not key.value:
+                raise RecipeError(f"{place}: a key is a word; this is {_kind(key.value or None)}.")
             if key.value == "<<":
                 raise RecipeError(f"{place}: recipes do not merge with `<<`. Use `extends: other.yaml`.")
             if key.value in children:
@@ -122,15 +138,33 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
         return Node(children, origin)
     if isinstance(yaml, SequenceNode):
         return Node([_convert(child, None, shown, lines, above) for child in yaml.value], origin)
+    return Node(_scalar(yaml, origin), origin)
+
+
+def _scalar(yaml: ScalarNode, origin: str) -> Any:
+    if str(yaml.tag).endswith(":timestamp"):  # YAML 1.2 knows no dates; a name may look like one.
+        return yaml.value
     try:
-        return Node(YAML(typ="safe", pure=True).constructor.construct_object(yaml), origin)
+        value = YAML(typ="safe", pure=True).constructor.construct_object(yaml)
     except (YAMLError, ValueError):
-        raise RecipeError(f"{origin}: {yaml.value!r} cannot be read as {yaml.tag}.") from None
+        value = yaml
+    if not isinstance(value, (str, int, float, bool, type(None))):
+        given = shortened(repr(yaml.value))
+        raise RecipeError(
+            f"{origin}: {given} cannot be read as {yaml.tag}. Recipes hold text, numbers, true, false and null; "
+            "write it as one of these, without a tag."
+        )
+    return value
+
+
+def shortened(text: str) -> str:
+    """Return the text, cut where it is too long for a message."""
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _unreadable(path: Path, shown: str, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return f"{shown}: not a text file in UTF-8, so not a recipe."
+        return f"{shown}: not a text file in UTF-8; expected a recipe, a .yaml file."
     if path.is_dir():
         return f"{shown} is a folder; expected a recipe, a .yaml file."
     if not path.exists():
@@ -155,6 +189,5 @@ def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
     elif isinstance(node.value, list):
         items = [(str(index), child) for index, child in enumerate(node.value)]
     for key, child in items:
-        below = f"{path}.{key}" if path else key
-        yield below, child
-        yield from walk(child, below)
+        yield below(path, key), child
+        yield from walk(child, below(path, key))

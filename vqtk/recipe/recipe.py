@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from vqtk.nn.types import Count, Fraction, NonNegative, Positive, Whole
+from annotated_types import Ge, Len, Lt, doc
+from pydantic import StringConstraints
+
+from vqtk.nn.types import Count, NonNegative, Positive, Whole
 from vqtk.plugin import load_plugins
 from vqtk.recipe.merge import gather
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, parse
 from vqtk.registry import Dataset, Model
+
+FolderName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"),
+    doc("a name that a folder can have, of letters, digits, `_`, `-`, `.` and `+`"),
+]
+Betas = Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2), doc("a list of two numbers ≥ 0 and < 1")]
 
 
 @dataclass(frozen=True)
@@ -20,7 +30,7 @@ class Optimizer:
 
     name: Literal["adam", "adamw"] = "adam"
     lr: Positive = 1e-3
-    betas: list[Fraction] = field(default_factory=lambda: [0.9, 0.99])
+    betas: Betas = field(default_factory=lambda: [0.9, 0.99])
     eps: Positive = 1e-5
     weight_decay: NonNegative = 0.0
 
@@ -69,11 +79,11 @@ class Train:
 class _Sections:
     """The keys of a recipe."""
 
-    name: str
+    name: FolderName
     data: Dataset
     model: Model
     train: Train
-    seed: Whole = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,4 @@ def _checked(node: Node, plugins: list[Path]) -> Recipe:
     sections = parse(node, _Sections, "", Scope(problems))
     problems.raise_any()
     assert sections is not INVALID
-    return Recipe(
-        sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(plugins)
-    )
+    return Recipe(sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(plugins))

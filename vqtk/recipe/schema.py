@@ -6,13 +6,15 @@ import dataclasses
 import inspect
 import types
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Any, Union, get_args, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from vqtk.errors import RecipeError, RegistryError, VqtkError, nearest
-from vqtk.recipe.node import Node, Problems
+from vqtk.errors import RecipeError, RegistryError, VqtkError, closest, nearest, told
+from vqtk.recipe.node import Node, Problems, below, shortened
+from vqtk.recipe.show import inline
+from vqtk.recipe.signature import Parameter, article, describe, parameters, registry_of
 from vqtk.registry import Entry, Registry
 
 INVALID: Any = object()
@@ -43,7 +45,7 @@ class Chosen:
         except Exception as error:
             raise RecipeError(
                 f"{self.where}: {self.registry.kind} {self.entry.name!r} ({self.entry.origin}) could not be "
-                f"built: {type(error).__name__}: {error}"
+                f"built: {told(error)}"
             ) from error
 
 
@@ -53,6 +55,11 @@ class Scope:
 
     problems: Problems
     chosen: dict[tuple[str, Registry], Chosen] = field(default_factory=dict)
+
+    def problem(self, node: Node, path: str, message: str) -> Any:
+        """Note a problem; return INVALID."""
+        self.problems.add(node, path, message)
+        return INVALID
 
 
 def parse(node: Node, hint: Any, path: str, scope: Scope) -> Any:
@@ -72,62 +79,6 @@ def parse(node: Node, hint: Any, path: str, scope: Scope) -> Any:
     return _leaf(node, hint, path, scope)
 
 
-def registry_of(hint: Any) -> Registry | None:
-    """Return the registry that a type annotation names, if it does."""
-    return next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Registry)), None)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """What a recipe may set: its type, and its default (`inspect.Parameter.empty` if there is none)."""
-
-    hint: Any
-    default: Any
-
-
-@lru_cache(maxsize=None)
-def parameters(component: type) -> dict[str, Parameter]:
-    """Return the keyword-only parameters of a component, or the fields of a dataclass."""
-    if dataclasses.is_dataclass(component):
-        hints = get_type_hints(component, include_extras=True)
-        return {field.name: Parameter(hints[field.name], _default(field)) for field in dataclasses.fields(component)}
-    hints = get_type_hints(component.__init__, include_extras=True)
-    found = inspect.signature(component).parameters.values()
-    return {p.name: Parameter(hints[p.name], p.default) for p in found if p.kind is p.KEYWORD_ONLY}
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-
-
-def describe(hint: Any) -> str:
-    """Return a type in words."""
-    registry = registry_of(hint)
-    if registry:
-        return f"{_article(registry.kind)} spec"
-    if get_origin(hint) is Annotated:
-        base, *bounds = get_args(hint)
-        signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-        limits = [f"{sign} {getattr(b, name)}" for b in bounds for name, sign in signs.items() if hasattr(b, name)]
-        return " and ".join([describe(base), *limits])
-    if get_origin(hint) is Literal:
-        return " or ".join(repr(value) if isinstance(value, str) else str(value) for value in get_args(hint))
-    if get_origin(hint) is list:
-        return f"a list of {describe(get_args(hint)[0])}"
-    if get_origin(hint) in (Union, types.UnionType):
-        return ", or ".join(describe(member) for member in get_args(hint))
-    if dataclasses.is_dataclass(hint):
-        return "{" + ", ".join(parameters(hint)) + "}"  # type: ignore[arg-type]
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def _article(word: str) -> str:
-    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
-
-
 def _structured(hint: Any) -> bool:
     if registry_of(hint) or dataclasses.is_dataclass(hint):
         return True
@@ -137,23 +88,24 @@ def _structured(hint: Any) -> bool:
 def _component(node: Node, registry: Registry, path: str, scope: Scope) -> Any:
     if isinstance(node.value, str):
         node.value = {"name": Node(node.value, node.origin)}
+    known = ", ".join(registry.entries())
     if not isinstance(node.value, dict):
-        return _wrong(node, f"{_article(registry.kind)}: its name, or a mapping with `name`", path, scope)
+        return _wrong(node, f"{article(registry.kind)}: its name, or a mapping with `name`", path, scope)
     if "name" not in node.value and registry.default:
         node.value = {"name": Node(registry.default, "default"), **node.value}
     if "name" not in node.value:
-        known = ", ".join(registry.entries())
-        scope.problems.add(node, path, f"which {registry.kind}? Give `name`, one of: {known}.")
-        return INVALID
+        return scope.problem(node, path, f"which {registry.kind}? Give `name`, one of: {known}.")
+    name = node.value["name"]
+    if not isinstance(name.value, str):
+        return _wrong(name, f"the name of {article(registry.kind)} ({known})", f"{path}.name", scope)
     try:
-        entry = registry.get(node.value["name"].value)
+        entry = registry.get(name.value)
     except RegistryError as error:
-        scope.problems.add(node.value["name"], path, str(error))
-        return INVALID
+        return scope.problem(name, path, str(error))
     common = {key: Parameter(hint, default) for key, (hint, default) in registry.common.items()}
     fields = {**parameters(entry.component), **common}
     inner = Scope(scope.problems, dict(scope.chosen))
-    values = _fields(node, fields, path, inner, known_as=f"{registry.kind} {entry.name!r}", besides={"name"})
+    values = _fields(node, fields, path, inner, owner=f"The {registry.kind} {entry.name!r}", besides=["name"])
     if values is INVALID:
         return INVALID
     own = {key: value for key, value in values.items() if key not in common}
@@ -162,25 +114,35 @@ def _component(node: Node, registry: Registry, path: str, scope: Scope) -> Any:
 
 
 def _section(node: Node, hint: Any, path: str, scope: Scope) -> Any:
+    fields = parameters(hint)
+    if isinstance(node.value, str) and path and "name" in fields:
+        node.value = {"name": Node(node.value, node.origin)}
     if not isinstance(node.value, dict):
-        return _wrong(node, f"a mapping with {', '.join(parameters(hint))}", path, scope)
-    values = _fields(node, parameters(hint), path, scope, known_as=path or "a recipe")
+        return _wrong(node, describe(hint), path, scope)
+    owner, besides = ("This mapping", []) if path else ("A recipe", ["extends", "plugins"])
+    values = _fields(node, fields, path, scope, owner=owner, besides=besides)
     return values if values is INVALID else hint(**values)
 
 
 def _fields(
-    node: Node, fields: dict[str, Parameter], path: str, scope: Scope, *, known_as: str, besides: set[str] = frozenset()  # type: ignore[assignment]
+    node: Node, fields: dict[str, Parameter], path: str, scope: Scope, *, owner: str, besides: list[str]
 ) -> Any:
+    """Return the values of a mapping's keys; `besides` are keys that were read already."""
     before = len(scope.problems.found)
-    for key in node.value:
+    in_list = ["repeat"] if path.rpartition(".")[2].isdigit() else []
+    meant: set[str | None] = set()
+    for key, child in node.value.items():
         if key not in fields and key not in besides:
-            place = _below(path, key)
-            allowed = ", ".join(fields) or "no keys"
-            scope.problems.add(
-                node.value[key], place, f"unknown key. {nearest(key, list(fields))}{known_as} takes: {allowed}."
-            )
+            allowed = [*besides, *fields, *in_list]
+            near = closest(key, allowed)
+            meant.add(near)
+            advice = f"Did you mean {near!r}? " if near else ""
+            takes = ", ".join(allowed) or "no keys"
+            scope.problem(child, below(path, key), f"unknown key. {advice}{owner} takes {takes}.")
     values: dict[str, Any] = {}
     for key, parameter in fields.items():
+        if key in meant and key not in node.value:
+            continue
         values[key] = _field(node, key, parameter, path, scope)
         registry = registry_of(parameter.hint)
         if registry and isinstance(values[key], Chosen):
@@ -193,16 +155,22 @@ def _field(node: Node, key: str, parameter: Parameter, path: str, scope: Scope) 
     if key not in node.value and registry:
         if (key, registry) in scope.chosen:
             return scope.chosen[key, registry]
-        if registry.default:
+        if registry.default and _stands_alone(registry.default, registry):
             node.value[key] = Node(registry.default, "default")
     if key in node.value:
-        return parse(node.value[key], parameter.hint, _below(path, key), scope)
+        return parse(node.value[key], parameter.hint, below(path, key), scope)
     default = parameter.default
     if default is inspect.Parameter.empty:
-        scope.problems.add(node, path, f"`{key}` is missing; expected {describe(parameter.hint)}.")
-        return INVALID
+        known = f", one of: {', '.join(registry.entries())}" if registry else ""
+        return scope.problem(node, path, f"`{key}` is missing; expected {describe(parameter.hint)}{known}.")
     node.value[key] = Node.of(_plain(default), "default")
-    return parse(node.value[key], parameter.hint, _below(path, key), scope)
+    return parse(node.value[key], parameter.hint, below(path, key), scope)
+
+
+def _stands_alone(name: str, registry: Registry) -> bool:
+    """Say whether a component needs no more than its name."""
+    needed = [p.hint for p in parameters(registry.get(name).component).values() if p.default is inspect.Parameter.empty]
+    return all((inner := registry_of(hint)) and inner.default for hint in needed)
 
 
 def _plain(value: Any) -> Any:
@@ -210,21 +178,29 @@ def _plain(value: Any) -> Any:
 
 
 def _list(node: Node, hint: Any, path: str, scope: Scope) -> Any:
+    """Return a list's values, each as often as its `repeat` says; paths keep the indices as written."""
     if not isinstance(node.value, list):
-        return _wrong(node, f"a list of {describe(hint)}", path, scope)
-    node.value = [copy for index, child in enumerate(node.value) for copy in _repeated(child, f"{path}.{index}", scope)]
-    values = [parse(child, hint, f"{path}.{index}", scope) for index, child in enumerate(node.value)]
+        return _wrong(node, describe(list[hint]), path, scope)
+    written, node.value, values = node.value, [], []
+    for index, child in enumerate(written):
+        place = f"{path}.{index}"
+        times = _taken_times(child, place, scope)
+        copies = [child.copy() for _ in range(times)]
+        node.value += copies
+        first = parse(copies[0], hint, place, scope)
+        values += [first] if first is INVALID else [first, *(parse(copy, hint, place, scope) for copy in copies[1:])]
     return INVALID if any(value is INVALID for value in values) else values
 
 
-def _repeated(node: Node, path: str, scope: Scope) -> list[Node]:
+def _taken_times(node: Node, path: str, scope: Scope) -> int:
+    """Take `repeat` out of a spec, and return it: 1 if there is none."""
     if not isinstance(node.value, dict) or "repeat" not in node.value:
-        return [node]
+        return 1
     times = node.value.pop("repeat")
     if not isinstance(times.value, int) or isinstance(times.value, bool) or times.value < 1:
-        scope.problems.add(times, f"{path}.repeat", f"expected a whole number ≥ 1, got {times.value!r}.")
-        return [node]
-    return [node.copy() for _ in range(times.value)]
+        _wrong(times, "a whole number ≥ 1", f"{path}.repeat", scope)
+        return 1
+    return times.value
 
 
 def _union(node: Node, hint: Any, path: str, scope: Scope) -> Any:
@@ -232,7 +208,7 @@ def _union(node: Node, hint: Any, path: str, scope: Scope) -> Any:
     if node.value is None and type(None) in members:
         return None
     for member in members:
-        if _structured(member) and (isinstance(node.value, dict) or registry_of(member)):
+        if _structured(member) and isinstance(node.value, _containers(member)):
             return parse(node, member, path, scope)
     simple = tuple(member for member in members if not _structured(member))
     if not simple:
@@ -240,28 +216,42 @@ def _union(node: Node, hint: Any, path: str, scope: Scope) -> Any:
     return _leaf(node, Union[simple], path, scope, expected=describe(hint))  # noqa: UP007
 
 
+def _containers(hint: Any) -> type | tuple[type, ...]:
+    """Return what a structured type is written as."""
+    if registry_of(hint):
+        return (dict, str)
+    return list if get_origin(hint) is list else dict
+
+
 def _leaf(node: Node, hint: Any, path: str, scope: Scope, *, expected: str = "") -> Any:
     try:
         return _adapter(hint).validate_python(node.plain())
+    except PydanticSchemaGenerationError:
+        return scope.problem(node, path, f"the component's type for it, {describe(hint)}, cannot be said in a recipe.")
     except ValidationError:
         return _wrong(node, expected or describe(hint), path, scope)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 def _wrong(node: Node, expected: str, path: str, scope: Scope) -> Any:
-    given = node.plain()
-    hint = nearest(given, _words(expected)) if isinstance(given, str) else ""
-    scope.problems.add(node, path, f"expected {expected}, got {given!r}. {hint}".rstrip())
-    return INVALID
+    return scope.problem(node, path, f"expected {expected}, got {_given(node)}. {_advice(node, expected)}".rstrip())
 
 
-def _words(expected: str) -> list[str]:
-    return [word for word in expected.split("'")[1::2] if word]
+def _given(node: Node) -> str:
+    """Return a wrong value as a recipe would say it, not at length."""
+    if node.value is None:
+        return "nothing (null)"
+    return shortened(repr(node.value) if isinstance(node.value, str) else inline(node))
 
 
-def _below(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+def _advice(node: Node, expected: str) -> str:
+    words = expected.split("'")[1::2]
+    if isinstance(node.value, str) and node.value not in words:
+        return nearest(node.value, words)
+    if isinstance(node.value, float) and node.value.is_integer() and "a whole number" in expected:
+        return f"Write {int(node.value)}."
+    return ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqtk.recipe.node import Node, walk
-from vqtk.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from vqtk.recipe.recipe import Recipe
 
 _WIDTH = 84
 _COMMENT_COLUMN = 64
@@ -92,7 +94,7 @@ def _origins(node: Node) -> str:
     if not leaves:
         return node.origin
     written = list(dict.fromkeys(origin for _, origin in leaves if origin != "default"))
-    defaults = list(dict.fromkeys(_key(path) for path, origin in leaves if origin == "default"))
     if not written:
         return "default"
+    defaults = list(dict.fromkeys(_key(path) for path, origin in leaves if origin == "default"))
     return ", ".join(written) + (f"; default: {', '.join(defaults)}" if defaults else "")

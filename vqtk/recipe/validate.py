@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vqtk.errors import RecipeError, VqtkError
+from vqtk.errors import RecipeError, VqtkError, told
 from vqtk.nn.types import DataSpec
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
@@ -44,12 +42,14 @@ def validate(recipe: Recipe) -> Validation:
     except VqtkError:
         raise
     except Exception as error:
-        raise RecipeError(f"recipe {recipe.name!r}: its model fails on one item: {_told(error)}") from error
+        raise RecipeError(f"recipe {recipe.name!r}: its model fails on one item: {told(error)}") from error
     if not torch.isfinite(walk.grid).all():
         raise RecipeError(f"recipe {recipe.name!r}: the losses of a new model are not finite. Check norms and scales.")
     silent = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
     if silent:
-        raise RecipeError(f"recipe {recipe.name!r}: the gradient of {silent[0]!r} is not finite. Check norms and scales.")
+        raise RecipeError(
+            f"recipe {recipe.name!r}: the gradient of {silent[0]!r} is not finite. Check norms and scales."
+        )
     parameters = sum(p.numel() for p in model.parameters())
     return Validation(parameters, model.bits, tried, time.monotonic() - started)
 
@@ -66,8 +66,3 @@ def _telling_stages(model: Any) -> list[int]:
     """Return the first and the last stage of the first and of the last segment."""
     last_segment = (model.total_stages - 1) // model.segment * model.segment
     return sorted({0, model.segment - 1, last_segment, model.total_stages - 1})
-
-
-def _told(error: Exception) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"

@@ -16,7 +16,8 @@ import torch
 import vqtk
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.atomic import replacing, write_text
-from vqtk.io.weights import checkpoints, fit, read_weights, save_weights
+from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
+from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.recipe.show import as_yaml
 from vqtk.train.trainer import Trainer
@@ -42,7 +43,9 @@ class RunDirectory:
             path.mkdir(parents=True)
             write_text(path / "recipe.yaml", as_yaml(recipe))
         except OSError as error:
-            raise VqtkError(f"{path}: the run directory cannot be written ({error}). Choose another with --out.") from None
+            raise VqtkError(
+                f"{path}: the run directory cannot be written ({error}). Choose another with --out."
+            ) from None
         return cls(path)
 
     @classmethod
@@ -50,10 +53,13 @@ class RunDirectory:
         """Return an existing run and its recipe. Raises: CheckpointError if it is none."""
         if not (path / "recipe.yaml").is_file() or not (path / "manifest.json").is_file():
             raise CheckpointError(
-                f"{path}: not a run directory: there is no recipe.yaml and manifest.json in it. "
+                f"{path}: not a run directory: there is no recipe.yaml and manifest.json in it. {nearest_run(path)}"
                 "Expected a path like runs/mnist/20260101-120000."
             )
-        return cls(path), load_recipe(path / "recipe.yaml")
+        run = cls(path)
+        if not isinstance(run.manifest().get("data"), dict):
+            raise CheckpointError(f"{path / 'manifest.json'}: the manifest is damaged: no `data`. {run._anew()}")
+        return run, load_recipe(path / "recipe.yaml")
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────
 
@@ -67,9 +73,15 @@ class RunDirectory:
         if not path.exists():
             return {}
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            facts = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: the manifest cannot be read ({error}).") from None
+            raise CheckpointError(f"{path}: the manifest is damaged: not JSON ({error}). {self._anew()}") from None
+        if not isinstance(facts, dict):
+            raise CheckpointError(f"{path}: the manifest is damaged: not a JSON object. {self._anew()}")
+        return facts
+
+    def _anew(self) -> str:
+        return f"Start the run anew: vqtk run {self.path / 'recipe.yaml'}."
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write what the run reached."""
@@ -94,7 +106,7 @@ class RunDirectory:
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
     def save(self, trainer: Trainer) -> Path:
-        """Write weights and the trainer's state; the weights come last, so a checkpoint is whole once they are there."""
+        """Write weights and the trainer's state; the weights come last: a checkpoint is whole once they are there."""
         weights = self.path / "checkpoints" / f"update_{trainer.done:08d}.safetensors"
         with replacing(_state_of(weights)) as temporary:
             torch.save(trainer.state(), temporary)
@@ -113,21 +125,49 @@ class RunDirectory:
         for weights in reversed(checkpoints(self.path)):
             try:
                 tensors, metadata = read_weights(weights)
-                state = torch.load(_state_of(weights), map_location="cpu", weights_only=True)
-            except (CheckpointError, OSError, RuntimeError, EOFError, ValueError) as error:
-                damage.append(f"{weights.name} is damaged ({str(error).splitlines()[0]})")
+                state = _read_state(_state_of(weights))
+            except CheckpointError as error:
+                reason = str(error).partition(". ")[0].rstrip(".")
+                damage.append(f"{weights.name} is damaged ({reason})")
                 continue
             if metadata["recipe"] != trainer.recipe.plain():
-                raise CheckpointError(f"{weights}: this checkpoint belongs to another recipe than {self.path / 'recipe.yaml'}.")
+                raise CheckpointError(
+                    f"{weights}: this checkpoint is of another recipe than {self.path / 'recipe.yaml'} says: "
+                    f"{_difference(metadata['recipe'], trainer.recipe.plain())}. Undo the change to go on with this "
+                    f"run, or start another: vqtk run {self.path / 'recipe.yaml'}."
+                )
             fit(trainer.model, tensors, weights)
-            trainer.restore(state)
+            try:
+                trainer.restore(state)
+            except (KeyError, TypeError, ValueError):
+                state_path = _state_of(weights)
+                raise CheckpointError(f"{state_path}: not the state of this run's trainer. {self._anew()}") from None
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
-        reason = "; ".join(damage) or "it holds none: it was stopped before its first one"
-        raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. Start the run anew.")
+        reason = "; ".join(damage) or "it holds none, for it was stopped before its first one"
+        raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. {self._anew()}")
 
 
 def _state_of(weights: Path) -> Path:
     return weights.with_suffix(".trainer.pt")
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such trainer's state.") from None
+    except Exception as error:  # Bytes that are no pickle raise whatever the opcode at hand raises.
+        raise CheckpointError(f"{path}: not a trainer's state, or cut short ({type(error).__name__}).") from None
+
+
+def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return in words the first value that differs between two plain recipes."""
+    (old, new) = ({path: node.value for path, node in walk(Node.of(plain, ""))} for plain in (was, now))
+    for path in dict.fromkeys([*old, *new]):
+        values = [repr(side[path]) if path in side else "absent" for side in (old, new)]
+        if values[0] != values[1] and not isinstance(old.get(path, new.get(path)), (dict, list)):
+            return f"{path} was {values[0]}, and is {values[1]}"
+    return "its structure was another"
 
 
 def _update(line: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.models._walk import Quantities
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.schedule import learning_rate
 from vqtk.train.seeds import generator
@@ -49,40 +49,38 @@ class Trainer:
         """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        usage: Tensor | None = None
-        rows: list[dict[str, float]] = []
+        losses, usages = [], []
         for index, batch in enumerate(batches):
-            quantities, used = self._backward(batch, generator(self.recipe.seed, "explore", self.done, index))
-            usage = used if usage is None else usage + used
-            rows.append({key: getattr(quantities, key).item() for key in ("choice", "final", "all")})
+            measured, usage = self._backward(batch, generator(self.recipe.seed, "explore", self.done, index))
+            losses.append(measured)
+            usages.append(usage)
         lr = learning_rate(self.settings.schedule, self.settings.optimizer.lr, self.done + 1, updates)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        assert usage is not None
-        self.model.after_update(self.optimizer, usage)
+        total_usage = torch.stack(usages).sum(0)
+        self.model.after_update(self.optimizer, total_usage)
         self.done += 1
-        losses = {key: [row[key] for row in rows] for key in ("choice", "final", "all")}
-        return Step(**losses, usage=usage.cpu(), lr=lr)
+        choice, final, all_options = torch.stack(losses, 1).tolist()
+        return Step(choice, final, all_options, total_usage.cpu(), lr)
 
-    def _backward(self, batch: Tensor, draws: torch.Generator) -> tuple[Quantities, Tensor]:
-        """Add a batch's gradient, in pieces of `micro_batch` items, each weighted by its share of the batch."""
+    def _backward(self, batch: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Add a batch's gradient; return its choice, final and all, and its usage (s, k).
+
+        It is done in pieces of `micro_batch` items, each weighted by its share of the batch.
+        """
         settings = self.settings
-        weights = {
-            "choice": settings.objective.choice,
-            "all": settings.objective.all,
-            "final": settings.objective.final,
-        }
-        parts, usages = [], []
+        weights = dataclasses.asdict(settings.objective)
+        losses, usages = [], []
         for piece in batch.split(settings.micro_batch or len(batch)):
             share = len(piece) / len(batch)
             with torch.autocast(piece.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 walk = self.model(piece, generator=draws, checkpoint=settings.gradient_checkpointing)
                 quantities = walk.quantities()
             (quantities.objective(**weights) * share).backward()
-            parts.append((share, quantities))
+            losses.append(share * torch.stack([quantities.choice, quantities.final, quantities.all]).detach())
             usages.append(walk.usage())
-        return _mean(parts), torch.stack(usages).sum(0)
+        return torch.stack(losses).sum(0), torch.stack(usages).sum(0)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds besides the weights."""
@@ -92,15 +90,6 @@ class Trainer:
         """Take a state back."""
         self.done = state["done"]
         self.optimizer.load_state_dict(state["optimizer"])
-
-
-def _mean(parts: list[tuple[float, Quantities]]) -> Quantities:
-    if len(parts) == 1:
-        return parts[0][1]
-    names = Quantities.__dataclass_fields__
-    return Quantities(
-        *(sum((share * getattr(q, name).detach() for share, q in parts), torch.tensor(0.0)) for name in names)
-    )
 
 
 def _optimizer(recipe: Recipe, model: Any) -> torch.optim.Optimizer:

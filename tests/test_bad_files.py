@@ -1,0 +1,271 @@
+"""Damaged runs, weights and checkpoints, and wrong arguments: exit code 2, and one paragraph that says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tests.bad_recipes import GOOD
+from tests.refusing import Refusing
+from tests.running import vqtk_main, without_data
+from vqtk.io.weights import load_weights
+
+WEIGHTS = "run/checkpoints/update_00000002.safetensors"
+STATE = "run/checkpoints/update_00000002.trainer.pt"
+ANEW = "Start the run anew: vqtk run run/recipe.yaml."
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of two updates."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "good.yaml").write_text(GOOD)
+    with pytest.MonkeyPatch.context() as patch:
+        without_data(patch, folder)
+        out = str(folder / "runs")
+        assert vqtk_main(patch, "run", str(folder / "good.yaml"), "--out", out, "--device", "cpu") == 0
+    (run,) = (folder / "runs" / "tiny").iterdir()
+    return run
+
+
+@pytest.fixture
+def refusing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refusing:
+    """The command line in a folder of its own, with a good recipe and a copy of the run in it."""
+    without_data(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text(GOOD)
+    Path("folder").mkdir()
+    shutil.copytree(trained, "run")
+    return Refusing(monkeypatch, capsys)
+
+
+def change_recipe(old: str, new: str) -> Callable[[], None]:
+    def change() -> None:
+        text = Path("run/recipe.yaml").read_text()
+        assert old in text
+        Path("run/recipe.yaml").write_text(text.replace(old, new))
+
+    return change
+
+
+def write(path: str, content: bytes) -> Callable[[], None]:
+    return lambda: Path(path).write_bytes(content) and None
+
+
+def cut(path: str) -> Callable[[], None]:
+    return lambda: os.truncate(path, 500)
+
+
+def save(path: str, value: Any) -> Callable[[], None]:
+    return lambda: torch.save(value, path)
+
+
+RUNS = {
+    "no recipe": (lambda: Path("run/recipe.yaml").unlink(), "run: not a run directory: there is no recipe.yaml and"),
+    "wrong recipe": (change_recipe("stages: 2", "stages: two"), "run/recipe.yaml:5: model.stages: expected a whole"),
+    "another recipe": (
+        change_recipe("options: 4", "options: 8"),
+        f"{WEIGHTS}: this checkpoint is of another recipe than run/recipe.yaml says: model.options was 4, and is 8.",
+        "Undo the change",
+    ),
+    "no manifest": (lambda: Path("run/manifest.json").unlink(), "run: not a run directory: there is no recipe.yaml"),
+    "cut manifest": (
+        write("run/manifest.json", b'{"data'),
+        "run/manifest.json: the manifest is damaged: not",
+        ANEW,
+    ),
+    "binary manifest": (
+        write("run/manifest.json", b"\xff"),
+        "run/manifest.json: the manifest is damaged: not",
+        ANEW,
+    ),
+    "other manifest": (write("run/manifest.json", b"[1]"), "the manifest is damaged: not a JSON object.", ANEW),
+    "empty manifest": (write("run/manifest.json", b"{}"), "the manifest is damaged: no `data`.", ANEW),
+    "cut weights": (cut(WEIGHTS), f"is damaged ({WEIGHTS}: not a whole safetensors file (Error", ANEW),
+    "no checkpoint": (
+        lambda: shutil.rmtree("run/checkpoints"),
+        "run: no checkpoint to resume from: it holds none",
+        ANEW,
+    ),
+    "no state": (lambda: Path(STATE).unlink(), f"{STATE}: no such trainer's state).", ANEW),
+    "cut state": (cut(STATE), f"{STATE}: not a trainer's state, or cut short", ANEW),
+    "empty state": (write(STATE, b""), f"{STATE}: not a trainer's state, or cut short", ANEW),
+    "text as state": (write(STATE, b"hello"), f"{STATE}: not a trainer's state, or cut short", ANEW),
+    "other state": (save(STATE, {"a": 1}), f"{STATE}: not the state of this run's trainer.", ANEW),
+    "state of nothing": (save(STATE, {"done": 1, "optimizer": {}}), f"{STATE}: not the state of this run's", ANEW),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_run_that_cannot_be_resumed_is_told(case: str, refusing: Refusing) -> None:
+    damage, *told = RUNS[case]
+    damage()
+    refusing.tells("run", "--resume", "run", told=told)
+
+
+def metadata(**changes: str) -> dict[str, str]:
+    with safe_open(WEIGHTS, "pt") as file:
+        return {**file.metadata(), **changes}
+
+
+def with_options(count: int) -> str:
+    recipe = json.loads(metadata()["recipe"])
+    recipe["model"]["options"] = count
+    return json.dumps(recipe)
+
+
+MODELS = {
+    "none": ("none", lambda: None, "none: no such run or weights file. Expected a run directory or a .safetensors"),
+    "folder": ("folder", lambda: None, "folder: not a run directory with a checkpoint", "Expected a path like runs/"),
+    "folder of runs": (".", lambda: None, ".: not a run directory with a checkpoint", "Did you mean run? Expected"),
+    "recipe": ("good.yaml", lambda: None, "good.yaml: not a whole safetensors file", "Expected a run directory, or"),
+    "cut weights": ("run", cut(WEIGHTS), f"{WEIGHTS}: not a whole safetensors file", "that was not cut short."),
+    "empty weights": (WEIGHTS, write(WEIGHTS, b""), f"{WEIGHTS}: not a whole safetensors file"),
+    "bare tensors": (
+        WEIGHTS,
+        lambda: save_file({"a": torch.zeros(2)}, WEIGHTS),
+        f"{WEIGHTS}: these weights carry no vqtk recipe",
+        "vqtk import-original CKPT RECIPE -o FILE",
+    ),
+    "unreadable recipe": (
+        WEIGHTS,
+        lambda: save_file({"a": torch.zeros(2)}, WEIGHTS, metadata(recipe="[3]")),
+        f"{WEIGHTS}: the recipe that these weights carry cannot be read.",
+    ),
+    "other tensors": (
+        WEIGHTS,
+        lambda: save_file({"a": torch.zeros(2)}, WEIGHTS, metadata()),
+        f"{WEIGHTS}: these are weights of another recipe: 'bias' is absent in the file and (4, 1, 28, 28)",
+    ),
+    "another recipe": (
+        WEIGHTS,
+        lambda: save_file({"bias": torch.zeros(4, 1, 28, 28)}, WEIGHTS, metadata(recipe=with_options(8))),
+        "'bias' is (4, 1, 28, 28) in the file and (8, 1, 28, 28) in the model. Use the recipe that they",
+    ),
+    "lost plugin": (
+        WEIGHTS,
+        lambda: save_file({"a": torch.zeros(2)}, WEIGHTS, metadata(recipe='{"plugins": ["/none/p.py"]}')),
+        f"{WEIGHTS}: the recipe that these weights carry cannot be built here: plugin /none/p.py: expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_weights_that_cannot_be_used_are_told(case: str, refusing: Refusing) -> None:
+    path, damage, *told = MODELS[case]
+    damage()
+    refusing.tells("sample", path, told=told)
+
+
+class Harmful:
+    """A pickle of it runs a command when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("harmed",)
+
+
+UNSAFE = "ckpt.pt: not a file of tensors that can be read without executing code"
+ORIGINALS = {
+    "a pickle": (write("ckpt.pt", pickle.dumps(Harmful())), UNSAFE, "Expected a state dict, names to tensors"),
+    "an object within": (save("ckpt.pt", {"a": Harmful()}), UNSAFE),
+    "a module": (save("ckpt.pt", torch.nn.Linear(2, 2)), UNSAFE),
+    "text": (write("ckpt.pt", b"hello"), UNSAFE),
+    "empty": (write("ckpt.pt", b""), UNSAFE),
+    "none": (lambda: None, "ckpt.pt: no such file. Expected a checkpoint of the original implementation."),
+    "a list": (save("ckpt.pt", [1]), "ckpt.pt: expected a state dict, names to tensors; this holds a list."),
+    "numbers": (save("ckpt.pt", {"a": 1}), "names to tensors and nothing else; here 'a' is of type int."),
+    "no names": (save("ckpt.pt", {1: torch.zeros(1)}), "nothing else; here 1 is of type Tensor."),
+    "no tensors": (save("ckpt.pt", {}), "ckpt.pt: the checkpoint has 0 tensors, the recipe's model 21."),
+}
+
+
+@pytest.mark.parametrize("case", ORIGINALS)
+def test_a_file_that_is_no_original_checkpoint_is_told_and_not_executed(case: str, refusing: Refusing) -> None:
+    make, *told = ORIGINALS[case]
+    make()
+    refusing.tells("import-original", "ckpt.pt", "good.yaml", "-o", "out.safetensors", told=told)
+    assert not Path("harmed").exists()
+    assert not Path("out.safetensors").exists()
+
+
+def test_an_original_checkpoint_of_another_recipe_is_told(refusing: Refusing) -> None:
+    model, _ = load_weights(Path(WEIGHTS))
+    torch.save({f"layer.{index}": value for index, value in enumerate(model.state_dict().values())}, "ckpt.pt")
+    arguments = ["import-original", "ckpt.pt", "good.yaml", "-o", "out.safetensors"]
+    told = ["ckpt.pt: the checkpoint's 'layer.0' has shape (4, 1, 28, 28)", "'bias' of shape (8, 1, 28, 28)."]
+    refusing.tells(*arguments, "model.options=8", told=told)
+    told = [
+        "ckpt.pt: the checkpoint's 'layer.10' has shape",
+        "Expected the recipe that the checkpoint was trained with",
+    ]
+    refusing.tells(*arguments, "model.refiner.blocks=[]", told=told)
+    refusing.tells(*arguments[:-1], "folder", told=["folder: the weights cannot be written", "Choose another path."])
+    assert vqtk_main(refusing.monkeypatch, *arguments) == 0
+
+
+ARGUMENTS = {
+    "run good.yaml --device gpu": ["--device 'gpu': expected auto, cpu, cuda or mps."],
+    "run good.yaml --budget soon": ["--budget 'soon': expected a duration such as 90s, 5m or 1h30m."],
+    "run good.yaml --budget 0s": ["--budget '0s': there is no time in it."],
+    "run good.yaml --budget=": ["--budget '': expected a duration"],
+    "run good.yaml --data-dir none": ["--data-dir is none, which is no folder."],
+    "run good.yaml --out good.yaml": ["good.yaml/tiny/", "the run directory cannot be written", "another with --out."],
+    "run good.yaml --resume run": ["the recipe of a run is fixed, so 'good.yaml' cannot be taken."],
+    "run --resume run train.updates=3": ["the recipe of a run is fixed, so 'train.updates=3' cannot be taken."],
+    "run --resume run --budget 5m": ["the recipe of a run is fixed, so '--budget 5m' cannot be taken."],
+    "run --resume folder": ["folder: not a run directory: there is no recipe.yaml and manifest.json in it."],
+    "run": ["vqtk run: expected a recipe", "or --resume with a run directory."],
+    "sample run --stages 9": ["--stages 9: this model has 2 stages."],
+    "sample run -o folder": ["folder: the picture cannot be written", "Choose another path with -o."],
+    "proposals run --stage 3": ["--stage 3: this model has stages 1 to 2."],
+    "proposals run --item 500": ["--item 500: the test split has items 0 to 499."],
+    "reconstruct run --item -1": ["--item -1: the test split has items 0 to 499."],
+    "eval run --data-dir good.yaml": ["--data-dir is good.yaml, which is no folder."],
+    "list blocks": ["there is no registry 'blocks'. Did you mean 'block'? Known: model, refiner, backbone"],
+}
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_a_wrong_argument_is_told(command: str, refusing: Refusing) -> None:
+    refusing.tells(*command.split(), told=ARGUMENTS[command])
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("smaple run", "'sample'"),
+        ("run good.yaml --buget 5m", "--budget"),
+        ("show", "RECIPE"),
+        ("sample run --stages 0", "--stages"),
+        ("import-original ckpt.pt good.yaml", "--output"),
+    ],
+)
+def test_a_misspelt_or_missing_argument_is_told_with_the_usage(command: str, told: str, refusing: Refusing) -> None:
+    _, err = refusing.run(*command.split())
+    assert err.startswith("Usage: vqtk ")
+    assert told in err
+
+
+def test_damaged_mnist_files_are_told(refusing: Refusing) -> None:
+    raw = Path("folder/MNIST/raw")
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").write_bytes(b"damaged")
+    told = ["folder/MNIST/raw: train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte missing."]
+    refusing.tells("eval", "run", "--data-dir", "folder", told=told)
+    for name in ("train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (raw / f"{name}-ubyte").write_bytes(b"damaged")
+    told = ["folder/MNIST/raw: the train files cannot be read as MNIST", "Delete the damaged ones"]
+    refusing.tells("eval", "run", "--data-dir", "folder", told=told)

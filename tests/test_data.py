@@ -1,0 +1,162 @@
+"""The digits: the full set where it is, otherwise those that ship with vqtk; and damaged files said to be so."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.contracts import built_in
+from tests.parity import shared
+from tests.tiny import experiment, offline, shipped
+from vqtk.datasets._base import Split, Splits, data_root
+from vqtk.datasets.mnist import MNIST
+from vqtk.errors import DataError
+from vqtk.nn.types import DataSpec
+from vqtk.registry import datasets
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def write_idx(root: Path, items: int = 30) -> Path:
+    """Write a whole MNIST of so few digits below a root, and return the folder of its four files."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in FILES:
+        shape = (items, 28, 28) if "images" in name else (items,)
+        content = torch.arange(items).repeat_interleave(784 if "images" in name else 1) % 10
+        header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+        (raw / name).write_bytes(header + bytes(content.tolist()))
+    return raw
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    return shipped(tmp_path_factory.mktemp("home"))
+
+
+@pytest.mark.parametrize("below", ["", "MNIST", "MNIST/raw"])
+def test_the_full_set_is_read_from_any_folder_around_its_files(below: str) -> None:
+    shared("data", "MNIST", "raw")
+    splits = MNIST().load(shared("data", *filter(None, below.split("/"))))
+    assert splits.note is None
+    for split, items in ((splits.train, 60_000), (splits.test, 10_000)):
+        assert split.items.shape == (items, 1, 28, 28)
+        assert split.items.dtype == torch.uint8
+        assert split.labels is not None
+        assert split.labels.bincount(minlength=10).min() > 0.08 * items
+    values = MNIST().spec.normalise(splits.train.items)
+    assert values.mean().item() == pytest.approx(0, abs=1e-3)
+    assert values.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_shipped_digits_are_five_thousand_with_a_tenth_of_each_class_held_out(digits: Splits) -> None:
+    assert digits.train.items.shape == (4500, 1, 28, 28)
+    assert digits.test.items.shape == (500, 1, 28, 28)
+    assert digits.train.items.dtype == torch.uint8
+    assert digits.train.labels is not None
+    assert digits.test.labels is not None
+    train, test = (labels.bincount(minlength=10) for labels in (digits.train.labels, digits.test.labels))
+    assert len(train) == len(test) == 10
+    assert ((test / (train + test) - 0.1).abs() < 0.01).all()
+    assert (train + test).min() >= 400
+    everything = torch.cat([digits.train.items, digits.test.items]).flatten(1)
+    assert len(everything.unique(dim=0)) > 4950
+    assert everything.float().mean().item() / 255 == pytest.approx(0.1307, abs=0.005)
+
+
+def test_the_note_says_what_is_used_instead_and_what_to_do(digits: Splits, tmp_path: Path) -> None:
+    assert digits.note
+    for part in ("5,000", "4,500", "500", "could not be downloaded", "VQTK_DATA", "--data-dir"):
+        assert part in digits.note
+    with pytest.MonkeyPatch.context() as patch:
+        offline(patch, tmp_path)
+        given = experiment(tmp_path, None)  # type: ignore[arg-type]
+    assert [line for line in given.watcher.lines if "5,000" in line]
+
+
+def test_reading_the_shipped_digits_leaves_nothing_that_looks_like_data(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        offline(patch, tmp_path)
+        first, again = (MNIST().load(data_root()) for _ in range(2))
+    assert first.fingerprint() == again.fingerprint()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("left", [0, 7, 25, 0.5], ids=["empty", "in the header", "few", "half"])
+def test_a_truncated_file_is_an_error_that_names_the_folder(name: str, left: float, tmp_path: Path) -> None:
+    raw = write_idx(tmp_path)
+    assert len(MNIST().load(tmp_path).train) == 30
+    content = (raw / name).read_bytes()
+    (raw / name).write_bytes(content[: int(left if left >= 1 else left * len(content))])
+    with pytest.raises(DataError) as raised:
+        MNIST().load(tmp_path)
+    assert str(raw) in str(raised.value)
+    assert ("train files" if name.startswith("train") else "t10k files") in str(raised.value)
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+def test_an_absent_file_is_an_error_that_names_the_folder(name: str, tmp_path: Path) -> None:
+    raw = write_idx(tmp_path)
+    (raw / name).unlink()
+    with pytest.raises(DataError) as raised:
+        MNIST().load(tmp_path)
+    assert str(raw) in str(raised.value)
+
+
+def test_labels_of_another_set_are_refused(tmp_path: Path) -> None:
+    raw, other = write_idx(tmp_path / "one"), write_idx(tmp_path / "other", items=20)
+    shutil.copy(other / FILES[1], raw / FILES[1])
+    with pytest.raises(DataError, match="30, 28, 28"):
+        MNIST().load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("spec", [MNIST().spec, DataSpec("image", (3, 4, 4), mean=0.5, std=0.5)])
+def test_pixels_undo_normalise(spec: DataSpec) -> None:
+    raw = torch.arange(256, dtype=torch.uint8).expand(2, *spec.shape[:-2], 1, 256)
+    values = spec.normalise(raw, torch.float64)
+    torch.testing.assert_close(values, (raw.double() / 255 - spec.mean) / spec.std, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(spec.pixels(values), raw.double() / 255, rtol=0, atol=1e-12)
+    assert torch.equal((spec.pixels(spec.normalise(raw)) * 255).round().to(torch.uint8), raw)
+    assert raw.max() == 255
+    assert spec.pixels(values + 9).max() == 1
+    assert spec.pixels(values - 9).min() == 0
+
+
+def test_normalising_keeps_tokens_and_voxels_as_they_are() -> None:
+    tokens = torch.tensor([[0, 4, 2]], dtype=torch.uint8)
+    assert torch.equal(DataSpec("text", (3,), classes=5).normalise(tokens), tokens.long())
+    voxels = torch.tensor([[[[[0, 1]]]]], dtype=torch.uint8)
+    assert torch.equal(DataSpec("voxels", (1, 1, 1, 2)).normalise(voxels), voxels.float())
+
+
+def test_a_fingerprint_is_that_of_the_items_alone(digits: Splits) -> None:
+    known = digits.fingerprint()
+    assert known["train_items"] == 4500
+    assert known["test_items"] == 500
+    assert known["sha256"] == "40e5c82ff4e84af9fab93c32edddbc1b00b5fb9909f78a6b5aff28e8d977d806"
+    copy = Splits(Split(digits.train.items.clone()), Split(digits.test.items.clone()), "elsewhere")
+    assert copy.fingerprint()["sha256"] == known["sha256"]
+    copy.test.items[3, 0, 5, 5] ^= 1
+    assert copy.fingerprint()["sha256"] != known["sha256"]
+
+
+@pytest.mark.parametrize("which", [which for which in built_in("dataset") if which != "dataset mnist"])
+def test_a_data_set_that_is_not_read_yet_says_so(which: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be trained"):
+        datasets.get(which.split()[1]).component().load(tmp_path)
+
+
+def test_a_folder_that_was_asked_for_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline(monkeypatch, tmp_path)
+    assert data_root() == tmp_path / ".cache" / "vqtk" / "data"
+    assert data_root(tmp_path) == tmp_path
+    monkeypatch.setenv("VQTK_DATA", str(tmp_path / "absent"))
+    with pytest.raises(DataError, match=r"VQTK_DATA is .*absent"):
+        data_root()
+    with pytest.raises(DataError, match=r"--data-dir is .*gone"):
+        data_root(tmp_path / "gone")

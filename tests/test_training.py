@@ -1,0 +1,168 @@
+"""Training repeats itself bit for bit: run again, or stopped and resumed, even from a damaged run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import experiment, few, resume, rows, shipped, train, weights
+from vqtk.datasets._base import Splits
+from vqtk.errors import CheckpointError, DataError
+from vqtk.train.budget import measure
+
+EXPLORING = "model.selector={name: epsilon, epsilon: 0.3}"
+VARIANTS = {
+    "plain": [],
+    "exploring": [EXPLORING],
+    "accumulating": ["train.accumulate=2"],
+    "gradient checkpointing": ["train.gradient_checkpointing=true"],
+    "in micro-batches": ["train.micro_batch=5", "train.optimizer.name=adamw", "train.schedule.name=cosine"],
+    "all of these, in segments": [
+        *(EXPLORING, "train.accumulate=2", "train.gradient_checkpointing=true", "train.micro_batch=5"),
+        "model.segment=1",
+    ],
+}
+SHORT, SAVED_EVERY_UPDATE = "train.updates=6", "train.checkpoint_minutes=1e-9"
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    return few(shipped(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, splits: Splits
+) -> Callable[..., tuple[dict[str, Tensor], list[Any], Any]]:
+    """Weights, metrics and test figures of a run with these overrides that nothing interrupted; done once."""
+    done: dict[tuple[str, ...], tuple[dict[str, Tensor], list[Any], Any]] = {}
+
+    def of(*overrides: str) -> tuple[dict[str, Tensor], list[Any], Any]:
+        if overrides not in done:
+            folder = tmp_path_factory.mktemp("uninterrupted")
+            whole = experiment(folder, splits, *overrides)
+            directory = train(whole, folder)
+            summary = json.loads((directory.path / "summary.json").read_text())
+            done[overrides] = weights(whole), rows(directory), summary["test"]
+        return done[overrides]
+
+    return of
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(
+    uninterrupted: Callable[..., Any], tmp_path: Path, splits: Splits
+) -> None:
+    first, logged, _ = uninterrupted()
+    again, other = experiment(tmp_path, splits), experiment(tmp_path, splits, "seed=1")
+    directory = train(again, tmp_path)
+    train(other, tmp_path)
+    assert_same(weights(again), first)
+    assert rows(directory) == logged
+    assert [row["update"] for row in logged] == [1, 10, 10, 20, 20]
+    assert not torch.equal(weights(other)["bias"], first["bias"])
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    overrides: list[str], uninterrupted: Callable[..., Any], tmp_path: Path, splits: Splits
+) -> None:
+    stopped = experiment(tmp_path, splits, *overrides, stop_after=10)
+    directory = train(stopped, tmp_path)
+    assert stopped.trainer.done == 10
+    assert not (directory.path / "summary.json").exists()
+
+    resumed, note = resume(directory.path, splits)
+    whole, logged, test = uninterrupted(*overrides)
+    assert note is None
+    assert_same(weights(resumed), whole)
+    assert rows(directory) == logged
+    assert json.loads((directory.path / "summary.json").read_text())["test"] == test
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "weights cut short": ("*03.safetensors", lambda path: path.write_bytes(path.read_bytes()[:500])),
+    "weights empty": ("*03.safetensors", lambda path: path.write_bytes(b"")),
+    "state cut short": ("*03.trainer.pt", lambda path: path.write_bytes(path.read_bytes()[:-200])),
+    "state empty": ("*03.trainer.pt", lambda path: path.write_bytes(b"")),
+    "state overwritten": ("*03.trainer.pt", lambda path: path.write_bytes(b"not a checkpoint " * 100)),
+    "state absent": ("*03.trainer.pt", Path.unlink),
+}
+
+
+@pytest.mark.parametrize(("which", "damage"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    which: str,
+    damage: Callable[[Path], object],
+    uninterrupted: Callable[..., Any],
+    tmp_path: Path,
+    splits: Splits,
+) -> None:
+    directory = train(experiment(tmp_path, splits, SHORT, SAVED_EVERY_UPDATE, stop_after=3), tmp_path)
+    damaged = next((directory.path / "checkpoints").glob(which))
+    damage(damaged)
+
+    resumed, note = resume(directory.path, splits)
+    whole, logged, _ = uninterrupted(SHORT)
+    assert note is not None
+    assert damaged.name in note
+    assert "back to update 2" in note
+    assert_same(weights(resumed), whole)
+    assert rows(directory) == logged
+
+
+def test_what_was_logged_after_the_checkpoint_is_dropped(
+    uninterrupted: Callable[..., Any], tmp_path: Path, splits: Splits
+) -> None:
+    directory = train(experiment(tmp_path, splits, stop_after=10), tmp_path)
+    directory.log({"update": 11, "choice": 0.0})
+    with (directory.path / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 12, "cho')
+    resume(directory.path, splits)
+    assert rows(directory) == uninterrupted()[1]
+
+
+def test_resuming_a_run_that_is_done_changes_nothing(
+    uninterrupted: Callable[..., Any], tmp_path: Path, splits: Splits
+) -> None:
+    directory = train(experiment(tmp_path, splits, SHORT), tmp_path)
+    resumed, _ = resume(directory.path, splits)
+    assert_same(weights(resumed), uninterrupted(SHORT)[0])
+    assert rows(directory) == uninterrupted(SHORT)[1]
+
+
+def test_a_run_without_a_whole_checkpoint_says_what_is_wrong(tmp_path: Path, splits: Splits) -> None:
+    directory = train(experiment(tmp_path, splits, stop_after=2), tmp_path)
+    next((directory.path / "checkpoints").glob("*.safetensors")).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no checkpoint to resume from.*update_00000002\.safetensors"):
+        resume(directory.path, splits)
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, splits: Splits) -> None:
+    directory = train(experiment(tmp_path, splits, stop_after=2), tmp_path)
+    changed = Splits(splits.train, splits.test, splits.source)
+    changed.train.items[0, 0, 0, 0] += 1
+    try:
+        with pytest.raises(DataError, match="not those that the run was started on"):
+            resume(directory.path, changed)
+    finally:
+        changed.train.items[0, 0, 0, 0] -= 1
+
+
+def test_measuring_for_a_budget_changes_nothing(tmp_path: Path, splits: Splits) -> None:
+    one, other = (experiment(tmp_path, splits, "train.updates=3") for _ in range(2))
+    measured = measure(one.trainer, splits.train, one.figures, lambda: one.picture(tmp_path / "scratch", 0))
+    assert min(measured.step_s, measured.evaluation_s, measured.pictures_s) > 0
+    train(one, tmp_path)
+    train(other, tmp_path)
+    assert_same(weights(one), weights(other))

@@ -1,0 +1,180 @@
+"""One update, the order of the items, the learning rate's way down, and how a time budget is read."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import RECIPE
+from vqtk.errors import VqtkError
+from vqtk.recipe.build import build_model
+from vqtk.recipe.recipe import Schedule, load_recipe
+from vqtk.train.budget import Measured, seconds
+from vqtk.train.schedule import learning_rate
+from vqtk.train.seeds import Order, generator
+from vqtk.train.trainer import Trainer
+
+EXPLORING = "model.selector={name: epsilon, epsilon: 0.5}"
+
+
+def trainer(folder: Path, *overrides: str, dtype: torch.dtype = torch.float32) -> Any:
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE)
+    recipe = load_recipe(path, overrides)
+    return Trainer(recipe, build_model(recipe, dtype=dtype))
+
+
+def batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_near(one: Trainer, other: Trainer, tolerance: float) -> None:
+    for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("selector", ["model.selector=argmin", EXPLORING], ids=["argmin", "exploring"])
+@pytest.mark.parametrize("pieces", [1, 3, 4])
+def test_micro_batches_change_an_update_by_rounding_alone(pieces: int, selector: str, tmp_path: Path) -> None:
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
+        whole = trainer(tmp_path, selector, "train.objective.final=0.1", dtype=dtype)
+        split = trainer(tmp_path, selector, "train.objective.final=0.1", f"train.micro_batch={pieces}", dtype=dtype)
+        batches = [batch(0, dtype), batch(1, dtype)]
+        steps = [one.update(batches, updates=5) for one in (whole, split)]
+        assert_near(whole, split, tolerance)
+        assert torch.equal(steps[0].usage, steps[1].usage)
+        for key, values in steps[0].losses().items():
+            assert steps[1].losses()[key] == pytest.approx(values, rel=1e-6)
+
+
+@pytest.mark.parametrize("selector", ["model.selector=argmin", EXPLORING], ids=["argmin", "exploring"])
+def test_gradient_checkpointing_does_not_change_an_update(selector: str, tmp_path: Path) -> None:
+    plain = trainer(tmp_path, selector)
+    saving = trainer(tmp_path, selector, "train.gradient_checkpointing=true")
+    for one in (plain, saving):
+        one.update([batch()], updates=5)
+    assert_near(plain, saving, 1e-6)
+
+
+@pytest.mark.parametrize("loss", ["mse", "gaussian", "bernoulli"])
+def test_an_update_in_bfloat16_measures_what_one_in_float32_does(loss: str, tmp_path: Path) -> None:
+    steps = [
+        trainer(tmp_path, f"model.loss={loss}", f"train.precision={precision}").update([batch()], updates=5)
+        for precision in ("float32", "bfloat16")
+    ]
+    for key, values in steps[0].losses().items():
+        assert steps[1].losses()[key] == pytest.approx(values, rel=0.02)
+
+
+def test_the_gradients_of_batches_are_summed(tmp_path: Path) -> None:
+    it = trainer(tmp_path, "train.objective.final=0.1", dtype=torch.float64)
+    wanted = [torch.zeros_like(p) for p in it.model.parameters()]
+    for seed in (0, 1):
+        objective = it.model(batch(seed, torch.float64)).quantities().objective(choice=1, all=0.01, final=0.1)
+        for total, gradient in zip(wanted, torch.autograd.grad(objective, list(it.model.parameters())), strict=True):
+            total += gradient
+    it.update([batch(0, torch.float64), batch(1, torch.float64)], updates=5)
+    torch.testing.assert_close([p.grad for p in it.model.parameters()], wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_tells_the_losses_of_each_batch_before_the_weights_changed(tmp_path: Path) -> None:
+    it = trainer(tmp_path)
+    with torch.no_grad():
+        expected = [it.model.walk(batch(seed)).quantities() for seed in (0, 1)]
+        usage = sum(it.model.walk(batch(seed)).usage() for seed in (0, 1))
+    step = it.update([batch(0), batch(1)], updates=5)
+    for key, values in step.losses().items():
+        assert values == pytest.approx([getattr(one, key).item() for one in expected], rel=1e-6)
+        assert step.row()[key] == pytest.approx(sum(values) / 2)
+    assert torch.equal(step.usage, usage)
+    shares = [count / usage.sum().item() for count in usage.sum(0).tolist() if count]
+    assert step.row()["used"] == len(shares)
+    assert step.row()["entropy_pooled_nats"] == pytest.approx(-sum(p * math.log(p) for p in shares), rel=1e-5)
+    assert step.lr == pytest.approx(1e-3 * 4 / 5 + 1e-4 / 5)
+    assert it.done == 1
+
+
+def test_the_linear_schedule_is_the_originals() -> None:
+    for update in (1, 2, 700, 1000):
+        expected = 1e-3 * (1 - update / 1000) + 1e-4 * update / 1000
+        assert learning_rate(Schedule("linear", final=1e-4), 1e-3, update, 1000) == pytest.approx(expected)
+    assert learning_rate(Schedule("linear"), 1e-3, 1000, 1000) == 0
+    assert learning_rate(Schedule("linear", final=1e-3), 1e-3, 17, 1000) == pytest.approx(1e-3)
+
+
+def test_the_cosine_schedule_goes_from_lr_to_final_and_is_half_way_in_the_middle() -> None:
+    cosine = Schedule("cosine", final=1e-4)
+    rates = [learning_rate(cosine, 1e-3, update, 1000) for update in range(1, 1001)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(1e-3, rel=1e-5)
+    assert rates[499] == pytest.approx(5.5e-4)
+    assert rates[249] == pytest.approx(1e-4 + 9e-4 * (1 + math.sqrt(0.5)) / 2)
+    assert rates[-1] == pytest.approx(1e-4)
+
+
+def test_the_constant_schedule_is_constant() -> None:
+    assert {learning_rate(Schedule(), 1e-3, update, 50) for update in range(1, 51)} == {1e-3}
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
+def test_a_warm_up_climbs_to_lr_and_the_schedule_runs_over_the_rest(name: Any) -> None:
+    schedule = Schedule(name, final=2e-4, warmup=10)
+    climbing = [learning_rate(schedule, 1e-3, update, 110) for update in range(1, 11)]
+    assert climbing == pytest.approx([1e-4 * update for update in range(1, 11)])
+    without = Schedule(name, final=2e-4)
+    for update in (1, 50, 100):
+        expected = learning_rate(without, 1e-3, update, 100)
+        assert learning_rate(schedule, 1e-3, 10 + update, 110) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("items", [1, 7, 32])
+def test_every_epoch_is_a_permutation_of_its_own(items: int) -> None:
+    order = Order(items, seed=3)
+    epochs = [order(epoch * items, items) for epoch in range(4)]
+    for epoch in epochs:
+        assert epoch.sort().values.tolist() == list(range(items))
+    assert items < 7 or len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+
+
+def test_any_stretch_of_the_order_is_the_same_however_it_is_asked_for() -> None:
+    whole = Order(7, seed=3)(0, 100)
+    for start, count in ((0, 5), (5, 4), (13, 30), (99, 1), (2, 1), (50, 50)):
+        assert torch.equal(Order(7, seed=3)(start, count), whole[start : start + count])
+    order = Order(7, seed=3)
+    assert torch.equal(torch.cat([order(start, 10) for start in range(0, 100, 10)]), whole)
+    assert not torch.equal(Order(7, seed=4)(0, 100), whole)
+
+
+def test_generators_of_different_places_draw_different_numbers() -> None:
+    places = [(0, "epoch", 1), (0, "epoch", 2), (1, "epoch", 1), (0, "explore", 1), (0, "explore", 1, 1)]
+    drawn = {torch.rand((), generator=generator(*place)).item() for place in places}
+    assert len(drawn) == len(places)
+    assert torch.rand((), generator=generator(0, "epoch", 1)).item() in drawn
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("90s", 90), ("5m", 300), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172800), ("1h5m10s", 3910)],
+)
+def test_a_budget_is_read(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "5 m", "5min", "-5m", "1e3s", "0s", "5m!", "5m\n"])
+def test_a_budget_that_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(VqtkError, match="--budget"):
+        seconds(text)
+
+
+def test_a_budget_counts_evaluations_pictures_and_the_end() -> None:
+    measured = Measured(step_s=0.1, evaluation_s=2.0, pictures_s=1.0)
+    often = {"evaluate_every": 20, "picture_minutes": 5.0}
+    # Pictures: the first after a minute, then every five until the end: 2 + (600 - 60) // 300.
+    updates = measured.updates_within(600, **often, final_s=10)
+    assert updates == int((600 - 10 - 3 * 1.0) / (0.1 + 2.0 / 20))
+    assert measured.updates_within(1, **often, final_s=10) == 1

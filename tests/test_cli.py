@@ -37,7 +37,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_comes_without_torch() -> None:
     code = "import sys; sys.argv = ['vqtk', '--help']; import vqtk.cli\ntry: vqtk.cli.main()\nexcept SystemExit: pass\n"
-    told = subprocess.run([sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
+    )
     assert "Train a recipe" in told.stdout
     assert told.stdout.rstrip().endswith("False")
 
@@ -115,7 +117,9 @@ def test_json_is_json(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert json.loads(capsys.readouterr().out)
 
 
-def test_show_says_where_each_value_came_from(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_says_where_each_value_came_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(ROOT)
     assert vqtk_main(monkeypatch, "show", "recipes/mnist_gaussian.yaml", "train.updates=7") == 0
     shown = capsys.readouterr().out

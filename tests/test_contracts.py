@@ -131,11 +131,16 @@ def test_the_gradient_of_a_selection_is_that_of_finite_differences(which: str, d
     assert torch.autograd.gradcheck(select, (x.requires_grad_(), deltas.detach().requires_grad_()))
 
 
+def select(selector: Any, grid: Tensor, seed: int) -> Tensor:
+    drawn = selector.draw(len(grid), 3, grid.shape[1], torch.Generator().manual_seed(seed))
+    return selector(grid, None if drawn is None else drawn[:, 1])
+
+
 @pytest.mark.parametrize("which", built_in("selector"))
-def test_a_selector_yields_options_that_its_generator_alone_decides(which: str) -> None:
+def test_a_selector_yields_options_that_its_draws_alone_decide(which: str) -> None:
     selector, grid = make(which), draw(50, OPTIONS)
     before, state = grid.clone(), torch.get_rng_state()
-    codes = [selector(grid, torch.Generator().manual_seed(seed)) for seed in (1, 1)]
+    codes = [select(selector, grid, seed) for seed in (1, 1)]
     assert codes[0].shape == (50,)
     assert codes[0].dtype == torch.int64
     assert ((codes[0] >= 0) & (codes[0] < OPTIONS)).all()
@@ -144,12 +149,20 @@ def test_a_selector_yields_options_that_its_generator_alone_decides(which: str) 
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("which", built_in("selector"))
+def test_a_selector_decides_for_each_item_by_itself(which: str) -> None:
+    selector, grid = make(which), draw(50, OPTIONS)
+    drawn = selector.draw(50, 1, OPTIONS, torch.Generator().manual_seed(2))
+    parts = [selector(grid[i : i + 7], None if drawn is None else drawn[i : i + 7, 0]) for i in range(0, 50, 7)]
+    assert torch.equal(torch.cat(parts), selector(grid, None if drawn is None else drawn[:, 0]))
+
+
 def test_an_epsilon_of_one_is_uniform_and_of_zero_is_argmin() -> None:
     epsilon, grid = REGISTRIES["selector"].get("epsilon").component, draw(8000, 8)
-    counts = epsilon(epsilon=1.0)(grid, torch.Generator().manual_seed(0)).bincount(minlength=8)
+    counts = select(epsilon(epsilon=1.0), grid, 0).bincount(minlength=8)
     assert (counts - 1000).abs().max() < 5 * (8000 / 8 * 7 / 8) ** 0.5
-    assert torch.equal(epsilon(epsilon=0.0)(grid, torch.Generator()), grid.argmin(1))
-    half = epsilon(epsilon=0.5)(grid, torch.Generator().manual_seed(0)) == grid.argmin(1)
+    assert torch.equal(select(epsilon(epsilon=0.0), grid, 0), grid.argmin(1))
+    half = select(epsilon(epsilon=0.5), grid, 0) == grid.argmin(1)
     assert half.double().mean().item() == pytest.approx(0.5 + 0.5 / 8, abs=0.03)
 
 
@@ -162,14 +175,14 @@ def test_a_model_with_it_decodes_its_codes_to_the_walks_own_reconstruction(which
     assert torch.equal(model.encode(target), codes)
     assert torch.equal(torch.cat([model.encode(item[None]) for item in target]), codes)
     stages = iter(codes.unbind(1))
-    walk = model.walk(target, selector=lambda grid, generator: next(stages))
+    walk = model.walk(target, selector=lambda grid, draws: next(stages))
     close(model.decode(codes).detach(), walk.reconstruction.detach())
 
 
 @MODELS
 def test_a_model_with_it_trains_every_parameter(which: str) -> None:
     model, _, target = make_model(which)
-    walk = model(target, generator=torch.Generator().manual_seed(0))
+    walk = model(target, draws=model.draw(len(target), torch.Generator().manual_seed(0)))
     walk.quantities().objective(all=0.5, final=0.1).backward()
     assert walk.grid.isfinite().all()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]

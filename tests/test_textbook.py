@@ -166,7 +166,7 @@ def test_gradients_equal_the_textbook(model: Any, explores: bool, checkpoint: bo
     target, path = targets(model.data), random_codes(model)
     stages = iter(path.unbind(1))
     if explores:
-        model.selector = lambda grid, generator: next(stages)
+        model.selector = lambda grid, draws: next(stages)
     expected = textbook(model).encode(target, follow=path if explores else None)
     objective = expected.choice() + 0.01 * expected.all() + 0.1 * expected.final()
     wanted = torch.autograd.grad(objective, list(model.parameters()), allow_unused=True)

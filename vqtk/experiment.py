@@ -140,7 +140,7 @@ def _finish(experiment: Experiment, directory: RunDirectory, train_s: float) -> 
     if _final_items(experiment, train_s, measured) == len(test) > figures.items:
         figures = evaluate(model, test)
     row = figures.row()
-    directory.log({"update": experiment.trainer.done, "test": row})
+    directory.log({"update": experiment.trainer.done, "test": row, "end": True})
     experiment.watcher.evaluated(experiment.trainer.done, row)
     experiment.picture(directory.images, experiment.trainer.done)
     directory.write_summary(

@@ -99,6 +99,9 @@ class _Textbook(torch.nn.Module):
     def forward(self, target: Tensor, **_: Any) -> Walk:
         return textbook_walk(self.model, target)
 
+    def draw(self, n: int, generator: torch.Generator) -> None:
+        return None
+
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
         self.model.after_update(optimizer, usage)
 

@@ -42,9 +42,10 @@ class _Select(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, deltas: Tensor, target: Tensor, selector: Select) -> tuple[Tensor, Tensor, Tensor]:
-        residual = (x - target).flatten(1)
-        flat = deltas.flatten(2)
-        cross = torch.bmm(flat, residual[:, :, None])[:, :, 0]
+        residual, flat = (x - target).flatten(1), deltas.flatten(2)
+        # A product under autocast would lose the digits by which the options differ.
+        with torch.autocast(deltas.device.type, enabled=False):
+            cross = torch.bmm(flat, residual[:, :, None])[:, :, 0]
         grid = torch.linalg.vector_norm(flat, dim=2).square()
         grid = grid.add_(cross, alpha=2).add_(residual.square().sum(1, keepdim=True)).div_(flat.shape[2])
         codes = selector(grid)
@@ -60,12 +61,8 @@ class _Select(torch.autograd.Function):
         weight = d_grid * (2 / flat.shape[2])
         d_x = d_deltas = None
         if ctx.needs_input_grad[0]:
-            d_x = (
-                torch.baddbmm((weight.sum(1, keepdim=True) * residual)[:, None], weight[:, None], flat)[:, 0].reshape(
-                    d_new.shape
-                )
-                + d_new
-            )
+            own = (weight.sum(1, keepdim=True) * residual)[:, None]
+            d_x = torch.baddbmm(own, weight[:, None], flat).reshape(d_new.shape) + d_new
         if ctx.needs_input_grad[1]:
             d_deltas = (flat + residual[:, None]).mul_(weight[:, :, None]).reshape(deltas.shape)
             d_deltas[torch.arange(len(codes), device=codes.device), codes] += d_new

@@ -92,19 +92,19 @@ class VQDraw(nn.Module):
         *,
         stages: Iterable[int] | None = None,
         selector: Selector | None = None,
-        generator: torch.Generator | None = None,
+        draws: Tensor | None = None,
         checkpoint: bool = False,
     ) -> Walk:
         """Encode a target (n, *data shape), keeping every option's loss.
 
         `stages` are indices in order (all active ones by default). `selector` is argmin by default;
-        `generator` seeds one that explores. With `checkpoint` activations are recomputed in the backward
-        pass: memory for one stage instead of all.
+        `draws` (n, stages, …) is what one that explores has drawn. With `checkpoint` activations are
+        recomputed in the backward pass: memory for one stage instead of all.
         """
         x, state = self._start(target)
-        select = partial(selector or Argmin(), generator=generator)
         grids, path = [], []
         for stage in range(self.stages) if stages is None else stages:
+            select = partial(selector or Argmin(), draws=None if draws is None else draws[:, stage])
             if checkpoint:
                 step = partial(self._stage, select=_remember(select))
                 x, state, grid, codes = recompute(step, x, state, target, stage, use_reentrant=False)
@@ -126,7 +126,7 @@ class VQDraw(nn.Module):
     def _deltas(self, x: Tensor, state: State, stage: int) -> tuple[Tensor, State]:
         refiner, local = self.refiner_of(stage)
         deltas, carry = refiner.propose(self.loss.to_channels(x), local, state)
-        deltas = self.loss.from_channels(deltas)
+        deltas = self.loss.from_channels(deltas).to(x.dtype)
         return (deltas + self.bias if stage == 0 else deltas), carry
 
     def _start(self, like: Tensor) -> tuple[Tensor, State]:
@@ -142,9 +142,14 @@ class VQDraw(nn.Module):
 
     # ── what a model is asked for ────────────────────────────────────────────────────────────────
 
-    def forward(self, target: Tensor, *, generator: torch.Generator | None = None, checkpoint: bool = False) -> Walk:
-        """Walk as training does: by the recipe's selector."""
-        return self.walk(target, selector=self.selector, generator=generator, checkpoint=checkpoint)
+    def forward(self, target: Tensor, *, draws: Tensor | None = None, checkpoint: bool = False) -> Walk:
+        """Walk as training does: by the recipe's selector, with what `draw` drew for it."""
+        return self.walk(target, selector=self.selector, draws=draws, checkpoint=checkpoint)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """Return what the recipe's selector needs to explore with n items: (n, stages, …), or None."""
+        draws = self.selector.draw(n, self.stages, self.options, generator)
+        return None if draws is None else draws.to(self.bias.device)
 
     @torch.no_grad()
     def encode(self, target: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def grid(pictures: Tensor, columns: int, *, framed: set[int] | frozenset[int] = 
 
 
 def stage_strip(targets: Tensor, after: Tensor) -> Tensor:
-    """Lay out one column an image and one row a stage: after (n, s, c, h, w), the targets (n, c, h, w) in a last row."""
+    """Lay out a column an image and a row a stage: after (n, s, c, h, w); the targets (n, c, h, w) come last."""
     rows = rearrange(torch.cat([after, targets[:, None]], 1), "n s c h w -> (s n) c h w")
     return grid(rows, columns=len(targets))
 

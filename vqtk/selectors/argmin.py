@@ -1,19 +1,19 @@
 """The paper's selection."""
 
-import torch
 from torch import Tensor
 
 from vqtk.registry import selectors
+from vqtk.selectors._base import Selector
 
 
 @selectors.register("argmin")
-class Argmin:
+class Argmin(Selector):
     """The option of the smallest loss.
 
     Shapes: grid (n, k) → codes (n,) in [0, k).
     Source: VQ-DRAW, algorithm 1.
     """
 
-    def __call__(self, grid: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, grid: Tensor, draws: Tensor | None = None) -> Tensor:
         """Select."""
         return grid.argmin(1)

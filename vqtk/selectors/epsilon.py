@@ -5,21 +5,25 @@ from torch import Tensor
 
 from vqtk.nn.types import Fraction
 from vqtk.registry import selectors
+from vqtk.selectors._base import Selector
 
 
 @selectors.register("epsilon")
-class Epsilon:
+class Epsilon(Selector):
     """With probability `epsilon` an item takes a random option; otherwise that of the smallest loss.
 
-    Shapes: grid (n, k) → codes (n,) in [0, k).
+    Shapes: grid (n, k), draws (n,): an option, or -1 for the best one → codes (n,) in [0, k).
     """
 
     def __init__(self, *, epsilon: Fraction = 0.01):
         self.epsilon = epsilon
 
-    def __call__(self, grid: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Select; the draws are made on the CPU, so that a seed means the same on every device."""
-        n, options = grid.shape
-        explores = torch.rand(n, generator=generator) < self.epsilon
-        codes = torch.randint(options, (n,), generator=generator)
-        return torch.where(explores.to(grid.device), codes.to(grid.device), grid.argmin(1))
+    def draw(self, n: int, stages: int, options: int, generator: torch.Generator) -> Tensor:
+        """Return the options that are taken at random, and -1 elsewhere: (n, stages)."""
+        explores = torch.rand(n, stages, generator=generator) < self.epsilon
+        return torch.where(explores, torch.randint(options, (n, stages), generator=generator), -1)
+
+    def __call__(self, grid: Tensor, draws: Tensor | None) -> Tensor:
+        """Select."""
+        best = grid.argmin(1)
+        return best if draws is None else torch.where(draws < 0, best, draws)

@@ -96,12 +96,11 @@ class RunDirectory:
             file.write(json.dumps(row) + "\n")
 
     def rewind_metrics(self, done: int) -> None:
-        """Drop what was logged after update `done`, which a resumed run logs again."""
+        """Drop what a run resumed after update `done` logs again: later rows, and that of the end."""
         path = self.path / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _update(line) is not None and _update(line) <= done]  # type: ignore[operator]
-            write_text(path, "".join(line + "\n" for line in kept))
+            write_text(path, "".join(line + "\n" for line in lines if _stays(line, done)))
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
@@ -170,11 +169,12 @@ def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:
     return "its structure was another"
 
 
-def _update(line: str) -> int | None:
+def _stays(line: str, done: int) -> bool:
     try:
-        return int(json.loads(line)["update"])
+        row = json.loads(line)
+        return row["update"] <= done and not row.get("end")
     except (ValueError, KeyError, TypeError):
-        return None
+        return False
 
 
 def environment(device: torch.device) -> dict[str, Any]:

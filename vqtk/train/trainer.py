@@ -51,7 +51,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses, usages = [], []
         for index, batch in enumerate(batches):
-            measured, usage = self._backward(batch, generator(self.recipe.seed, "explore", self.done, index))
+            draws = self.model.draw(len(batch), generator(self.recipe.seed, "explore", self.done, index))
+            measured, usage = self._backward(batch, draws)
             losses.append(measured)
             usages.append(usage)
         lr = learning_rate(self.settings.schedule, self.settings.optimizer.lr, self.done + 1, updates)
@@ -64,7 +65,7 @@ class Trainer:
         choice, final, all_options = torch.stack(losses, 1).tolist()
         return Step(choice, final, all_options, total_usage.cpu(), lr)
 
-    def _backward(self, batch: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _backward(self, batch: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
         """Add a batch's gradient; return its choice, final and all, and its usage (s, k).
 
         It is done in pieces of `micro_batch` items, each weighted by its share of the batch.
@@ -72,10 +73,12 @@ class Trainer:
         settings = self.settings
         weights = dataclasses.asdict(settings.objective)
         losses, usages = [], []
-        for piece in batch.split(settings.micro_batch or len(batch)):
+        size = settings.micro_batch or len(batch)
+        for start in range(0, len(batch), size):
+            piece, drawn = batch[start : start + size], None if draws is None else draws[start : start + size]
             share = len(piece) / len(batch)
             with torch.autocast(piece.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                walk = self.model(piece, generator=draws, checkpoint=settings.gradient_checkpointing)
+                walk = self.model(piece, draws=drawn, checkpoint=settings.gradient_checkpointing)
                 quantities = walk.quantities()
             (quantities.objective(**weights) * share).backward()
             losses.append(share * torch.stack([quantities.choice, quantities.final, quantities.all]).detach())

@@ -19,9 +19,25 @@ SETTINGS = [
     "train.schedule={name: linear, final: 1e-4}",
 ]
 
-# Group norms over nearly constant features amplify rounding so much in this case that changing the weights by
-# 1e-15 of themselves, or the number of threads, changes what three updates lead to in the fifth digit.
-CHAOTIC_AFTERWARDS = {"celeba"}
+
+def norm_by_definition(self: torch.nn.GroupNorm, features: torch.Tensor) -> torch.Tensor:
+    """Group normalisation in two passes, as it is written."""
+    grouped = features.reshape(len(features), self.num_groups, -1)
+    centred = grouped - grouped.mean(-1, keepdim=True)
+    normal = centred / (centred.square().mean(-1, keepdim=True) + self.eps).sqrt()
+    per_channel = (1, -1, *[1] * (features.dim() - 2))
+    return normal.reshape(features.shape) * self.weight.reshape(per_channel) + self.bias.reshape(per_channel)
+
+
+@pytest.fixture(autouse=True)
+def _exact_norms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CelebA's third update amplifies rounding 10¹¹ times, through norms over nearly constant features.
+
+    Factors of 1 ± 1e-15 on the weights move what it leads to by 7e-5; norms computed by their definition
+    round little enough to end where the original does.
+    """
+    if name == "celeba":
+        monkeypatch.setattr(torch.nn.GroupNorm, "forward", norm_by_definition)
 
 
 def test_training_follows_the_originals_trajectory(name: str) -> None:
@@ -45,6 +61,4 @@ def test_training_follows_the_originals_trajectory(name: str) -> None:
     after["entropy"] = pytest.approx(quantities.entropy_pooled_nats.item(), rel=1e-5)
     wanted = {key: pytest.approx(value, rel=1e-6) for key, value in golden.numbers["after"].items()}
     wanted["entropy"] = golden.numbers["after"]["entropy"]
-    if name in CHAOTIC_AFTERWARDS and after != wanted:
-        pytest.xfail("what three updates lead to is not reproducible to 1e-6 in this case, by any implementation")
     assert after == wanted

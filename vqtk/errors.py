@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
-
 
 class VqtkError(Exception):
     """Root of every error that vqtk raises on purpose; the command line prints it without a traceback."""
@@ -28,12 +25,6 @@ class CheckpointError(VqtkError):
 
 class DataError(VqtkError):
     """A data set is missing or damaged."""
-
-
-def told(error: BaseException) -> str:
-    """Return an error of other code on one line, with the file and line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(frame.filename).name}:{frame.lineno})"
 
 
 def closest(word: str, known: list[str]) -> str | None:

@@ -123,30 +123,28 @@ def _final_items(experiment: Experiment, run_s: float, measured: Measured) -> in
 
 def run(experiment: Experiment, directory: RunDirectory, stop: Stop) -> bool:
     """Train to the end, or until asked to stop, and write what was reached. Return whether it is done."""
-    trainer, watcher = experiment.trainer, experiment.watcher
-    started = time.monotonic()
     hooks = Hooks(experiment.figures, lambda update: experiment.picture(directory.images, update))
-    finished = train(trainer, experiment.splits.train, directory, watcher, hooks, stop)
+    finished = train(experiment.trainer, experiment.splits.train, directory, experiment.watcher, hooks, stop)
     if finished:
-        _finish(experiment, directory, time.monotonic() - started)
+        _finish(experiment, directory)
     return finished
 
 
-def _finish(experiment: Experiment, directory: RunDirectory, train_s: float) -> None:
-    model, test = experiment.trainer.model, experiment.splits.test
+def _finish(experiment: Experiment, directory: RunDirectory) -> None:
+    trainer, test = experiment.trainer, experiment.splits.test
     began = time.monotonic()
-    figures = evaluate(model, test, items=experiment._subset)
+    figures = evaluate(trainer.model, test, items=experiment._subset)
     measured = Measured(0.0, time.monotonic() - began, 0.0)
-    if _final_items(experiment, train_s, measured) == len(test) > figures.items:
-        figures = evaluate(model, test)
+    if _final_items(experiment, trainer.seconds, measured) == len(test) > figures.items:
+        figures = evaluate(trainer.model, test)
     row = figures.row()
-    directory.log({"update": experiment.trainer.done, "test": row, "end": True})
-    experiment.watcher.evaluated(experiment.trainer.done, row)
-    experiment.picture(directory.images, experiment.trainer.done)
+    directory.log({"update": trainer.done, "test": row, "end": True})
+    experiment.watcher.evaluated(trainer.done, row)
+    experiment.picture(directory.images, trainer.done)
     directory.write_summary(
         {
-            "updates": experiment.trainer.done,
-            "train_s": round(train_s, 1),
+            "updates": trainer.done,
+            "train_s": round(trainer.seconds, 1),
             "test_items": figures.items,
             "test_is_subset": figures.items < len(test),
             "test": row,

@@ -11,6 +11,25 @@ from pathlib import Path
 from vqtk.errors import RegistryError
 from vqtk.registry import REGISTRIES
 
+PREFIX = "vqtk_plugin_"
+
+
+def in_plugin(error: BaseException) -> str | None:
+    """Return the file and line of the plugin that an error came out of, if it did."""
+    frames = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(PREFIX)
+    ]
+    return frames[-1] if frames else None
+
+
+def told(error: BaseException) -> str:
+    """Return an error of other code on one line, with the file and line that raised it, or of the plugin it is in."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = in_plugin(error) or f"{Path(frame.filename).name}:{frame.lineno}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({where})"
+
 
 def load_plugins(paths: list[Path]) -> None:
     """Import plugin files or package folders, each once. Raises: RegistryError with file, line and cause."""
@@ -25,7 +44,7 @@ def source_of(path: Path) -> Path | None:
 
 
 def _load(path: Path) -> None:
-    name = f"vqtk_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return
     source = source_of(path)

@@ -10,15 +10,28 @@ def main() -> None:
     """Run the command line. An expected error is one paragraph and exit code 2, never a traceback."""
     from vqtk.cli.app import app
     from vqtk.errors import VqtkError
+    from vqtk.plugin import in_plugin, told
 
     try:
         app(prog_name="vqtk")
     except VqtkError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (BrokenPipeError, KeyboardInterrupt) as error:
+        _end_early(error)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if not in_plugin(error):
+            raise
+        print(f"error: a plugin failed: {told(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _end_early(error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)

@@ -173,7 +173,7 @@ class VQDraw(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None, stages: int | None = None) -> Tensor:
         """Decode uniformly drawn codes; the first `stages` of them, where given → (n, *shape)."""
-        return self.decode(self.random_codes(n, generator=generator)[:, : stages or self.stages])
+        return self.decode(self.random_codes(n, generator=generator)[:, :stages])
 
     def random_codes(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return uniformly drawn codes (n, stages); drawn on the CPU, so that a seed means the same everywhere."""

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.errors import RecipeError, VqtkError, told
+from vqtk.errors import RecipeError, VqtkError
 from vqtk.nn.types import DataSpec
+from vqtk.plugin import told
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vqtk.datasets._base import Split
+from vqtk.errors import VqtkError
 from vqtk.train.run_directory import RunDirectory
 from vqtk.train.seeds import Order
 from vqtk.train.trainer import Trainer
@@ -72,8 +74,10 @@ def train(trainer: Trainer, data: Split, run: RunDirectory, watcher: Watcher, ho
         started = time.perf_counter()
         step = trainer.update(batches.of_update(trainer.done), updates=updates)
         seconds = time.perf_counter() - started
+        trainer.seconds += seconds
 
         row = step.row()
+        _check_finite(row, trainer.done)
         if trainer.done % LOG_EVERY == 0 or trainer.done in (1, updates):
             run.log({"update": trainer.done, **row, "step_ms": 1e3 * seconds})
         watcher.step(trainer.done, updates, row, batches.items_per_update / seconds)
@@ -90,6 +94,14 @@ def train(trainer: Trainer, data: Split, run: RunDirectory, watcher: Watcher, ho
 
     run.save(trainer)
     return trainer.done >= updates
+
+
+def _check_finite(row: dict[str, Any], done: int) -> None:
+    if not math.isfinite(row["choice"] + row["all"]):
+        raise VqtkError(
+            f"training diverged: at update {done} the losses are choice {row['choice']}, all {row['all']}. "
+            "Earlier checkpoints are kept. Lower train.optimizer.lr, or give the schedule a `warmup`."
+        )
 
 
 class Batches:

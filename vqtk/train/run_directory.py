@@ -121,6 +121,7 @@ class RunDirectory:
         Raises: CheckpointError if none can be read.
         """
         damage: list[str] = []
+        passed: list[Path] = []
         for weights in reversed(checkpoints(self.path)):
             try:
                 tensors, metadata = read_weights(weights)
@@ -128,6 +129,7 @@ class RunDirectory:
             except CheckpointError as error:
                 reason = str(error).partition(". ")[0].rstrip(".")
                 damage.append(f"{weights.name} is damaged ({reason})")
+                passed.append(weights)
                 continue
             if metadata["recipe"] != trainer.recipe.plain():
                 raise CheckpointError(
@@ -141,6 +143,8 @@ class RunDirectory:
             except (KeyError, TypeError, ValueError):
                 state_path = _state_of(weights)
                 raise CheckpointError(f"{state_path}: not the state of this run's trainer. {self._anew()}") from None
+            for damaged in passed:
+                _set_aside(damaged)
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
         reason = "; ".join(damage) or "it holds none, for it was stopped before its first one"
         raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. {self._anew()}")
@@ -148,6 +152,13 @@ class RunDirectory:
 
 def _state_of(weights: Path) -> Path:
     return weights.with_suffix(".trainer.pt")
+
+
+def _set_aside(weights: Path) -> None:
+    """Rename a damaged checkpoint, so that nothing takes it for the newest one."""
+    for path in (weights, _state_of(weights)):
+        if path.exists():
+            path.replace(path.with_name(path.name + ".damaged"))
 
 
 def _read_state(path: Path) -> dict[str, Any]:

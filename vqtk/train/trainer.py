@@ -38,12 +38,13 @@ class Step:
 
 
 class Trainer:
-    """A model, its optimiser, and how many updates they have had."""
+    """A model, its optimiser, how many updates they have had, and how long these took over all sessions."""
 
     def __init__(self, recipe: Recipe, model: Any):
         self.recipe, self.model, self.settings = recipe, model, recipe.train
         self.optimizer = _optimizer(recipe, model)
         self.done = 0
+        self.seconds = 0.0
 
     def update(self, batches: Sequence[Tensor], *, updates: int) -> Step:
         """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
@@ -87,11 +88,11 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds besides the weights."""
-        return {"done": self.done, "optimizer": self.optimizer.state_dict()}
+        return {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state back."""
-        self.done = state["done"]
+        self.done, self.seconds = state["done"], state["seconds"]
         self.optimizer.load_state_dict(state["optimizer"])
 
 

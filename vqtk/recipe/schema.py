@@ -11,7 +11,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from vqtk.errors import RecipeError, RegistryError, VqtkError, closest, nearest, told
+from vqtk.errors import RecipeError, RegistryError, VqtkError, closest, nearest
+from vqtk.plugin import told
 from vqtk.recipe.node import Node, Problems, below, shortened
 from vqtk.recipe.show import inline
 from vqtk.recipe.signature import Parameter, article, describe, parameters, registry_of

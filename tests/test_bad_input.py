@@ -75,7 +75,8 @@ PLUGINS = {
     "fails to build": (
         REGISTER.format("new", "One") + "    def __init__(self, data, *, x: int = 1):\n        1 / 0\n",
         "bad.yaml:7: model.loss: loss 'new'",
-        "could not be built: ZeroDivisionError: division by zero (plugin.py:7)",
+        "could not be built: ZeroDivisionError: division by zero (",
+        "plugin.py:7)",
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class _Select(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, deltas: Tensor, target: Tensor, selector: Select) -> tuple[Tensor, Tensor, Tensor]:
         residual, flat = (x - target).flatten(1), deltas.flatten(2)
         # A product under autocast would lose the digits by which the options differ.
-        with torch.autocast(deltas.device.type, enabled=False):
+        with nullcontext() if deltas.is_meta else torch.autocast(deltas.device.type, enabled=False):
             cross = torch.bmm(flat, residual[:, :, None])[:, :, 0]
         grid = torch.linalg.vector_norm(flat, dim=2).square()
         grid = grid.add_(cross, alpha=2).add_(residual.square().sum(1, keepdim=True)).div_(flat.shape[2])

@@ -194,7 +194,7 @@ def test_a_plugin_may_be_a_package_with_modules_of_its_own() -> None:
 
 def read_again(recipe: Recipe) -> Recipe:
     Path("elsewhere").mkdir(exist_ok=True)
-    Path("elsewhere/resolved.yaml").write_text(as_yaml(recipe))
+    Path("elsewhere/resolved.yaml").write_text(as_yaml(recipe.node, recipe.plugins))
     return load_recipe("elsewhere/resolved.yaml")
 
 
@@ -215,7 +215,7 @@ def test_a_name_that_looks_like_a_number_stays_text(name: str) -> None:
 def test_a_resolved_recipe_names_its_plugins_and_where_values_came_from() -> None:
     Path("my plugin.py").write_text(PLUGIN.format(name="spaced"))
     recipe = child('plugins: ["my plugin.py"]\nmodel: {loss: spaced, stages: 3}\n', "train.updates=7")
-    shown = as_yaml(recipe)
+    shown = as_yaml(recipe.node, recipe.plugins)
     assert read_again(recipe).plain() == recipe.plain()
     lines = {line.split(":")[0].strip(): line.partition("  # ")[2] for line in shown.splitlines()}
     assert lines["stages"] == lines["loss"] == "child.yaml:3"

@@ -23,7 +23,7 @@ def show(recipe: RecipePath, overrides: Overrides = None, json: Json = False) ->
         costs = {"parameters": {**parts, "total": total_parameters(model)}, "flops": operations}
         print_json({"recipe": loaded.plain(), "origins": origins, **facts, **costs})
         return
-    print(as_yaml(loaded))
+    print(as_yaml(loaded.node, loaded.plugins))
     segments = f", {len(model.refiners)} segments of {model.segment}" if len(model.refiners) > 1 else ""
     print(f"code        {model.stages} stages × {model.options} options = {model.bits:g} bits an item{segments}")
     print(

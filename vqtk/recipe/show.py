@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from vqtk.recipe.node import Node, walk
-
-if TYPE_CHECKING:
-    from vqtk.recipe.recipe import Recipe
 
 _WIDTH = 84
 _COMMENT_COLUMN = 64
@@ -17,10 +16,10 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
 _WORDS = {"null", "true", "false", "~"}
 
 
-def as_yaml(recipe: Recipe) -> str:
+def as_yaml(node: Node, plugins: Sequence[Path] = ()) -> str:
     """Return the resolved recipe as YAML; a comment on each line names the file and line, override or default."""
-    plugins = [("plugins: " + _scalar_list(recipe.plugins), "")] if recipe.plugins else []
-    lines = [*plugins, *_mapping(recipe.node, 0)]
+    named = [("plugins: " + _scalar_list(plugins), "")] if plugins else []
+    lines = [*named, *_mapping(node, 0)]
     width = min(_COMMENT_COLUMN, max(len(text) for text, origin in lines if origin))
     return "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
 

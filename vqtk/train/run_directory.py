@@ -41,7 +41,7 @@ class RunDirectory:
         path = next(p for n in range(10_000) if not (p := base / (stamp + (f"-{n}" if n else ""))).exists())
         try:
             path.mkdir(parents=True)
-            write_text(path / "recipe.yaml", as_yaml(recipe))
+            write_text(path / "recipe.yaml", as_yaml(recipe.node, recipe.plugins))
         except OSError as error:
             raise VqtkError(
                 f"{path}: the run directory cannot be written ({error}). Choose another with --out."

@@ -130,7 +130,12 @@ MODELS = {
     "none": ("none", lambda: None, "none: no such run or weights file. Expected a run directory or a .safetensors"),
     "folder": ("folder", lambda: None, "folder: not a run directory with a checkpoint", "Expected a path like runs/"),
     "folder of runs": (".", lambda: None, ".: not a run directory with a checkpoint", "Did you mean run? Expected"),
-    "recipe": ("good.yaml", lambda: None, "good.yaml: not a whole safetensors file", "Expected a run directory, or"),
+    "recipe": (
+        "good.yaml",
+        lambda: None,
+        "good.yaml: this is a recipe, not a model.",
+        "Train it first: vqtk run good.yaml.",
+    ),
     "cut weights": ("run", cut(WEIGHTS), f"{WEIGHTS}: not a whole safetensors file", "that was not cut short."),
     "empty weights": (WEIGHTS, write(WEIGHTS, b""), f"{WEIGHTS}: not a whole safetensors file"),
     "bare tensors": (

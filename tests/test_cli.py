@@ -148,3 +148,36 @@ def test_python_loads_a_run_and_builds_a_recipe(trained: Path) -> None:
     model = vqtk.load(trained)
     assert model.decode(model.random_codes(2)).shape == (2, 1, 28, 28)
     assert vqtk.build(ROOT / "recipes" / "mnist.yaml", "model.stages=2").stages == 2
+
+
+def test_a_resumed_run_keeps_its_thread_count(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    manifest = json.loads((trained / "manifest.json").read_text())
+    try:
+        torch.set_num_threads(manifest["threads"] + 1)
+        assert vqtk_main(monkeypatch, "run", "--resume", trained) == 0
+        assert torch.get_num_threads() == manifest["threads"]
+    finally:
+        torch.set_num_threads(manifest["threads"])
+
+
+def test_python_refuses_items_and_codes_of_the_wrong_kind(trained: Path) -> None:
+    import torch
+
+    from vqtk.errors import VqtkError
+
+    model = vqtk.load(trained)
+    with pytest.raises(VqtkError, match=r"expected \(n, 1, 28, 28\)"):
+        model.encode(torch.zeros(1, 28, 28))
+    with pytest.raises(VqtkError, match="normalise"):
+        model.encode(torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    with pytest.raises(VqtkError, match="expected integers from 0 to 3"):
+        model.decode(torch.zeros(1, 3))
+
+
+def test_bernoulli_refuses_data_beyond_0_to_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vqtk_main(monkeypatch, "show", ROOT / "recipes" / "mnist.yaml", "model.loss=bernoulli") == 2
+    assert "bernoulli scores values from 0 to 1" in capsys.readouterr().err

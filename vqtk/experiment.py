@@ -110,6 +110,8 @@ def updates_within(experiment: Experiment, budget: str) -> int:
         picture_minutes=settings.picture_minutes,
         final_s=final_s,
     )
+    if updates == 1:
+        experiment.watcher.say(f"Measuring alone takes about as long as {budget} here: training for one update.")
     experiment.watcher.say(f"{budget}: {updates} updates of {1e3 * measured.step_s:.0f} ms each.")
     return updates
 

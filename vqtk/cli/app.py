@@ -23,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and components"

@@ -79,7 +79,7 @@ def _print_registry(registry: Registry, components: list[dict[str, Any]]) -> Non
         console.print(f"[bold]{component['name']}[/]{default}")
         console.print(f"  {component['purpose']}", markup=False)
         for key, parameter in component["parameters"].items():
-            default = f" = {_yaml(parameter['default'])}" if "default" in parameter else ""
+            default = f" (default {_yaml(parameter['default'])})" if "default" in parameter else ""
             console.print(f"    {key}: {parameter['type']}{default}", markup=False)
         console.print(f"  [dim]{component['origin']}[/]")
 
@@ -100,7 +100,32 @@ def _reference(described: dict[str, list[dict[str, Any]]]) -> str:
             for key, parameter in component["parameters"].items():
                 value = f"`{_yaml(parameter['default'])}`" if "default" in parameter else ""
                 lines.append(f"| `{key}` | {parameter['type']} | {value} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_train_reference()]) + "\n"
+
+
+def _train_reference() -> list[str]:
+    """Return the `train` section of a recipe, which no registry holds."""
+    import dataclasses
+    import inspect
+
+    from vqtk.recipe.recipe import Objective, Optimizer, Schedule, Train
+    from vqtk.recipe.signature import describe, parameters
+
+    lines: list[str] = []
+    for title, section in (
+        ("train", Train),
+        ("train.optimizer", Optimizer),
+        ("train.schedule", Schedule),
+        ("train.objective", Objective),
+    ):
+        lines += ["", f"## {title}", "", inspect.getdoc(section) or ""]
+        lines += ["", "| a recipe may set | type | default |", "| --- | --- | --- |"]
+        for key, parameter in parameters(section).items():
+            nested = dataclasses.is_dataclass(parameter.hint)
+            default = "" if nested or parameter.default is inspect.Parameter.empty else f"`{_yaml(parameter.default)}`"
+            kind = f"as `train.{key}` below" if nested else describe(parameter.hint)
+            lines.append(f"| `{key}` | {kind} | {default} |")
+    return lines
 
 
 def _yaml(value: Any) -> str:

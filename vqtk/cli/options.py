@@ -47,15 +47,25 @@ def write_picture(
     path = output or folder / f"{'' if model.is_dir() else model.stem + '_'}{kind}.png"
     write_png(sheet, path)
     if show:
-        from rich.console import Console
-
-        from vqtk.report.terminal import drawn
-
-        Console().print(drawn(sheet))
+        _draw(sheet)
     if json:
         print_json({"picture": str(path), **facts})
     else:
         print(path)
+
+
+def _draw(sheet: Any) -> None:
+    import sys
+
+    from rich.console import Console
+
+    from vqtk.report.terminal import drawn
+
+    console = Console()
+    if console.is_terminal:
+        console.print(drawn(sheet))
+    else:
+        print("--show draws in a terminal, and this is none; the picture is in the file.", file=sys.stderr)
 
 
 def test_items(model: Any, recipe: Any, items: list[int] | None, count: int, data_dir: Path | None) -> Any:

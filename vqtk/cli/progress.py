@@ -74,6 +74,8 @@ class Plain:
 
     def left(self, done: int, updates: int) -> str:
         """Return the time left in words."""
+        if self.first is None or done <= self.first[1] < updates - 1:
+            return "…"
         seconds = self.left_s(done, updates)
         if seconds >= LONG_S:
             return f"{seconds / 3600:.1f} h"

@@ -22,7 +22,9 @@ from vqtk.cli.options import (
 def proposals(
     model: ModelPath,
     stage: Annotated[int, typer.Option(min=1, help="Which stage, from 1.")] = 1,
-    item: Annotated[int | None, typer.Option(help="Which test item, by its index.")] = None,
+    item: Annotated[
+        int | None, typer.Option(help="Which test item, by its index; one drawn by the recipe's seed by default.")
+    ] = None,
     columns: Annotated[int, typer.Option(min=1, help="How many in a row.")] = 8,
     output: Output = None,
     show: Show = False,
@@ -39,4 +41,5 @@ def proposals(
         raise VqtkError(f"--stage {stage}: this model has stages 1 to {loaded.stages}.")
     target = test_items(loaded, recipe, None if item is None else [item], 1, data_dir)[0]
     sheet, chosen = pictures.proposals(loaded, target, stage=stage - 1, columns=columns)
-    write_picture(sheet, model, f"proposals_stage_{stage}", output, show, json, stage=stage, chosen=chosen)
+    kind = f"proposals_stage_{stage}" + ("" if item is None else f"_item_{item}")
+    write_picture(sheet, model, kind, output, show, json, stage=stage, chosen=chosen)

@@ -45,7 +45,7 @@ def run(
         torch.set_num_threads(threads)
     watcher = make_watcher(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
     if resume:
-        experiment, directory = _resumed(resume, device, data_dir, watcher)
+        experiment, directory = _resumed(resume, device, data_dir, watcher, keep_threads=threads is None)
     else:
         assert recipe
         experiment, directory = _started(recipe, overrides or [], budget, device, data_dir, out, watcher)
@@ -78,13 +78,20 @@ def _started(
     return experiment, directory
 
 
-def _resumed(path: Path, device: str, data_dir: Path | None, watcher: object) -> tuple[Experiment, RunDirectory]:
+def _resumed(
+    path: Path, device: str, data_dir: Path | None, watcher: object, *, keep_threads: bool
+) -> tuple[Experiment, RunDirectory]:
+    import torch
+
     from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment
     from vqtk.train.device import choose_device
     from vqtk.train.run_directory import RunDirectory
 
     directory, recipe = RunDirectory.open(path)
+    recorded = directory.manifest().get("threads")
+    if keep_threads and isinstance(recorded, int) and recorded > 0:
+        torch.set_num_threads(recorded)
     experiment = Experiment.of(
         recipe,
         data_root=data_root(data_dir),

@@ -28,4 +28,5 @@ def sample(
     if stages and stages > loaded.stages:
         raise VqtkError(f"--stages {stages}: this model has {loaded.stages} stages.")
     sheet = pictures.samples(loaded, count=count, seed=seed, stages=stages, columns=columns)
-    write_picture(sheet, model, "samples", output, show, json, count=count, seed=seed, stages=stages or loaded.stages)
+    kind = f"samples_{stages}_stages" if stages else "samples"
+    write_picture(sheet, model, kind, output, show, json, count=count, seed=seed, stages=stages or loaded.stages)

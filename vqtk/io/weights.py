@@ -101,6 +101,8 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 def weights_of(path: Path) -> Path:
     """Return the weights file that a run directory or a file stands for. Raises: CheckpointError."""
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        raise CheckpointError(f"{path}: this is a recipe, not a model. Train it first: vqtk run {path}.")
     if path.is_file():
         return path
     if not path.exists():

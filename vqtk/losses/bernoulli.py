@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vqtk.errors import ShapeError
 from vqtk.losses._base import Loss
 from vqtk.nn.types import DataSpec
 from vqtk.registry import losses
@@ -14,12 +15,18 @@ class Bernoulli(Loss):
     """Negative log-likelihood of values in {0, 1} in nats per value, averaged over the values of an item.
 
     Shapes: reconstruction as the data, (c, *size): logits.
+    Raises: ShapeError if training units do not lie in [0, 1].
     Source: VQ-DRAW, ModelNet experiment.
     """
 
     normalised = True
 
     def __init__(self, data: DataSpec):
+        if data.kind == "text" or (data.mean, data.std) != (0.0, 1.0):
+            raise ShapeError(
+                f"bernoulli scores values from 0 to 1, and these data are {data.kind} in other training units. "
+                "Use mse or gaussian for images, categorical for text."
+            )
         channels, *size = data.shape
         super().__init__(data, shape=data.shape, channels=channels, out_channels=channels, size=tuple(size))
 

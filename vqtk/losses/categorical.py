@@ -23,7 +23,9 @@ class Categorical(Loss):
 
     def __init__(self, data: DataSpec):
         if data.classes is None:
-            raise ShapeError("categorical scores tokens, and the data are not tokens. Use mse, gaussian or bernoulli.")
+            raise ShapeError(
+                "categorical scores tokens, and the data are not tokens. Use mse or gaussian, or bernoulli for voxels."
+            )
         (length,) = data.shape
         super().__init__(
             data,

@@ -101,6 +101,7 @@ class VQDraw(nn.Module):
         `draws` (n, stages, …) is what one that explores has drawn. With `checkpoint` activations are
         recomputed in the backward pass: memory for one stage instead of all.
         """
+        self._check_target(target)
         x, state = self._start(target)
         grids, path = [], []
         for stage in range(self.stages) if stages is None else stages:
@@ -159,6 +160,8 @@ class VQDraw(nn.Module):
     def decode(self, codes: Tensor) -> Tensor:
         """Return the reconstructions of codes (n, s): a prefix, s < stages, gives coarser ones (n, *shape).
 
+        It has a gradient, by the weights; call it under `torch.no_grad()` where none is wanted.
+
         Raises: VqtkError if there are more codes than stages, or a code is no option.
         """
         return self._follow(codes)[0]
@@ -208,7 +211,20 @@ class VQDraw(nn.Module):
                 after.append(x)
         return x, state
 
+    def _check_target(self, target: Tensor) -> None:
+        if tuple(target.shape[1:]) != self.data.shape:
+            raise VqtkError(
+                f"items of shape {tuple(target.shape)}: expected (n, {', '.join(map(str, self.data.shape))})."
+            )
+        if self.data.classes is None and not target.is_floating_point():
+            raise VqtkError(
+                f"items of type {target.dtype}: expected training units, floating point. For raw pixels from 0 to 255: "
+                "model.encode(model.data.normalise(pixels))."
+            )
+
     def _check(self, codes: Tensor) -> None:
+        if codes.is_floating_point():
+            raise VqtkError(f"codes of type {codes.dtype}: expected integers from 0 to {self.options - 1}.")
         if codes.dim() != 2 or codes.shape[1] > self.total_stages:
             raise VqtkError(
                 f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {self.total_stages} stages."

@@ -100,7 +100,7 @@ def _check_finite(row: dict[str, Any], done: int) -> None:
     if not math.isfinite(row["choice"] + row["all"]):
         raise VqtkError(
             f"training diverged: at update {done} the losses are choice {row['choice']}, all {row['all']}. "
-            "Earlier checkpoints are kept. Lower train.optimizer.lr, or give the schedule a `warmup`."
+            "Checkpoints written before, if any, are kept. Lower train.optimizer.lr, or give the schedule a `warmup`."
         )
 
 

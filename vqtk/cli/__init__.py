@@ -8,10 +8,6 @@ import sys
 
 def main() -> None:
     """Run the command line. An expected error is one paragraph and exit code 2, never a traceback."""
-    # Threads that wait for each other by spinning make a run five to ten times slower where anything else uses
-    # a core. Read by OpenMP when torch is first imported, so it is set before that; a user's own setting stays.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
     from vqtk.cli.app import app
     from vqtk.errors import VqtkError
     from vqtk.plugin import in_plugin, told

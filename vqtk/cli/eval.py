@@ -18,20 +18,14 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure distortion, entropy and options used after every stage, on the test split."""
-    import sys
-
-    from vqtk.cli.options import print_json
-    from vqtk.datasets._base import data_root
+    from vqtk.cli.options import print_json, test_split
     from vqtk.evaluate.walks import evaluate as walk_all
     from vqtk.evaluate.walks import fixed_subset
-    from vqtk.recipe.build import build_dataset
 
     loaded, recipe = load_model(model, device)
-    splits = build_dataset(recipe).load(data_root(data_dir))
-    if splits.note:
-        print(splits.note, file=sys.stderr)
-    subset = fixed_subset(splits.test, items, recipe.seed) if items else None
-    figures = walk_all(loaded, splits.test, items=subset, batch=batch)
+    test = test_split(recipe, data_dir)
+    subset = fixed_subset(test, items, recipe.seed) if items else None
+    figures = walk_all(loaded, test, items=subset, batch=batch)
     if json:
         print_json({"items": figures.items, "test": figures.row(), "stages": figures.stages()})
     else:

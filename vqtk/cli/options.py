@@ -68,21 +68,27 @@ def _draw(sheet: Any) -> None:
         print("--show draws in a terminal, and this is none; the picture is in the file.", file=sys.stderr)
 
 
-def test_items(model: Any, recipe: Any, items: list[int] | None, count: int, data_dir: Path | None) -> Any:
-    """Return test items in training units: those asked for by index, or the first `count` of a seeded subset."""
+def test_split(recipe: Any, data_dir: Path | None) -> Any:
+    """Return the test split of a recipe's data, telling the user if it is a substitute."""
     import sys
 
-    import torch
-
     from vqtk.datasets._base import data_root
-    from vqtk.errors import DataError
-    from vqtk.evaluate.walks import fixed_subset
     from vqtk.recipe.build import build_dataset
 
     splits = build_dataset(recipe).load(data_root(data_dir))
     if splits.note:
         print(splits.note, file=sys.stderr)
-    test = splits.test
+    return splits.test
+
+
+def test_items(model: Any, recipe: Any, items: list[int] | None, count: int, data_dir: Path | None) -> Any:
+    """Return test items in training units: those asked for by index, or the first `count` of a seeded subset."""
+    import torch
+
+    from vqtk.errors import DataError
+    from vqtk.evaluate.walks import fixed_subset
+
+    test = test_split(recipe, data_dir)
     for item in items or []:
         if not 0 <= item < len(test):
             raise DataError(f"--item {item}: the test split has items 0 to {len(test) - 1}.")

@@ -12,6 +12,7 @@ import typer
 from vqtk.cli.options import DataDir, Device, Overrides
 
 if TYPE_CHECKING:
+    from vqtk.cli.progress import Plain
     from vqtk.experiment import Experiment
     from vqtk.train.loop import Stop
     from vqtk.train.run_directory import RunDirectory
@@ -53,7 +54,7 @@ def run(
 
 
 def _started(
-    path: Path, overrides: list[str], budget: str | None, device: str, data_dir: Path | None, out: Path, watcher: object
+    path: Path, overrides: list[str], budget: str | None, device: str, data_dir: Path | None, out: Path, watcher: Plain
 ) -> tuple[Experiment, RunDirectory]:
     from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment, updates_within
@@ -79,7 +80,7 @@ def _started(
 
 
 def _resumed(
-    path: Path, device: str, data_dir: Path | None, watcher: object, *, keep_threads: bool
+    path: Path, device: str, data_dir: Path | None, watcher: Plain, *, keep_threads: bool
 ) -> tuple[Experiment, RunDirectory]:
     import torch
 
@@ -96,7 +97,7 @@ def _resumed(
         recipe,
         data_root=data_root(data_dir),
         device=choose_device(device),
-        watcher=watcher,  # type: ignore[arg-type]
+        watcher=watcher,
     )
     note = directory.restore(experiment.trainer)
     if note:
@@ -107,14 +108,14 @@ def _resumed(
     return experiment, directory
 
 
-def _train(experiment: Experiment, directory: RunDirectory, watcher: object) -> None:
+def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> None:
     from vqtk.experiment import run as run_experiment
     from vqtk.train.loop import Stop
 
     stop = Stop()
     _stop_on_signals(stop)
     experiment.watcher.say(f"Run directory: {directory.path}")
-    with watcher:  # type: ignore[attr-defined]
+    with watcher:
         finished = run_experiment(experiment, directory, stop)
     if finished:
         experiment.watcher.say(f"Done: {directory.path}\nLook at it: vqtk sample {directory.path} --show")

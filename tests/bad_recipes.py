@@ -89,7 +89,7 @@ RECIPES = {
         "mean 'relu'?"),
     "optimizer": ("{lr", "{name: adma, lr", "bad.yaml:21: train.optimizer.name: expected 'adam' or 'adamw'", "'adam'?"),
     # A key that has to be there.
-    "no model": (part("model", "train"), "", "bad.yaml:1: `model` is missing; expected a model, one of: vqdraw."),
+    "no model": (part("model", "train"), "", "bad.yaml:1: `model` is missing; expected a model, one of: distilled"),
     "no updates": ("  updates: 2\n", "", "bad.yaml:19: train: `updates` is missing; expected a whole number ≥ 1."),
     "no stages": ("  stages: 2\n", "", "bad.yaml:3: model: `stages` is missing; expected a whole number ≥ 1."),
     "no loss": ("  loss: mse\n", "", "bad.yaml:3: model: `loss` is missing; expected a loss, one of: bernoulli"),

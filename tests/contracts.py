@@ -28,6 +28,7 @@ VQDRAW = {"name": "vqdraw", "stages": 4, "options": 4, "segment": 2, "loss": "ms
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "model vqdraw": VQDRAW,
+    "model distilled": {"stages": 4, "options": 4, "loss": "mse", "width": 8},
     "refiner composed": PARTS,
     "backbone conv": {"layers": COARSER},
     "block conv": {"width": 8, "kernel": 5, "dilation": 2},

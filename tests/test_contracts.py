@@ -35,7 +35,9 @@ def in_dimensions(*kinds: str) -> pytest.MarkDecorator:
 
 MAPS = in_dimensions("backbone", "block", "condition", "head", "refiner")
 LOSSES = in_dimensions("loss")
-MODELS = pytest.mark.parametrize("which", built_in(*(kind for kind in REGISTRIES if kind != "dataset")))
+PARTS_OF_A_MODEL = built_in(*(kind for kind in REGISTRIES if kind not in ("dataset", "objective")))
+MODELS = pytest.mark.parametrize("which", PARTS_OF_A_MODEL)
+STEPWISE = pytest.mark.parametrize("which", [which for which in PARTS_OF_A_MODEL if which != "model distilled"])
 
 
 def close(actual: object, expected: object) -> None:
@@ -167,7 +169,7 @@ def test_an_epsilon_of_one_is_uniform_and_of_zero_is_argmin() -> None:
     assert half.double().mean().item() == pytest.approx(0.5 + 0.5 / 8, abs=0.03)
 
 
-@MODELS
+@STEPWISE
 def test_a_model_with_it_decodes_its_codes_to_the_walks_own_reconstruction(which: str) -> None:
     model, _, target = make_model(which)
     codes = model.encode(target)
@@ -181,6 +183,16 @@ def test_a_model_with_it_decodes_its_codes_to_the_walks_own_reconstruction(which
 
 
 @MODELS
+def test_a_model_with_it_can_be_tried_out_and_every_parameter_takes_part(which: str) -> None:
+    model, _, target = make_model(which)
+    outcome = model.trial(target)
+    outcome.backward()
+    assert outcome.isfinite()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+@STEPWISE
 def test_a_model_with_it_trains_every_parameter(which: str) -> None:
     model, _, target = make_model(which)
     walk = model(target, draws=model.draw(len(target), torch.Generator().manual_seed(0)))
@@ -197,6 +209,6 @@ def test_a_model_with_it_is_the_same_after_saving_and_loading(which: str, tmp_pa
     loaded, same = load_weights(tmp_path / "it.safetensors")
     assert same.plain() == recipe.plain()
     target = target.float() if target.is_floating_point() else target
-    walks = [one.eval().walk(target) for one in (model, loaded)]
-    assert torch.equal(walks[0].grid, walks[1].grid)
-    assert torch.equal(model.decode(walks[0].codes), loaded.decode(walks[1].codes))
+    codes = [one.eval().encode(target) for one in (model, loaded)]
+    assert torch.equal(*codes)
+    assert torch.equal(model.decode(codes[0]), loaded.decode(codes[1]))

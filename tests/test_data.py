@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from tests.contracts import built_in
 from tests.parity import shared
 from tests.tiny import experiment, offline, shipped
-from vqtk.datasets._base import Split, Splits, data_root
+from vqtk.datasets._base import Splits, data_root
+from vqtk.datasets._split import Held
 from vqtk.datasets.mnist import MNIST
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
@@ -139,16 +141,23 @@ def test_a_fingerprint_is_that_of_the_items_alone(digits: Splits) -> None:
     assert known["train_items"] == 4500
     assert known["test_items"] == 500
     assert known["sha256"] == "40e5c82ff4e84af9fab93c32edddbc1b00b5fb9909f78a6b5aff28e8d977d806"
-    copy = Splits(Split(digits.train.items.clone()), Split(digits.test.items.clone()), "elsewhere")
+    copy = Splits(Held(digits.train.items.clone()), Held(digits.test.items.clone()), "elsewhere")
     assert copy.fingerprint()["sha256"] == known["sha256"]
     copy.test.items[3, 0, 5, 5] ^= 1
     assert copy.fingerprint()["sha256"] != known["sha256"]
 
 
 @pytest.mark.parametrize("which", [which for which in built_in("dataset") if which != "dataset mnist"])
-def test_a_data_set_that_is_not_read_yet_says_so(which: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be trained"):
-        datasets.get(which.split()[1]).component().load(tmp_path)
+def test_a_data_set_that_is_absent_says_where_it_looked(
+    which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offline(monkeypatch, tmp_path)
+    component = datasets.get(which.split()[1]).component
+    settings = {"path": "absent"} if "path" in signature(component).parameters else {}
+    with pytest.raises(DataError) as told:
+        component(**settings).load(tmp_path)
+    assert str(tmp_path) in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_a_folder_that_was_asked_for_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,6 @@ def test_every_recipe_in_the_tree_passes_validate(path: Path) -> None:
     # The largest grids are validated at half their size here; `vqtk validate` does them whole.
     overrides = ["data.size=32"] if path.stem in ("modelnet", "celeba") else []
     tried = validate(load_recipe(path, overrides))
-    assert tried.stages_tried[0] == 0
     assert tried.bits > 0
 
 

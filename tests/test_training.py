@@ -161,7 +161,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, splits: Splits) -> N
 
 def test_measuring_for_a_budget_changes_nothing(tmp_path: Path, splits: Splits) -> None:
     one, other = (experiment(tmp_path, splits, "train.updates=3") for _ in range(2))
-    measured = measure(one.trainer, splits.train, one.figures, lambda: one.picture(tmp_path / "scratch", 0))
+    measured = measure(one.trainer, splits.train, one.evaluate, lambda: one.picture(tmp_path / "scratch", 0))
     assert min(measured.step_s, measured.evaluation_s, measured.pictures_s) > 0
     train(one, tmp_path)
     train(other, tmp_path)

@@ -50,7 +50,7 @@ def test_training_follows_the_originals_trajectory(name: str) -> None:
     found = []
     for _ in range(recipe.train.updates):
         step = trainer.update([forwards, backwards], updates=recipe.train.updates)
-        losses = step.losses()
+        losses = step.terms
         found += [list(row) for row in zip(losses["choice"], losses["final"], losses["all"], strict=True)]
     expected = golden.numbers["trajectory"]
     assert found == [pytest.approx([choice, final, every], rel=1e-6) for choice, final, every in expected]

@@ -48,8 +48,8 @@ def test_micro_batches_change_an_update_by_rounding_alone(pieces: int, selector:
         steps = [one.update(batches, updates=5) for one in (whole, split)]
         assert_near(whole, split, tolerance)
         assert torch.equal(steps[0].usage, steps[1].usage)
-        for key, values in steps[0].losses().items():
-            assert steps[1].losses()[key] == pytest.approx(values, rel=1e-6)
+        for key, values in steps[0].terms.items():
+            assert steps[1].terms[key] == pytest.approx(values, rel=1e-6)
 
 
 @pytest.mark.parametrize("selector", ["model.selector=argmin", EXPLORING], ids=["argmin", "exploring"])
@@ -67,8 +67,8 @@ def test_an_update_in_bfloat16_measures_what_one_in_float32_does(loss: str, tmp_
         trainer(tmp_path, f"model.loss={loss}", f"train.precision={precision}").update([batch()], updates=5)
         for precision in ("float32", "bfloat16")
     ]
-    for key, values in steps[0].losses().items():
-        assert steps[1].losses()[key] == pytest.approx(values, rel=0.02)
+    for key, values in steps[0].terms.items():
+        assert steps[1].terms[key] == pytest.approx(values, rel=0.02)
 
 
 def test_the_gradients_of_batches_are_summed(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_step_tells_the_losses_of_each_batch_before_the_weights_changed(tmp_pa
         expected = [it.model.walk(batch(seed)).quantities() for seed in (0, 1)]
         usage = sum(it.model.walk(batch(seed)).usage() for seed in (0, 1))
     step = it.update([batch(0), batch(1)], updates=5)
-    for key, values in step.losses().items():
+    for key, values in step.terms.items():
         assert values == pytest.approx([getattr(one, key).item() for one in expected], rel=1e-6)
         assert step.row()[key] == pytest.approx(sum(values) / 2)
     assert torch.equal(step.usage, usage)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Split, Splits, data_root
+from vqtk.datasets._base import Splits, data_root
+from vqtk.datasets._split import Held
 from vqtk.datasets.mnist import MNIST
 from vqtk.experiment import Experiment, run
 from vqtk.recipe.recipe import load_recipe
@@ -58,7 +59,7 @@ def shipped(home: Path) -> Splits:
 
 def few(splits: Splits) -> Splits:
     """All that there is to train on, and 20 items to test on."""
-    return Splits(splits.train, Split(splits.test.items[:20]), splits.source, splits.note)
+    return Splits(splits.train, Held(splits.test.items[:20]), splits.source, splits.note)
 
 
 class Watching:

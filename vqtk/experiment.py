@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vqtk.datasets._base import Splits
 from vqtk.errors import DataError
 from vqtk.evaluate.walks import evaluate, fixed_subset
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import Recipe
+from vqtk.report.page import write_report
 from vqtk.report.pictures import write_all
 from vqtk.train.budget import WARM_UP, Measured, measure, seconds
+from vqtk.train.device import peak_memory_mb
 from vqtk.train.loop import Hooks, Stop, Watcher, train
 from vqtk.train.run_directory import RunDirectory, environment
 from vqtk.train.trainer import Trainer
@@ -40,8 +43,10 @@ class Experiment:
     def __post_init__(self) -> None:
         subset = fixed_subset(self.splits.test, self.recipe.train.evaluate_items, self.recipe.seed)
         self._subset = subset
-        raw = self.splits.test.items[fixed_subset(self.splits.test, 32, self.recipe.seed)]
-        self._shown = self.trainer.model.data.normalise(raw.to(self.device))
+        self._shown = self._targets(fixed_subset(self.splits.test, 32, self.recipe.seed))
+
+    def _targets(self, indices: Tensor) -> Tensor:
+        return self.trainer.model.data.normalise(self.splits.test[indices].to(self.device))
 
     @classmethod
     def of(
@@ -59,11 +64,21 @@ class Experiment:
             splits = build_dataset(recipe).load(data_root)
             if splits.note:
                 watcher.say(splits.note)
+        model.data = replace(model.data, characters=splits.characters)
         return cls(recipe, Trainer(recipe, model), splits, device, watcher)
 
-    def figures(self) -> dict[str, Any]:
-        """Return the test figures on the fixed subset."""
-        return evaluate(self.trainer.model, self.splits.test, items=self._subset).row()
+    def evaluate(self, *, all_items: bool = False) -> dict[str, Any]:
+        """Return the test figures on the fixed subset, or on all items: `row`, `stages`, and `usage` (s, k)."""
+        items = None if all_items else self._subset
+        found = evaluate(self.trainer.model, self.splits.test, items=items)
+        objective = self.trainer.objective.figures(lambda: self._targets(self._subset))
+        return {
+            "update": self.trainer.done,
+            "items": found.items,
+            "row": {**found.row(), **objective},
+            "stages": found.stages(),
+            "usage": found.usage.tolist(),
+        }
 
     def picture(self, folder: Path, update: int) -> None:
         """Write the pictures of the model as it is."""
@@ -75,8 +90,11 @@ class Experiment:
             "seed": self.recipe.seed,
             "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
             "bits_per_item": self.trainer.model.bits,
+            "options": self.trainer.model.options,
+            "kind": self.trainer.model.data.kind,
             "data": self.splits.fingerprint(),
             "plugins": {str(path): _hash(path) for path in self.recipe.plugins},
+            **self.trainer.objective.facts(),
             **environment(self.device),
         }
 
@@ -100,7 +118,7 @@ def updates_within(experiment: Experiment, budget: str) -> int:
         measured = measure(
             experiment.trainer,
             experiment.splits.train,
-            experiment.figures,
+            experiment.evaluate,
             lambda: experiment.picture(Path(scratch), 0),
         )
     final_s = measured.evaluation_s * _final_items(experiment, allowed, measured) / len(experiment._subset)
@@ -125,7 +143,17 @@ def _final_items(experiment: Experiment, run_s: float, measured: Measured) -> in
 
 def run(experiment: Experiment, directory: RunDirectory, stop: Stop) -> bool:
     """Train to the end, or until asked to stop, and write what was reached. Return whether it is done."""
-    hooks = Hooks(experiment.figures, lambda update: experiment.picture(directory.images, update))
+
+    def figures() -> dict[str, Any]:
+        evaluation = experiment.evaluate()
+        directory.write_evaluation(evaluation)
+        return evaluation["row"]
+
+    hooks = Hooks(
+        evaluate=figures,
+        picture=lambda update: experiment.picture(directory.images, update),
+        report=lambda: write_report(directory.path),
+    )
     finished = train(experiment.trainer, experiment.splits.train, directory, experiment.watcher, hooks, stop)
     if finished:
         _finish(experiment, directory)
@@ -134,12 +162,14 @@ def run(experiment: Experiment, directory: RunDirectory, stop: Stop) -> bool:
 
 def _finish(experiment: Experiment, directory: RunDirectory) -> None:
     trainer, test = experiment.trainer, experiment.splits.test
+    _record_skipped(experiment, directory)
     began = time.monotonic()
-    figures = evaluate(trainer.model, test, items=experiment._subset)
+    evaluation = experiment.evaluate()
     measured = Measured(0.0, time.monotonic() - began, 0.0)
-    if _final_items(experiment, trainer.seconds, measured) == len(test) > figures.items:
-        figures = evaluate(trainer.model, test)
-    row = figures.row()
+    if _final_items(experiment, trainer.seconds, measured) == len(test) > evaluation["items"]:
+        evaluation = experiment.evaluate(all_items=True)
+    row = evaluation["row"]
+    directory.write_evaluation(evaluation)
     directory.log({"update": trainer.done, "test": row, "end": True})
     experiment.watcher.evaluated(trainer.done, row)
     experiment.picture(directory.images, trainer.done)
@@ -147,12 +177,23 @@ def _finish(experiment: Experiment, directory: RunDirectory) -> None:
         {
             "updates": trainer.done,
             "train_s": round(trainer.seconds, 1),
-            "test_items": figures.items,
-            "test_is_subset": figures.items < len(test),
+            "peak_memory_mb": round(peak_memory_mb(experiment.device)),
+            "test_items": evaluation["items"],
+            "test_is_subset": evaluation["items"] < len(test),
             "test": row,
-            "stages": figures.stages(),
+            "stages": evaluation["stages"],
         }
     )
+    write_report(directory.path)
+
+
+def _record_skipped(experiment: Experiment, directory: RunDirectory) -> None:
+    """Say which damaged files training passed over, and put them into the manifest."""
+    recorded = directory.manifest()["data"]
+    skipped = experiment.splits.train.skipped + experiment.splits.test.skipped
+    if len(skipped) > recorded.get("skipped", {}).get("count", 0):
+        experiment.watcher.say(f"{len(skipped)} damaged files were skipped, the first of them {skipped[0]}.")
+        directory.write_manifest({"data": {**recorded, "skipped": {"count": len(skipped), "first": skipped[:10]}}})
 
 
 def _hash(path: Path) -> str:

@@ -156,12 +156,14 @@ conditions = Registry("condition", package="vqtk.conditions", supplied=("width",
 losses = Registry("loss", package="vqtk.losses", supplied=("data",))
 selectors = Registry("selector", package="vqtk.selectors", supplied=(), default="argmin")
 searches = Registry("search", package="vqtk.searches", supplied=(), default="greedy")
+objectives = Registry("objective", package="vqtk.objectives", supplied=("model", "load"), default="stages")
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
 REGISTRIES = {
     registry.kind: registry
     for registry in (
-        models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, datasets,
+        models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, objectives,
+        datasets,
     )
 }  # fmt: skip
 
@@ -175,4 +177,5 @@ Condition = Annotated[Factory, conditions]
 Loss = Annotated[Factory, losses]
 Selector = Annotated[Factory, selectors]
 Search = Annotated[Factory, searches]
+Objective = Annotated[Factory, objectives]
 Dataset = Annotated[Factory, datasets]

@@ -6,10 +6,12 @@ import typer
 
 from vqtk.cli.bench import bench
 from vqtk.cli.eval import evaluate
+from vqtk.cli.export import export
 from vqtk.cli.import_original import import_original
 from vqtk.cli.list import list_components
 from vqtk.cli.proposals import proposals
 from vqtk.cli.reconstruct import reconstruct
+from vqtk.cli.report import report
 from vqtk.cli.run import run
 from vqtk.cli.sample import sample
 from vqtk.cli.show import show
@@ -34,10 +36,12 @@ app.command("bench", rich_help_panel=_TRAIN)(bench)
 app.command("sample", rich_help_panel=_LOOK)(sample)
 app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct)
 app.command("stages", rich_help_panel=_LOOK)(stages)
+app.command("report", rich_help_panel=_LOOK)(report)
 app.command("proposals", rich_help_panel=_LOOK)(proposals)
 app.command("list", rich_help_panel=_RECIPES)(list_components)
 app.command("show", rich_help_panel=_RECIPES)(show)
 app.command("validate", rich_help_panel=_RECIPES)(validate)
+app.command("export", rich_help_panel=_RECIPES)(export)
 app.command("import-original", rich_help_panel=_RECIPES)(import_original)
 
 

@@ -1,47 +1,186 @@
-"""`vqtk eval`: distortion and code usage at every stage."""
+"""`vqtk eval`: rate, distortion, code usage and speed; a probe of the codes and the quality of samples if asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, ModelPath, load_model
+from vqtk.cli.options import DataDir, Device, Json, ModelPath, load_model, load_splits, print_json
+
+_COLUMNS = {
+    "stage": ("stage", "d"),
+    "bits": ("bits", ".5g"),
+    "distortion": ("{loss} loss", ".5f"),
+    "mse": ("MSE\n(training units)", ".5f"),
+    "mse_pixels": ("MSE\n(pixels)", ".5f"),
+    "psnr_db": ("PSNR\n(dB)", ".2f"),
+    "token_accuracy": ("token\naccuracy", ".4f"),
+    "iou": ("IoU", ".4f"),
+    "bound_nats": ("bound\n(nats per item)", ".6g"),
+    "bound_bits_per_dim": ("bound\n(bits/dim)", ".5f"),
+    "bound_bits_per_char": ("bound\n(bits/char)", ".5f"),
+    "entropy_nats": ("entropy\n(nats)", ".3f"),
+    "entropy_bits": ("entropy\n(bits)", ".3f"),
+    "perplexity": ("perplexity", ".2f"),
+    "used": ("options\nused", "d"),
+}
+_DISTORTION = {
+    "mse": "MSE\n(training units)",
+    "gaussian": "density\n(nats per value)",
+    "bernoulli": "distortion\n(nats per value)",
+    "categorical": "distortion\n(nats per token)",
+}
+_WIDTH = 100
+"""Columns to lay a table out in where there is no terminal."""
 
 
 def evaluate(
     model: ModelPath,
     items: Annotated[int | None, typer.Option(min=1, help="Only so many test items, a seeded subset.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Items encoded at a time.")] = 100,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Items encoded at a time; 100 by default, fewer of large ones.")
+    ] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Train classifiers on the codes; needs labels.")] = False,
+    probe_items: Annotated[
+        int | None, typer.Option(min=1, help="Train them on only so many train items, a seeded subset.")
+    ] = None,
+    quality: Annotated[bool, typer.Option("--quality", help="Compare samples with test images.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Measure distortion, entropy and options used after every stage, on the test split."""
-    from vqtk.cli.options import print_json, test_split
-    from vqtk.evaluate.walks import evaluate as walk_all
-    from vqtk.evaluate.walks import fixed_subset
+    """Measure rate, distortion and code usage after every stage, and speed, on the test split.
 
+    A run keeps what was found: RUN/eval.json, and a plot, RUN/images/rate_distortion.png.
+    """
+    from vqtk.errors import VqtkError
+    from vqtk.evaluate.findings import Asked, findings
+
+    if probe_items and not probe:
+        raise VqtkError("--probe-items limits what --probe trains on. Give --probe, too.")
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     loaded, recipe = load_model(model, device)
-    test = test_split(recipe, data_dir)
-    subset = fixed_subset(test, items, recipe.seed) if items else None
-    figures = walk_all(loaded, test, items=subset, batch=batch)
+    splits = load_splits(loaded, recipe, data_dir)
+    asked = Asked(items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality)
+    found = findings(loaded, recipe, splits, asked=asked, track=_tracked)
+    written = _write(found, model) if model.is_dir() else []
     if json:
-        print_json({"items": figures.items, "test": figures.row(), "stages": figures.stages()})
+        print_json(found)
     else:
-        _print(
-            figures.stages(),
-            f"{recipe.name}: {figures.items} test items, distortion as {recipe.model.settings['loss'].entry.name}",
-        )
+        _print(found, written)
 
 
-def _print(rows: list[dict[str, Any]], title: str) -> None:
+def _tracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
+    """Yield the parts; in a terminal, with a line on stderr that shows how far it is, and goes when it is done."""
     from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(parts, description=what, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _write(found: dict[str, Any], run: Path) -> list[Path]:
+    from json import dumps
+
+    from vqtk.io.atomic import write_text
+    from vqtk.report.plots import rate_distortion_figure, write_figure
+
+    figures, plot = run / "eval.json", run / "images" / "rate_distortion.png"
+    write_text(figures, dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write_figure(rate_distortion_figure(found["stages"], found["kind"]), plot)
+    return [figures, plot]
+
+
+def _print(found: dict[str, Any], written: list[Path]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    console.print(_stage_table(found))
+    if "probe" in found:
+        console.print(_probe_table(found["probe"]))
+    for line in [*_lines(found), *(f"Written: {path}" for path in written)]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _stage_table(found: dict[str, Any]) -> Any:
+    table = _table(found["name"])
+    rows = found["stages"]
+    for key in rows[0]:
+        title = _DISTORTION.get(found["loss"], f"{found['loss']} loss") if key == "distortion" else _COLUMNS[key][0]
+        table.add_column(title, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*("–" if value is None else format(value, _COLUMNS[key][1]) for key, value in row.items()))
+    return table
+
+
+def _probe_table(found: dict[str, Any]) -> Any:
+    table = _table("test accuracy of classifiers on the codes of the first stages")
+    for title in ("stages", "linear", f"MLP of {found['hidden']}"):
+        table.add_column(title, justify="right", overflow="fold")
+    for stage, (linear, mlp) in enumerate(zip(found["linear"], found["mlp"], strict=True)):
+        table.add_row(str(stage + 1), f"{linear:.4f}", f"{mlp:.4f}")
+    return table
+
+
+def _table(title: str) -> Any:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=title)
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(f"{value:.5f}" if key == "distortion" else f"{value:.4g}" for key, value in row.items()))
-    Console().print(table)
+    return Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+    )
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """Return what there is to say below the tables."""
+    items, every = found["items"], found["test_items"]
+    whole = f"a subset of {every:,} drawn with seed {found['seed']}" if found["is_subset"] else "the whole split"
+    lines = [f"{items:,} test items, {whole}; {found['bits_per_item']:g} bits an item."]
+    if found["kind"] == "image":
+        lines.append("Pixels lie in [0, 1], and reconstructions are clamped to them; PSNR is that of the mean MSE.")
+    lines += [found["likelihood"], _rates(found["rates"])]
+    if "probe" in found:
+        probed = found["probe"]
+        lines.append(
+            f"Probe: {probed['epochs']} epochs on {probed['train_items']:,} train items, Adam {probed['lr']:g}, "
+            f"batches of {probed['batch']}; accuracy on {probed['test_items']:,} test items after the last epoch."
+        )
+    if "quality" in found:
+        lines += _quality(found["quality"])
+    return lines
+
+
+def _rates(found: dict[str, Any]) -> str:
+    threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
+    counted = "1 batch" if found["batches"] == 1 else f"{found['batches']} batches"
+    over = f"medians over {counted} of {found['batch']}, a first one left out"
+    if not found["warmed_up"]:
+        over = f"one batch of {found['batch']}, without a warm-up"
+    speeds = f"Encodes {found['encode_items_per_s']:.4g} items/s, decodes {found['decode_items_per_s']:.4g} items/s"
+    return f"{speeds}: {over}; {threads}, {found['device']}."
+
+
+def _quality(found: dict[str, Any]) -> list[str]:
+    reference = found["reference"]
+    standard = "fid" in found
+    frechet, kernel = ("fid", "kid") if standard else ("frechet_classifier", "kid_classifier")
+    names = ("FID", "KID") if standard else ("Fréchet distance", "Kernel distance")
+    where = "" if standard else f" in {found['features']}"
+    counts = f"{found['samples']:,} samples, {found['test_items']:,} test items"
+    lines = [
+        f"{name}{where}: {found[key]:.4g}; of {found['train_items']:,} train items instead: {reference[key]:.4g}"
+        for name, key in zip(names, (frechet, kernel), strict=True)
+    ]
+    lines.append(f"Both between {counts}; lower is nearer.")
+    if found["classifier_test_accuracy"] is not None:
+        lines.append(f"The classifier's own test accuracy is {found['classifier_test_accuracy']:.4f}.")
+    return [*lines, found["note"]] if found["note"] else lines

@@ -108,7 +108,7 @@ def _train_reference() -> list[str]:
     import dataclasses
     import inspect
 
-    from vqtk.recipe.recipe import Objective, Optimizer, Schedule, Train
+    from vqtk.recipe.recipe import Optimizer, Schedule, Train
     from vqtk.recipe.signature import describe, parameters
 
     lines: list[str] = []
@@ -116,7 +116,6 @@ def _train_reference() -> list[str]:
         ("train", Train),
         ("train.optimizer", Optimizer),
         ("train.schedule", Schedule),
-        ("train.objective", Objective),
     ):
         lines += ["", f"## {title}", "", inspect.getdoc(section) or ""]
         lines += ["", "| a recipe may set | type | default |", "| --- | --- | --- |"]

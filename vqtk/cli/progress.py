@@ -116,7 +116,7 @@ class Live(Plain):
 
 
 def _figures(row: dict[str, Any]) -> str:
-    return (
-        f"choice {row['choice']:.4f}  final {row['final']:.4f}  all {row['all']:.4f}  "
-        f"entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"
-    )
+    """Return the terms of a row, and the code usage, in one line."""
+    terms = {key: value for key, value in row.items() if key not in ("entropy_pooled_nats", "used", "lr")}
+    shown = "  ".join(f"{key} {value:.4f}" for key, value in terms.items())
+    return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"

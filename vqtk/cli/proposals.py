@@ -15,7 +15,7 @@ from vqtk.cli.options import (
     Show,
     load_model,
     test_items,
-    write_picture,
+    write_sheet,
 )
 
 
@@ -25,21 +25,23 @@ def proposals(
     item: Annotated[
         int | None, typer.Option(help="Which test item, by its index; one drawn by the recipe's seed by default.")
     ] = None,
-    columns: Annotated[int, typer.Option(min=1, help="How many in a row.")] = 8,
+    columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
     output: Output = None,
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Draw all options of one stage for a test item, the chosen one framed."""
+    """Show all options of one stage for a test item, the chosen one marked."""
     from vqtk.errors import VqtkError
     from vqtk.report import pictures
 
     loaded, recipe = load_model(model, device)
+    pictures.require_stepwise(loaded)
     if stage > loaded.stages:
         raise VqtkError(f"--stage {stage}: this model has stages 1 to {loaded.stages}.")
-    target = test_items(loaded, recipe, None if item is None else [item], 1, data_dir)[0]
-    sheet, chosen = pictures.proposals(loaded, target, stage=stage - 1, columns=columns)
-    kind = f"proposals_stage_{stage}" + ("" if item is None else f"_item_{item}")
-    write_picture(sheet, model, kind, output, show, json, stage=stage, chosen=chosen)
+    targets, indices = test_items(loaded, recipe, None if item is None else [item], 1, data_dir)
+    sheet, chosen = pictures.proposals(loaded, targets[0], stage=stage - 1, columns=columns)
+    name = f"proposals_stage_{stage}" + ("" if item is None else f"_item_{item}")
+    facts = {"item": indices[0], "stage": stage, "chosen": chosen}
+    write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts=facts)

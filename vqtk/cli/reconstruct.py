@@ -13,9 +13,10 @@ from vqtk.cli.options import (
     ModelPath,
     Output,
     Show,
+    code_facts,
     load_model,
     test_items,
-    write_picture,
+    write_sheet,
 )
 
 
@@ -23,17 +24,19 @@ def reconstruct(
     model: ModelPath,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many test items.")] = 32,
     item: Annotated[list[int] | None, typer.Option(help="A test item by its index; may be repeated.")] = None,
-    columns: Annotated[int, typer.Option(min=1, help="How many in a row.")] = 8,
+    columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
     output: Output = None,
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Draw test items with their reconstructions below them."""
+    """Show test items with their reconstructions below them."""
     from vqtk.report import pictures
 
     loaded, recipe = load_model(model, device)
-    targets = test_items(loaded, recipe, item, count, data_dir)
-    sheet = pictures.reconstructions(loaded, targets, columns=columns)
-    write_picture(sheet, model, "reconstructions", output, show, json, count=len(targets))
+    targets, indices = test_items(loaded, recipe, item, count, data_dir)
+    codes = pictures.encoded(loaded, targets)
+    sheet = pictures.reconstructions(loaded, targets, codes=codes, columns=columns)
+    facts = code_facts(loaded, targets, codes, indices) if json else {}
+    write_sheet(sheet, model, name="reconstructions", output=output, show=show, json=json, facts=facts)

@@ -118,7 +118,7 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> N
     with watcher:
         finished = run_experiment(experiment, directory, stop)
     if finished:
-        experiment.watcher.say(f"Done: {directory.path}\nLook at it: vqtk sample {directory.path} --show")
+        experiment.watcher.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
     else:
         done = experiment.trainer.done
         experiment.watcher.say(

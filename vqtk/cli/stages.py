@@ -13,9 +13,10 @@ from vqtk.cli.options import (
     ModelPath,
     Output,
     Show,
+    code_facts,
     load_model,
     test_items,
-    write_picture,
+    write_sheet,
 )
 
 
@@ -29,10 +30,13 @@ def stages(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Draw reconstructions stage by stage: a column an item, a row one more stage, the item itself last."""
+    """Show reconstructions stage by stage: one more stage a row, the item itself last; a column or a block an item."""
     from vqtk.report import pictures
 
     loaded, recipe = load_model(model, device)
-    targets = test_items(loaded, recipe, item, count, data_dir)
-    sheet = pictures.stages(loaded, targets)
-    write_picture(sheet, model, "stages", output, show, json, count=len(targets), stages=loaded.stages)
+    pictures.require_stepwise(loaded)
+    targets, indices = test_items(loaded, recipe, item, count, data_dir)
+    codes = pictures.encoded(loaded, targets)
+    sheet = pictures.stages(loaded, targets, codes=codes)
+    facts = code_facts(loaded, targets, codes, indices) if json else {}
+    write_sheet(sheet, model, name="stages", output=output, show=show, json=json, facts=facts)

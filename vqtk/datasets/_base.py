@@ -1,59 +1,46 @@
-"""What every data set is: a spec, and splits of items held in memory."""
+"""What every data set is: a spec, and train and test splits."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from vqtk.datasets._split import HELD_AT_MOST, WORKERS, Split, sha256
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 
 
 @dataclass
-class Split:
-    """Items held in memory as stored: (n, *shape), uint8 for images; `labels` (n,) where there are any."""
-
-    items: Tensor
-    labels: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def to(self, device: torch.device) -> Split:
-        """Return the split on a device."""
-        return Split(self.items.to(device), None if self.labels is None else self.labels.to(device))
-
-
-@dataclass
 class Splits:
-    """A data set's train and test items, where they came from, and a hash of their content.
+    """A data set's train and test items, and where they came from.
 
-    `note` is one line for the user if they are not the official complete set.
+    `note` is one line for the user if they are not the official complete set. `characters` is the vocabulary of
+    text: the character of each token index.
     """
 
     train: Split
     test: Split
     source: str
     note: str | None = None
+    characters: str | None = None
 
-    def fingerprint(self) -> dict[str, str | int | None]:
-        """Return the counts, the source, and a SHA-256 of all items."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.test):
-            digest.update(split.items.cpu().numpy().data)
-        return {
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the counts, the source, and a SHA-256 of what the items are."""
+        facts = {
             "train_items": len(self.train),
             "test_items": len(self.test),
-            "sha256": digest.hexdigest(),
+            "sha256": sha256(self.train, self.test),
             "source": self.source,
             "note": self.note,
         }
+        skipped = self.train.skipped + self.test.skipped
+        if skipped:
+            facts["skipped"] = {"count": len(skipped), "first": skipped[:10]}
+        return facts
 
 
 class Dataset(ABC):
@@ -68,16 +55,28 @@ class Dataset(ABC):
     def load(self, root: Path) -> Splits:
         """Read the items under `root`, downloading them there if need be. Raises: DataError."""
 
+    def count(self, root: Path) -> int | None:
+        """Return how many items there are under `root`, or in the complete set; None if that is not known.
 
-class LaterDataset(Dataset):
-    """A data set whose spec is known, so that its recipe can be built and checked, but which is not read yet."""
+        It is quick: files are counted, not read.
+        """
+        return None
 
-    def load(self, root: Path) -> Splits:
-        """Refuse. Raises: DataError."""
-        raise DataError(
-            f"vqtk does not read the {type(self).__name__} data yet, so its recipe cannot be trained; `vqtk show` and "
-            "`vqtk validate` work on it. To train now, take recipes/mnist.yaml."
-        )
+    def plan(self, root: Path) -> str:
+        """Return in words how the items are read, and the memory that it takes."""
+        items = self.count(root)
+        if items is None:
+            return f"in memory up to {HELD_AT_MOST >> 30} GiB, by {WORKERS} worker processes beyond"
+        held = items * self.bytes_per_item
+        size = f"{items:,} items of {self.bytes_per_item:,} bytes = {held / 1e6:,.0f} MB"
+        if held <= HELD_AT_MOST:
+            return f"in memory as bytes, {size}"
+        return f"read from disk by {WORKERS} worker processes, {size}"
+
+    @property
+    def bytes_per_item(self) -> int:
+        """Bytes that an item takes in memory."""
+        return prod(self.spec.shape)
 
 
 def data_root(given: Path | None = None) -> Path:

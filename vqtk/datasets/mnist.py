@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torchvision.datasets import MNIST as TorchvisionMNIST
 
-from vqtk.datasets._base import Dataset, Split, Splits
+from vqtk.datasets._base import Dataset, Splits
+from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
@@ -35,6 +36,10 @@ class MNIST(Dataset):
     def spec(self) -> DataSpec:
         """What a model must know of the items."""
         return DataSpec("image", (1, 28, 28), mean=0.1307, std=0.3081)
+
+    def count(self, root: Path) -> int:
+        """Return the size of the complete set."""
+        return 70_000
 
     def load(self, root: Path) -> Splits:
         """Read the digits under `root`, or download them there, or fall back on the shipped ones."""
@@ -70,7 +75,7 @@ def _download(root: Path) -> bool:
     return True
 
 
-def _read(root: Path, *, train: bool) -> Split:
+def _read(root: Path, *, train: bool) -> Held:
     raw = root / "MNIST" / "raw"
     missing = [name for name in _FILES if not (raw / name).is_file()]
     if missing:
@@ -88,7 +93,7 @@ def _read(root: Path, *, train: bool) -> Split:
             f"{raw}: the {part} files cannot be read as MNIST ({type(error).__name__}: {error}). "
             "Expected the four idx files, complete. Delete the damaged ones to have them downloaded again."
         ) from None
-    return Split(digits.data[:, None].contiguous(), digits.targets)
+    return Held(digits.data[:, None].contiguous(), digits.targets)
 
 
 def _shipped(root: Path) -> Splits:
@@ -98,8 +103,8 @@ def _shipped(root: Path) -> Splits:
         images, labels = torch.from_numpy(stored["images"])[:, None], torch.from_numpy(stored["labels"]).long()
     held_out = torch.arange(len(images)) % 10 == 9
     return Splits(
-        Split(images[~held_out], labels[~held_out]),
-        Split(images[held_out], labels[held_out]),
+        Held(images[~held_out], labels[~held_out]),
+        Held(images[held_out], labels[held_out]),
         source="vqtk/datasets/digits/mnist_5k.npz",
         note=(
             f"MNIST is not in {root} and could not be downloaded: using the 5,000 real digits that ship with vqtk "

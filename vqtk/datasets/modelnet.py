@@ -1,22 +1,88 @@
-"""ModelNet as voxels: its spec."""
+"""ModelNet: meshes of furniture and other things, as voxels."""
 
-from vqtk.datasets._base import LaterDataset
-from vqtk.nn.types import Count, DataSpec
+from pathlib import Path
+
+from vqtk.datasets._base import Splits
+from vqtk.datasets._grids import GridFile, Grids, assembled, labelled, laid_out
+from vqtk.datasets._meshes import mesh_grids
+from vqtk.errors import DataError, nearest
+from vqtk.nn.types import Count
 from vqtk.registry import datasets
+
+_PLACES = ("modelnet/off", "modelnet", "ModelNet40", "ModelNet10", "")
+_COMPLETE = {4_899: "ModelNet10", 12_311: "ModelNet40"}
 
 
 @datasets.register("modelnet")
-class ModelNet(LaterDataset):
-    """Shapes of furniture as voxel grids of `size` cubed. Its recipe can be checked, not trained yet.
+class ModelNet(Grids):
+    """Shapes of furniture and other things as voxel grids of `size` cubed, made from meshes (pip install vqtk[voxels]).
+
+    Each mesh is taken `variations` times: as it is, then turned at random, in both splits. It fills the grid by its
+    longest side; a voxel is set where the surface passes through it or where it is enclosed. The grids are made once
+    and kept in ~/.cache/vqtk/voxels. `classes` are those to take, by default all.
 
     Shapes: items (1, size, size, size), 0 or 1.
-    Source: Wu et al. 2015.
+    Raises: DataError if there are no meshes, or more than a tenth of them are damaged.
+    Source: Wu et al. 2015; the variations of the original experiment.
     """
 
-    def __init__(self, *, size: Count = 64):
-        self.size = size
+    def __init__(self, *, size: Count = 64, variations: Count = 4, classes: list[str] | None = None):
+        super().__init__(size=size)
+        self.variations = variations
+        self.classes = classes
 
-    @property
-    def spec(self) -> DataSpec:
-        """What a model must know of the items."""
-        return DataSpec("voxels", (1, self.size, self.size, self.size))
+    def count(self, root: Path) -> int | None:
+        """Return how many grids there are."""
+        folder = _find(root)
+        if folder is None:
+            return None
+        chosen = laid_out(folder, ".off")
+        names = chosen if self.classes is None else self.classes
+        return self.variations * sum(len(chosen.get(name, [])) for name in names)
+
+    def load(self, root: Path) -> Splits:
+        """Read the grids from the cache, or make them from the meshes."""
+        folder = _find(root)
+        if folder is None:
+            raise DataError(
+                f"ModelNet is not in {root}: there is no <class>/train/*.off in {', '.join(map(_shown, _PLACES))}. "
+                "Download ModelNet10 or ModelNet40 from https://modelnet.cs.princeton.edu and unpack it there, so that "
+                f"there is {root}/ModelNet10/chair/train/chair_0001.off; or set VQTK_DATA or --data-dir."
+            )
+        found = laid_out(folder, ".off")
+        files = labelled(self._chosen(found, folder))
+        grids = mesh_grids([file.path for file in files], size=self.size, variations=self.variations)
+        splits = assembled(files, grids, spec=self.spec, source=folder)
+        splits.note = " ".join(filter(None, [_incomplete(found, folder), splits.note])) or None
+        return splits
+
+    def _chosen(self, found: dict[str, list[GridFile]], folder: Path) -> dict[str, list[GridFile]]:
+        """Return the classes to take, in order of name. Raises: DataError if one is not there."""
+        names = sorted(found if self.classes is None else set(self.classes))
+        for name in names:
+            if name not in found:
+                raise DataError(
+                    f"data.classes: {folder} has no class {name!r}. {nearest(name, list(found))}"
+                    f"Its classes: {', '.join(found)}."
+                )
+        return {name: found[name] for name in names}
+
+
+def _find(root: Path) -> Path | None:
+    return next((root / place for place in _PLACES if any((root / place).glob("*/train/*.off"))), None)
+
+
+def _shown(place: str) -> str:
+    return f"{place}/" if place else "the folder itself"
+
+
+def _incomplete(found: dict[str, list[GridFile]], folder: Path) -> str | None:
+    """Return a line that says so if the folder is neither of the two published sets."""
+    meshes = sum(map(len, found.values()))
+    if meshes in _COMPLETE:
+        return None
+    sizes = " nor ".join(f"{name} ({size:,})" for size, name in _COMPLETE.items())
+    return (
+        f"{folder} holds {meshes:,} meshes of {len(found)} classes, neither {sizes}: "
+        "figures do not compare with published ones."
+    )

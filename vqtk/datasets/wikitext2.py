@@ -1,23 +1,97 @@
-"""WikiText-2 as characters: its spec."""
+"""WikiText-2 as characters, where it is or can be had."""
 
-from vqtk.datasets._base import LaterDataset
-from vqtk.nn.types import Count, DataSpec
+import contextlib
+import io
+import socket
+from http.client import HTTPException
+from pathlib import Path
+
+from torchvision.datasets.utils import download_and_extract_archive
+
+from vqtk.datasets._base import Splits
+from vqtk.datasets._characters import Characters, read_text, windows
+from vqtk.errors import DataError
+from vqtk.nn.types import Count
 from vqtk.registry import datasets
+
+_URL = "https://wikitext.smerity.com/wikitext-2-v1.zip"
+_MD5 = "542ccefacc6c27f945fb54453812b3cd"
+_LINES = {"train": 36_718, "test": 4_358}
+_CHARACTERS = 12_000_000
+_NAMES = {part: f"wiki.{part}.tokens" for part in ("train", "valid", "test")}
 
 
 @datasets.register("wikitext2")
-class WikiText2(LaterDataset):
-    """Windows of `length` characters of Wikipedia. Its recipe can be checked, not trained yet.
+class WikiText2(Characters):
+    """Windows of `length` characters of Wikipedia; training and test text as published.
+
+    Token 0 is "unknown"; the others are the `vocabulary` - 1 most frequent characters of the training text. Training
+    windows start at every character; test windows do not overlap.
 
     Shapes: items (length,), indices into a vocabulary of `vocabulary` characters.
+    Raises: DataError if the files are absent and cannot be downloaded, or damaged.
     Source: Merity et al. 2016.
     """
 
     def __init__(self, *, length: Count = 128, vocabulary: Count = 100):
-        self.length = length
-        self.vocabulary = vocabulary
+        super().__init__(length=length, vocabulary=vocabulary)
 
-    @property
-    def spec(self) -> DataSpec:
-        """What a model must know of the items."""
-        return DataSpec("text", (self.length,), classes=self.vocabulary)
+    def count(self, root: Path) -> int:
+        """Return how many characters there are, taking each for a byte; about those of the complete set if absent."""
+        found = _find(root)
+        if found is None:
+            return _CHARACTERS
+        files = [found / _NAMES[part] for part in _LINES]
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+    def load(self, root: Path) -> Splits:
+        """Read the text under `root`, or download it there."""
+        folder = _find(root) or _downloaded(root)
+        missing = [_NAMES[part] for part in _LINES if not (folder / _NAMES[part]).is_file()]
+        if missing:
+            raise DataError(
+                f"{folder}: {' and '.join(missing)} missing. Expected {', '.join(_NAMES.values())}. Delete the folder "
+                "to have them downloaded again."
+            )
+        texts = {part: read_text(folder / _NAMES[part]) for part in _LINES}
+        splits, _ = windows([texts["train"]], [texts["test"]], spec=self.spec, source=folder)
+        splits.note = _note(folder, texts)
+        return splits
+
+
+def _find(root: Path) -> Path | None:
+    """Return the folder that holds any of the three files, at `root` or below it."""
+    places = (root / "wikitext2" / "wikitext-2", root / "wikitext-2", root / "wikitext2", root)
+    return next((place for place in places if any((place / name).is_file() for name in _NAMES.values())), None)
+
+
+def _downloaded(root: Path) -> Path:
+    """Download the text and return its folder. Raises: DataError which says where to put it."""
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            download_and_extract_archive(_URL, str(root / "wikitext2"), md5=_MD5, remove_finished=True)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise DataError(
+            f"WikiText-2 is not in {root} and could not be downloaded from {_URL} ({type(error).__name__}). Unpack "
+            f"wikitext-2-v1.zip so that there are {root / 'wikitext2' / 'wikitext-2'}/{', '.join(_NAMES.values())}; "
+            "or set VQTK_DATA or --data-dir to the folder that holds wikitext2."
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    return root / "wikitext2" / "wikitext-2"
+
+
+def _note(folder: Path, texts: dict[str, str]) -> str | None:
+    """Return what is not official about the files."""
+    wrong = []
+    valid = folder / _NAMES["valid"]
+    if valid.is_file() and valid.read_bytes() == (folder / _NAMES["train"]).read_bytes():
+        wrong.append(f"{_NAMES['train']} is a copy of {_NAMES['valid']}")
+    else:
+        for part, official in _LINES.items():
+            lines = texts[part].count("\n")
+            if lines != official:
+                wrong.append(f"{_NAMES[part]} has {lines:,} lines, the official one {official:,}")
+    return f"{folder}: {'; '.join(wrong)}: figures do not compare with published ones." if wrong else None

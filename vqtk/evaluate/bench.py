@@ -92,6 +92,8 @@ def textbook_decode(model: Any, codes: Tensor) -> Tensor:
 class _Textbook(torch.nn.Module):
     """A model that trains by the textbook walk."""
 
+    stepwise = True
+
     def __init__(self, model: Any):
         super().__init__()
         self.model = model

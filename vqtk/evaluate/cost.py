@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -14,12 +15,11 @@ from vqtk.recipe.validate import synthetic
 
 
 def parameters_by_part(model: Any) -> dict[str, int]:
-    """Return the parameters of the bias, and of each part of the refiners, summed over segments."""
-    parts = {"bias": model.bias.numel()}
-    for refiner in model.refiners:
-        for name, value in refiner.named_parameters():
-            part = name.split(".")[0]
-            parts[part] = parts.get(part, 0) + value.numel()
+    """Return the parameters of each part of a model; those of the refiners are summed over segments."""
+    parts: dict[str, int] = {}
+    for name, value in model.named_parameters():
+        part = re.sub(r"^refiners\.\d+\.", "", name).split(".")[0]
+        parts[part] = parts.get(part, 0) + value.numel()
     return parts
 
 
@@ -33,7 +33,7 @@ def flops(recipe: Recipe) -> dict[str, int]:
 
     Counted on tensors without storage, so that the largest recipe takes no memory.
     """
-    model = build_model(recipe, device="meta").eval()
+    model = build_model(recipe, device="meta").eval().requires_grad_(False)
     with torch.no_grad():
         target = synthetic(model.data, 1).to("meta")
         codes = torch.zeros(1, model.stages, dtype=torch.int64, device="meta")

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import log, log2
+from dataclasses import dataclass, field
+from math import exp, log, log2, prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Split
+from vqtk.datasets._split import Split, batches_of
+from vqtk.evaluate.distortion import psnr_db
 from vqtk.train.seeds import generator
+
+MOST_PROPOSED = 1 << 28
+"""Values that the proposals of a batch hold at most, where the batch is not given."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Figures of a split; losses in units of the model's loss, averaged over items.
 
-    `distortion` (s,) is the smallest loss at each stage, `usage` (s, k) how often each option was chosen.
+    `distortion` (s,) is the smallest loss at each stage, None where the model has no reconstruction; `all` the mean
+    over every option, None where no option but the chosen one was scored. `usage` (s, k) counts how often each option
+    was chosen. `kind` is that of the data, `values` how many values an item has. `figures` holds what is measured
+    beside the loss, each a list (s,) by its name.
     """
 
     items: int
-    distortion: list[float]
-    all: float
+    distortion: list[float | None]
+    all: float | None
     usage: Tensor
     options: int
     normalised: bool
     values: int
+    kind: str = "image"
+    figures: dict[str, list[float | None]] = field(default_factory=dict)
 
     def entropy_nats(self) -> list[float]:
         """Return the entropy of each stage's codes."""
@@ -34,59 +43,96 @@ class Evaluation:
         return torch.special.entr(frequency.double()).sum(1).tolist()
 
     def row(self) -> dict[str, Any]:
-        """Return the training quantities."""
+        """Return the training quantities; those of single stages only where every stage has a reconstruction."""
         counts = self.usage.sum(0).double()
-        return {
-            "choice": sum(self.distortion) / len(self.distortion),
-            "final": self.distortion[-1],
-            "all": self.all,
-            "entropy_pooled_nats": torch.special.entr(counts / counts.sum()).sum().item(),
-            "used": int((counts > 0).sum()),
-        }
+        known = [value for value in self.distortion if value is not None]
+        row: dict[str, Any] = {"choice": sum(known) / len(known)} if len(known) == len(self.distortion) else {}
+        row["final"] = self.distortion[-1]
+        if self.all is not None:
+            row["all"] = self.all
+        row["entropy_pooled_nats"] = torch.special.entr(counts / counts.sum()).sum().item()
+        row["used"] = int((counts > 0).sum())
+        return row
 
     def stages(self) -> list[dict[str, Any]]:
-        """Return one row a stage: bits, distortion, entropy in nats, options used, and the bound where there is one."""
+        """Return one row a stage: bits, distortion, figures, the bound where there is one, and the codes' usage."""
         rows = []
         for stage, (distortion, entropy) in enumerate(zip(self.distortion, self.entropy_nats(), strict=True)):
-            row = {
+            row: dict[str, Any] = {
                 "stage": stage + 1,
                 "bits": (stage + 1) * log2(self.options),
                 "distortion": distortion,
-                "entropy_nats": entropy,
-                "used": int((self.usage[stage] > 0).sum()),
+                **self._figures(stage),
             }
             if self.normalised:
-                row["bound_nats"] = distortion * self.values + (stage + 1) * log(self.options)
+                row |= self._bound(distortion, stage)
+            row["entropy_nats"] = entropy
+            row["entropy_bits"] = entropy / log(2)
+            row["perplexity"] = exp(entropy)
+            row["used"] = int((self.usage[stage] > 0).sum())
             rows.append(row)
         return rows
 
+    def _figures(self, stage: int) -> dict[str, float | None]:
+        row = {name: values[stage] for name, values in self.figures.items()}
+        if "mse_pixels" in row:
+            row["psnr_db"] = psnr_db(row["mse_pixels"])
+        return row
+
+    def _bound(self, distortion: float | None, stage: int) -> dict[str, float | None]:
+        """Return the bound on an item's negative log-likelihood, under the uniform prior over codes."""
+        each = "bound_bits_per_char" if self.kind == "text" else "bound_bits_per_dim"
+        if distortion is None:
+            return {"bound_nats": None, each: None}
+        nats = distortion * self.values + (stage + 1) * log(self.options)
+        return {"bound_nats": nats, each: nats / self.values / log(2)}
+
 
 @torch.no_grad()
-def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: int = 100) -> Evaluation:
-    """Encode the items (indices; all by default) greedily, `batch` at a time."""
+def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: int | None = None) -> Evaluation:
+    """Encode the items (indices; all by default) greedily, `batch` at a time, and score every option of every stage.
+
+    A model that is not stepwise has no options to score: it encodes and decodes, and what is known is its last stage.
+    """
     was_training = model.training
     model.eval()
     chosen = torch.arange(len(split)) if items is None else items
-    device = model.bias.device
-    distortion = torch.zeros(model.stages, dtype=torch.float64)
+    final = model.stages if model.stepwise else 1
+    distortion = torch.zeros(final, dtype=torch.float64)
     usage = torch.zeros(model.stages, model.options, dtype=torch.int64)
     total = 0.0
-    for part in chosen.split(batch):
-        target = model.data.normalise(split.items[part.to(split.items.device)].to(device), model.bias.dtype)
-        walk = model.walk(target)
-        distortion += walk.grid.min(2).values.sum(0).double().cpu()
-        total += walk.grid.mean((1, 2)).sum().item()
-        usage += walk.usage().cpu()
+    for raw in batches_of(split, chosen.split(batch or suited_batch(model))):
+        target = model.data.normalise(raw.to(model.device), model.dtype)
+        if model.stepwise:
+            walk = model.walk(target)
+            distortion += walk.grid.min(2).values.sum(0).double().cpu()
+            total += walk.grid.mean((1, 2)).sum().item()
+            usage += walk.usage().cpu()
+        else:
+            codes = model.encode(target)
+            distortion += model.loss(model.decode(codes)[:, None], target).sum(0).double().cpu()
+            usage += usage_of(codes, model.options)
     model.train(was_training)
     return Evaluation(
         items=len(chosen),
-        distortion=(distortion / len(chosen)).tolist(),
-        all=total / len(chosen),
+        distortion=[None] * (model.stages - final) + (distortion / len(chosen)).tolist(),
+        all=total / len(chosen) if model.stepwise else None,
         usage=usage,
         options=model.options,
         normalised=model.loss.normalised,
-        values=target[0].numel(),
+        values=prod(model.data.shape),
+        kind=model.data.kind,
     )
+
+
+def usage_of(codes: Tensor, options: int) -> Tensor:
+    """Return how often each option was chosen at each stage: codes (n, s) → (s, k), on the CPU."""
+    return torch.stack([torch.bincount(stage, minlength=options) for stage in codes.cpu().unbind(1)])
+
+
+def suited_batch(model: Any) -> int:
+    """Return how many items to encode at a time: 100, or fewer where their proposals would take much memory."""
+    return max(1, min(100, MOST_PROPOSED // (model.options * prod(model.loss.shape))))
 
 
 def fixed_subset(split: Split, items: int, seed: int) -> Tensor:

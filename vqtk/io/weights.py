@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +13,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vqtk import __version__
-from vqtk.errors import CheckpointError, VqtkError
+from vqtk.errors import CheckpointError, VqtkError, nearest
 from vqtk.io.atomic import replacing
+from vqtk.models._base import Model
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain
 
 Loaded = tuple[Any, Recipe]
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
-def save_weights(path: Path, model: nn.Module, recipe: Recipe, **facts: Any) -> None:
+def save_weights(path: Path, model: Model, recipe: Recipe, **facts: Any) -> None:
     """Write a model's weights with its recipe, replacing the file whole; facts (JSON values) go with them.
 
     Raises: CheckpointError if the file cannot be written.
     """
+    known = {"characters": model.data.characters} if model.data.characters else {}
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = {
         "format": "vqtk",
         "version": __version__,
         "recipe": json.dumps(recipe.plain()),
-        "facts": json.dumps(facts),
+        "facts": json.dumps({**facts, **known}),
     }
     try:
         with replacing(path) as temporary:
@@ -82,6 +86,7 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
     except VqtkError as error:
         raise CheckpointError(f"{path}: the recipe that these weights carry cannot be built here: {error}") from None
     fit(model, tensors, path)
+    model.data = replace(model.data, characters=metadata["facts"].get("characters"))
     return model.to(device).eval(), recipe
 
 
@@ -100,13 +105,21 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def weights_of(path: Path) -> Path:
-    """Return the weights file that a run directory or a file stands for. Raises: CheckpointError."""
+    """Return the weights file that a run directory, a file or a shipped model's name stands for.
+
+    Raises: CheckpointError.
+    """
     if path.suffix in (".yaml", ".yml") and path.is_file():
         raise CheckpointError(f"{path}: this is a recipe, not a model. Train it first: vqtk run {path}.")
     if path.is_file():
         return path
     if not path.exists():
-        raise CheckpointError(f"{path}: no such run or weights file. Expected a run directory or a .safetensors file.")
+        if str(path) in shipped():
+            return PRETRAINED / f"{path}.safetensors"
+        raise CheckpointError(
+            f"{path}: no such run or weights file. {nearest(str(path), shipped())}Expected a run directory, a "
+            f".safetensors file, or a model that ships with vqtk: {', '.join(shipped())}."
+        )
     found = checkpoints(path)
     if not found:
         raise CheckpointError(
@@ -114,6 +127,11 @@ def weights_of(path: Path) -> Path:
             f"{nearest_run(path)}Expected a path like runs/mnist/20260101-120000."
         )
     return found[-1]
+
+
+def shipped() -> list[str]:
+    """Return the names of the models that ship with vqtk."""
+    return sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
 
 
 def nearest_run(path: Path) -> str:
@@ -128,7 +146,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Any:
-    """Return the trained model of a run directory or a weights file: `vqtk.load("runs/mnist/…")`.
+    """Return the trained model of a run directory, a weights file, or a shipped model: `vqtk.load("mnist")`.
 
     Raises: CheckpointError if there is none, or it is damaged.
     """

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from math import ceil, log2
+from math import ceil
 from typing import cast
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from vqtk.errors import ShapeError, VqtkError
+from vqtk.models._base import Model
 from vqtk.models._walk import Walk
 from vqtk.nn.state import State, decay_gradient, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction
@@ -32,7 +33,7 @@ from vqtk.selectors.argmin import Argmin
 
 
 @models.register("vqdraw")
-class VQDraw(nn.Module):
+class VQDraw(Model):
     """The sequential discrete variational auto-encoder of the paper.
 
     `segment` stages share one refiner (none: all of them). `grad_decay` takes that part of the gradient
@@ -43,6 +44,8 @@ class VQDraw(nn.Module):
     Raises: ShapeError if the refiner does not reach the size of the data.
     Source: Nichol 2020, arXiv 2003.01599.
     """
+
+    stepwise = True
 
     def __init__(
         self,
@@ -59,12 +62,10 @@ class VQDraw(nn.Module):
         selector: Selector,
         search: Search,
     ):
-        super().__init__()
-        if active_stages is not None and active_stages > stages:
+        super().__init__(data, stages=active_stages or stages, options=options)
+        if self.stages > stages:
             raise ShapeError(f"`active_stages` is {active_stages}, of {stages} stages. Give at most {stages}.")
-        self.data = data
-        self.total_stages, self.options = stages, options
-        self.stages = active_stages or stages
+        self.total_stages = stages
         self.segment = min(segment or stages, stages)
         self.grad_decay = grad_decay
         self.loss = loss(data)
@@ -72,17 +73,13 @@ class VQDraw(nn.Module):
         self.bias = nn.Parameter(torch.zeros(options, *self.loss.shape))
         supplied = self.loss.channels, self.loss.size, self.segment, options, self.loss.out_channels
         self.refiners = nn.ModuleList(refiner(*supplied) for _ in range(ceil(stages / self.segment)))
+        self.segments = len(self.refiners)
         reached = tuple(getattr(self.refiners[0], "size", self.loss.size))
         if reached != self.loss.size:
             raise ShapeError(
                 f"the refiner's head yields size {reached}, but the reconstruction has size {self.loss.size}. "
                 "Change the strides of the backbone or the `upsample` units of the head."
             )
-
-    @property
-    def bits(self) -> float:
-        """Bits of a code."""
-        return self.stages * log2(self.options)
 
     # ── the stage walk ───────────────────────────────────────────────────────────────────────────
 
@@ -150,7 +147,7 @@ class VQDraw(nn.Module):
     def draw(self, n: int, generator: torch.Generator) -> Tensor | None:
         """Return what the recipe's selector needs to explore with n items: (n, stages, …), or None."""
         draws = self.selector.draw(n, self.stages, self.options, generator)
-        return None if draws is None else draws.to(self.bias.device)
+        return None if draws is None else draws.to(self.device)
 
     @torch.no_grad()
     def encode(self, target: Tensor) -> Tensor:
@@ -174,16 +171,6 @@ class VQDraw(nn.Module):
         return torch.stack(after, 1)
 
     @torch.no_grad()
-    def sample(self, n: int, *, generator: torch.Generator | None = None, stages: int | None = None) -> Tensor:
-        """Decode uniformly drawn codes; the first `stages` of them, where given → (n, *shape)."""
-        return self.decode(self.random_codes(n, generator=generator)[:, :stages])
-
-    def random_codes(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return uniformly drawn codes (n, stages); drawn on the CPU, so that a seed means the same everywhere."""
-        codes = torch.randint(self.options, (n, self.stages), generator=generator)
-        return codes.to(self.bias.device)
-
-    @torch.no_grad()
     def proposals(self, codes: Tensor) -> Tensor:
         """Return what the stage after the prefix codes (n, s) proposes: (n, k, *shape).
 
@@ -197,7 +184,7 @@ class VQDraw(nn.Module):
 
     def _follow(self, codes: Tensor, after: list[Tensor] | None = None) -> tuple[Tensor, State]:
         """Walk with the codes given, computing the chosen deltas alone."""
-        self._check(codes)
+        self._check_codes(codes, most=self.total_stages)
         x, state = self._start(codes)
         for stage, chosen in enumerate(codes.unbind(1)):
             x, state = decay_gradient(x, self.grad_decay), self._decay(state)
@@ -211,30 +198,14 @@ class VQDraw(nn.Module):
                 after.append(x)
         return x, state
 
-    def _check_target(self, target: Tensor) -> None:
-        if tuple(target.shape[1:]) != self.data.shape:
-            raise VqtkError(
-                f"items of shape {tuple(target.shape)}: expected (n, {', '.join(map(str, self.data.shape))})."
-            )
-        if self.data.classes is None and not target.is_floating_point():
-            raise VqtkError(
-                f"items of type {target.dtype}: expected training units, floating point. For raw pixels from 0 to 255: "
-                "model.encode(model.data.normalise(pixels))."
-            )
-
-    def _check(self, codes: Tensor) -> None:
-        if codes.is_floating_point():
-            raise VqtkError(f"codes of type {codes.dtype}: expected integers from 0 to {self.options - 1}.")
-        if codes.dim() != 2 or codes.shape[1] > self.total_stages:
-            raise VqtkError(
-                f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {self.total_stages} stages."
-            )
-        if (
-            codes.device.type != "meta"
-            and codes.numel()
-            and not 0 <= int(codes.min()) <= int(codes.max()) < self.options
-        ):
-            raise VqtkError(f"codes from {int(codes.min())} to {int(codes.max())}: expected 0 to {self.options - 1}.")
+    def trial(self, target: Tensor) -> Tensor:
+        """Walk through the first and last stage of the first and last segment; decode the first code."""
+        last_segment = (self.total_stages - 1) // self.segment * self.segment
+        telling = sorted({0, self.segment - 1, last_segment, self.total_stages - 1})
+        walk = self.walk(target, stages=telling)
+        with torch.no_grad():
+            self.decode(walk.codes[:, :1])
+        return walk.quantities().choice + walk.quantities().all
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
         """Let each refiner mend itself after an update; usage (s, k) counts the best options."""

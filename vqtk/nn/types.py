@@ -26,7 +26,7 @@ class DataSpec:
     """What a model must know of its data, and how raw items become training units.
 
     `shape` is that of one item: (channels, *size), or (length,) for text. `classes` is the vocabulary of
-    data that are token indices. Images are stored as uint8 in [0, 255]; training units are
+    data that are token indices, and `characters` the character of each, where it is known. Images are stored as uint8 in [0, 255]; training units are
     `(pixel - mean) / std` for pixels in [0, 1].
     """
 
@@ -35,6 +35,7 @@ class DataSpec:
     classes: int | None = None
     mean: float = 0.0
     std: float = 1.0
+    characters: str | None = None
 
     def normalise(self, raw: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return raw items (n, *shape) in training units; token indices stay as they are, as int64."""

@@ -14,7 +14,7 @@ from vqtk.plugin import load_plugins
 from vqtk.recipe.merge import gather
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, parse
-from vqtk.registry import Dataset, Model
+from vqtk.registry import Dataset, Model, Objective
 
 FolderName = Annotated[
     str,
@@ -45,15 +45,6 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Objective:
-    """The coefficients of what training minimises."""
-
-    choice: NonNegative = 1.0
-    all: NonNegative = 0.01
-    final: NonNegative = 0.0
-
-
-@dataclass(frozen=True)
 class Train:
     """How a model is trained.
 
@@ -62,9 +53,9 @@ class Train:
     """
 
     updates: Count
+    objective: Objective
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
-    objective: Objective = field(default_factory=Objective)
     accumulate: Count = 1
     micro_batch: Count | None = None
     gradient_checkpointing: bool = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,29 +21,25 @@ class Validation:
 
     parameters: int
     bits: float
-    stages_tried: list[int]
     seconds: float
 
 
 def validate(recipe: Recipe) -> Validation:
-    """Build the model; train and decode one item through the first and last stage of the first and last segment.
+    """Build the model and try it out, forwards and backwards, on one item.
 
     Raises: RecipeError if it cannot be built, a pass fails, or a result is not finite.
     """
     started = time.monotonic()
     model = build_model(recipe)
-    tried = _telling_stages(model)
     target = synthetic(model.data, 1)
     try:
-        walk = model.walk(target, stages=tried)
-        walk.quantities().objective().backward()
-        with torch.no_grad():
-            model.decode(walk.codes[:, :1])
+        outcome = model.trial(target)
+        outcome.backward()
     except VqtkError:
         raise
     except Exception as error:
         raise RecipeError(f"recipe {recipe.name!r}: its model fails on one item: {told(error)}") from error
-    if not torch.isfinite(walk.grid).all():
+    if not torch.isfinite(outcome):
         raise RecipeError(f"recipe {recipe.name!r}: the losses of a new model are not finite. Check norms and scales.")
     silent = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
     if silent:
@@ -52,7 +47,7 @@ def validate(recipe: Recipe) -> Validation:
             f"recipe {recipe.name!r}: the gradient of {silent[0]!r} is not finite. Check norms and scales."
         )
     parameters = sum(p.numel() for p in model.parameters())
-    return Validation(parameters, model.bits, tried, time.monotonic() - started)
+    return Validation(parameters, model.bits, time.monotonic() - started)
 
 
 def synthetic(data: DataSpec, n: int) -> Tensor:
@@ -61,9 +56,3 @@ def synthetic(data: DataSpec, n: int) -> Tensor:
     high = {"image": 256, "text": data.classes or 1, "voxels": 2}[data.kind]
     raw = torch.randint(high, (n, *data.shape), generator=generator)
     return data.normalise(raw if data.kind == "text" else raw.to(torch.uint8))
-
-
-def _telling_stages(model: Any) -> list[int]:
-    """Return the first and the last stage of the first and of the last segment."""
-    last_segment = (model.total_stages - 1) // model.segment * model.segment
-    return sorted({0, model.segment - 1, last_segment, model.total_stages - 1})

@@ -1,1 +1,1 @@
-"""Pictures of samples, stages and proposals."""
+"""What a model looks like, as pictures, text and meshes; and the report of a run."""

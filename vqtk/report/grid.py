@@ -1,37 +1,14 @@
-"""Grids of pictures: samples, reconstructions, stages, proposals."""
+"""Pictures laid out in rows: samples, items with their reconstructions, stages, proposals."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
-
-from vqtk.errors import VqtkError
-from vqtk.io.atomic import replacing
 
 GAP = 2
 _PAPER = 1.0
 _FRAME = (0.89, 0.29, 0.13)
-
-
-def to_pictures(model: Any, x: Tensor) -> Tensor:
-    """Return reconstructions (n, *shape) as RGB or grey pictures (n, c, h, w) in [0, 1].
-
-    Raises: VqtkError if the data are not images.
-    """
-    return data_to_pictures(model, model.loss.show(x))
-
-
-def data_to_pictures(model: Any, data: Tensor) -> Tensor:
-    """Return data in training units (n, c, h, w) as pictures in [0, 1]. Raises: VqtkError if they are not images."""
-    if model.data.kind != "image":
-        raise VqtkError(f"this model's data are {model.data.kind}; only images can be drawn as pictures so far.")
-    return model.data.pixels(data.detach().float().cpu())
 
 
 def grid(pictures: Tensor, columns: int, *, framed: set[int] | frozenset[int] = frozenset()) -> Tensor:
@@ -51,7 +28,7 @@ def grid(pictures: Tensor, columns: int, *, framed: set[int] | frozenset[int] = 
 
 
 def stage_strip(targets: Tensor, after: Tensor) -> Tensor:
-    """Lay out a column an image and a row a stage: after (n, s, c, h, w); the targets (n, c, h, w) come last."""
+    """Lay out a column an item and a row a stage: after (n, s, c, h, w); the targets (n, c, h, w) come last."""
     rows = rearrange(torch.cat([after, targets[:, None]], 1), "n s c h w -> (s n) c h w")
     return grid(rows, columns=len(targets))
 
@@ -66,19 +43,3 @@ def pairs(targets: Tensor, reconstructions: Tensor, columns: int) -> Tensor:
 
 def _filled(row: Tensor, columns: int) -> Tensor:
     return torch.cat([row, torch.full((columns - len(row), *row.shape[1:]), _PAPER)])
-
-
-def enlarged(sheet: Tensor, scale: int | None = None) -> Image.Image:
-    """Return a sheet (3, h, w) as an image, each pixel `scale` squared; by default so that it is easily seen."""
-    factor = scale or max(1, 640 // sheet.shape[2])
-    image = Image.fromarray((rearrange(sheet, "c h w -> h w c").numpy() * 255).round().astype(np.uint8))
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-
-
-def write_png(sheet: Tensor, path: Path, *, scale: int | None = None) -> None:
-    """Write a sheet as PNG, replacing the file whole. Raises: VqtkError if it cannot be written."""
-    try:
-        with replacing(path) as temporary:
-            enlarged(sheet, scale).save(temporary, format="PNG")
-    except OSError as error:
-        raise VqtkError(f"{path}: the picture cannot be written ({error}). Choose another path with -o.") from None

@@ -1,50 +1,129 @@
-"""The pictures of a model: what each shows, as a sheet ready to be written."""
+"""What a model's samples, reconstructions, stages and proposals look like, as sheets."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vqtk.report.grid import data_to_pictures, grid, pairs, stage_strip, to_pictures, write_png
+from vqtk.errors import VqtkError
+from vqtk.report import text
+from vqtk.report.cells import pictures, texts
+from vqtk.report.grid import grid, pairs, stage_strip
+from vqtk.report.sheet import ImageSheet, Sheet
+
+_VALUES_AT_ONCE = 1 << 26
+
+
+def random_codes(model: Any, *, count: int, seed: int, stages: int | None = None) -> Tensor:
+    """Return the codes (n, s) that `samples` decodes: uniformly drawn, their first `stages` where given."""
+    return model.random_codes(count, generator=torch.Generator().manual_seed(seed))[:, :stages]
+
+
+def encoded(model: Any, targets: Tensor) -> Tensor:
+    """Return the codes (n, s) of targets (n, *data shape) in training units, a few at a time."""
+    return _in_pieces(model, model.encode, targets)
 
 
 @torch.no_grad()
-def samples(model: Any, *, count: int = 64, seed: int = 0, stages: int | None = None, columns: int = 8) -> Tensor:
-    """Return a grid of reconstructions of uniformly drawn codes, or of their first `stages`."""
-    x = model.sample(count, generator=torch.Generator().manual_seed(seed), stages=stages)
-    return grid(to_pictures(model, x), columns)
+def shown_as(model: Any, codes: Tensor) -> Tensor:
+    """Return what codes (n, s) stand for, as data in training units (n, *data shape), a few at a time."""
+    return model.loss.show(_in_pieces(model, model.decode, codes))
 
 
 @torch.no_grad()
-def reconstructions(model: Any, targets: Tensor, *, columns: int = 8) -> Tensor:
-    """Return targets (n, c, h, w) in training units with their reconstructions below them."""
-    x = model.decode(model.encode(targets))
-    return pairs(data_to_pictures(model, targets), to_pictures(model, x), columns)
+def distortion(model: Any, targets: Tensor, codes: Tensor) -> Tensor:
+    """Return the loss (n,) of targets (n, *data shape) in training units under their codes (n, s)."""
+    return model.loss(_in_pieces(model, model.decode, codes)[:, None], targets)[:, 0]
 
 
 @torch.no_grad()
-def stages(model: Any, targets: Tensor) -> Tensor:
-    """Return one column a target and one row a stage, the targets (n, c, h, w) in the last row."""
-    after = model.decode_stages(model.encode(targets))
-    shown = torch.stack([to_pictures(model, column) for column in after])
-    return stage_strip(data_to_pictures(model, targets), shown)
+def samples(model: Any, *, count: int = 64, seed: int = 0, stages: int | None = None, columns: int = 8) -> Sheet:
+    """Return the reconstructions of uniformly drawn codes, or of their first `stages`.
+
+    Raises: VqtkError if only whole codes can be decoded.
+    """
+    if stages is not None:
+        require_stepwise(model)
+    shown = shown_as(model, random_codes(model, count=count, seed=seed, stages=stages))
+    if model.data.kind == "text":
+        return text.samples(texts(model.data, shown))
+    return ImageSheet(grid(pictures(model.data, shown), columns), f"{count} samples")
 
 
 @torch.no_grad()
-def proposals(model: Any, target: Tensor, *, stage: int, columns: int = 8) -> tuple[Tensor, int]:
-    """Return what a stage proposes for a target (c, h, w), the chosen option framed, and that option."""
+def reconstructions(model: Any, targets: Tensor, *, codes: Tensor | None = None, columns: int = 8) -> Sheet:
+    """Return targets (n, *data shape) in training units with their reconstructions below them.
+
+    Their codes (n, s) are those given, or found by encoding.
+    """
+    shown = shown_as(model, encoded(model, targets) if codes is None else codes)
+    if model.data.kind == "text":
+        return text.pairs(texts(model.data, targets), texts(model.data, shown))
+    sheet = pairs(pictures(model.data, targets), pictures(model.data, shown), columns)
+    return ImageSheet(sheet, f"{len(targets)} items, each with its reconstruction below it")
+
+
+@torch.no_grad()
+def stages(model: Any, targets: Tensor, *, codes: Tensor | None = None) -> Sheet:
+    """Return what is reached after each stage, and last the targets (n, *data shape) in training units.
+
+    Their codes (n, s) are those given, or found by encoding. Raises: VqtkError if only whole codes can be decoded.
+    """
+    require_stepwise(model)
+    after = _in_pieces(model, model.decode_stages, encoded(model, targets) if codes is None else codes)
+    shown = [model.loss.show(item) for item in after]
+    if model.data.kind == "text":
+        return text.stage_lines(texts(model.data, targets), [texts(model.data, item) for item in shown])
+    strip = stage_strip(pictures(model.data, targets), torch.stack([pictures(model.data, item) for item in shown]))
+    return ImageSheet(strip, f"{len(after)} items after 1 to {after.shape[1]} stages, and the items themselves last")
+
+
+@torch.no_grad()
+def proposals(model: Any, target: Tensor, *, stage: int, columns: int = 8) -> tuple[Sheet, int]:
+    """Return what a stage (from 0) proposes for a target (*data shape), the chosen option marked, and that option.
+
+    Raises: VqtkError if only whole codes can be decoded.
+    """
+    require_stepwise(model)
     codes = model.encode(target[None])
     chosen = int(codes[0, stage])
-    proposed = model.proposals(codes[:, :stage])[0]
-    return grid(to_pictures(model, proposed), columns, framed={chosen}), chosen
+    shown = model.loss.show(model.proposals(codes[:, :stage])[0])
+    if model.data.kind == "text":
+        return text.options(texts(model.data, shown), chosen), chosen
+    alt = f"{len(shown)} options of stage {stage + 1}, option {chosen} chosen"
+    return ImageSheet(grid(pictures(model.data, shown), columns, framed={chosen}), alt), chosen
 
 
 def write_all(model: Any, targets: Tensor, folder: Path, update: int) -> None:
-    """Write a run's samples, reconstructions and stage strip, with the update in their names."""
+    """Write a run's samples, reconstructions and, where it has stages, their strip and the proposals of an early one.
+
+    The update is in their names.
+    """
     model.eval()
-    write_png(samples(model), folder / f"samples_{update:08d}.png")
-    write_png(reconstructions(model, targets[:32]), folder / f"reconstructions_{update:08d}.png")
-    write_png(stages(model, targets[:10]), folder / f"stages_{update:08d}.png")
+    codes = encoded(model, targets)
+    sheets = {"samples": samples(model), "reconstructions": reconstructions(model, targets, codes=codes)}
+    if model.stepwise:
+        sheets["stages"] = stages(model, targets[:10], codes=codes[:10])
+        sheets["proposals"], _ = proposals(model, targets[0], stage=min(2, model.stages - 1))
+    for name, sheet in sheets.items():
+        sheet.write(folder / f"{name}_{update:08d}{sheet.suffix}")
+
+
+def require_stepwise(model: Any) -> None:
+    """Raise VqtkError if a model decodes whole codes only."""
+    if not model.stepwise:
+        raise VqtkError(
+            f"this model ({type(model).__name__}) decodes whole codes only, so there is nothing to show of single "
+            "stages. `vqtk sample` without --stages and `vqtk reconstruct` show what it does."
+        )
+
+
+def _in_pieces(model: Any, function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+    """Apply a function to a few items at a time, so that all their proposals fit into memory."""
+    size = max(1, _VALUES_AT_ONCE // (model.options * prod(model.loss.shape)))
+    return torch.cat([function(piece) for piece in items.split(size)])

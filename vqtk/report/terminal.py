@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-
 from PIL import Image
 from rich.color import Color
 from rich.segment import Segment, Segments
 from rich.style import Style
-from torch import Tensor
-
-from vqtk.report.grid import enlarged
 
 
-def drawn(sheet: Tensor, columns: int | None = None) -> Segments:
-    """Return a sheet (3, h, w) as half blocks for rich to print, scaled down to the terminal's width."""
-    image = enlarged(sheet, scale=1)
-    width = min(image.width, columns or shutil.get_terminal_size().columns)
+def half_blocks(image: Image.Image, columns: int) -> Segments:
+    """Return an RGB image as half blocks for rich to print, scaled down to at most so many columns."""
+    width = min(image.width, columns)
     height = max(2, round(image.height * width / image.width)) // 2 * 2
     small = image.resize((width, height), Image.Resampling.BOX)
     segments = []

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vqtk.datasets._base import Split
+from vqtk.datasets._split import Split
 from vqtk.errors import VqtkError
 from vqtk.train.loop import FIRST_PICTURES_S, Batches
 from vqtk.train.trainer import Trainer
@@ -48,8 +48,8 @@ def measure(trainer: Trainer, data: Split, evaluate: Callable[[], object], pictu
     trial = copy.deepcopy(trainer)
     batches = Batches(trial, data)
     times = []
-    for update in range(WARM_UP):
-        times.append(_timed(lambda update=update: trial.update(batches.of_update(update), updates=10**9)))  # type: ignore[misc]
+    for _ in range(WARM_UP):
+        times.append(_timed(lambda: trial.update(next(batches), updates=10**9)))
     return Measured(statistics.mean(times[WARM_UP // 4 :]), _timed(evaluate), _timed(picture))
 
 

@@ -1,6 +1,9 @@
-"""Which device a run is on."""
+"""Which device a run is on, and how much of its memory it took."""
 
 from __future__ import annotations
+
+import resource
+import sys
 
 import torch
 
@@ -20,3 +23,11 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda":
         torch.backends.cudnn.deterministic = True
     return torch.device(name)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory that this process has held so far, in 10⁶ bytes: on CUDA the device's, else the host's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

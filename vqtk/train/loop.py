@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vqtk.datasets._base import Split
+from torch import Tensor
+
+from vqtk.datasets._split import Split, batches_of
 from vqtk.errors import VqtkError
 from vqtk.train.run_directory import RunDirectory
 from vqtk.train.seeds import Order
@@ -33,10 +35,11 @@ class Watcher(Protocol):
 
 @dataclass
 class Hooks:
-    """What the loop calls in between: the test figures, and the pictures, of the model as it is."""
+    """What the loop calls in between: the test figures, the pictures, and the report, of the run as it is."""
 
     evaluate: Callable[[], dict[str, Any]]
     picture: Callable[[int], None]
+    report: Callable[[], object]
 
 
 @dataclass
@@ -72,7 +75,7 @@ def train(trainer: Trainer, data: Split, run: RunDirectory, watcher: Watcher, ho
 
     while trainer.done < updates and not stop.asked:
         started = time.perf_counter()
-        step = trainer.update(batches.of_update(trainer.done), updates=updates)
+        step = trainer.update(next(batches), updates=updates)
         seconds = time.perf_counter() - started
         trainer.seconds += seconds
 
@@ -91,33 +94,39 @@ def train(trainer: Trainer, data: Split, run: RunDirectory, watcher: Watcher, ho
             pictures_due.every_s = settings.picture_minutes * 60
         if checkpoint_due():
             run.save(trainer)
+            hooks.report()
 
     run.save(trainer)
+    hooks.report()
     return trainer.done >= updates
 
 
 def _check_finite(row: dict[str, Any], done: int) -> None:
-    if not math.isfinite(row["choice"] + row["all"]):
+    if not all(map(math.isfinite, row.values())):
+        losses = ", ".join(f"{key} {value}" for key, value in row.items() if not math.isfinite(value))
         raise VqtkError(
-            f"training diverged: at update {done} the losses are choice {row['choice']}, all {row['all']}. "
+            f"training diverged: at update {done} the losses are no longer finite: {losses}. "
             "Checkpoints written before, if any, are kept. Lower train.optimizer.lr, or give the schedule a `warmup`."
         )
 
 
 class Batches:
-    """The batches of each update, in training units on the model's device."""
+    """The batches of each update that a trainer has still to do, in training units on the model's device."""
 
     def __init__(self, trainer: Trainer, data: Split):
         recipe = trainer.recipe
-        self.device = trainer.model.bias.device
+        self.device = trainer.model.device
         self.normalise = trainer.model.data.normalise
-        self.items = data.items.to(self.device)
-        self.order = Order(len(data), recipe.seed)
-        self.batch, self.accumulate = recipe.batch, recipe.train.accumulate
-        self.items_per_update = self.batch * self.accumulate
+        self.batch = recipe.batch
+        self.items_per_update = recipe.batch * recipe.train.accumulate
+        self._order = Order(len(data), recipe.seed)
+        self._raw = batches_of(data.to(self.device), self._indices(trainer.done))
 
-    def of_update(self, done: int) -> list[Any]:
-        """Return the batches of the update after `done` of them."""
-        indices = self.order(done * self.items_per_update, self.items_per_update)
-        raw = self.items[indices.to(self.device)]
+    def _indices(self, done: int) -> Iterator[Tensor]:
+        while True:
+            yield self._order(done * self.items_per_update, self.items_per_update)
+            done += 1
+
+    def __next__(self) -> list[Tensor]:
+        raw = next(self._raw).to(self.device, non_blocking=True)
         return [self.normalise(part) for part in raw.split(self.batch)]

@@ -83,12 +83,16 @@ class RunDirectory:
     def _anew(self) -> str:
         return f"Start the run anew: vqtk run {self.path / 'recipe.yaml'}."
 
+    def write_evaluation(self, evaluation: dict[str, Any]) -> None:
+        """Write the newest test figures: `update`, `items`, `row`, `stages` and `usage`."""
+        self._write_json("evaluation.json", evaluation, indent=None)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write what the run reached."""
         self._write_json("summary.json", summary)
 
-    def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        write_text(self.path / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    def _write_json(self, name: str, values: dict[str, Any], *, indent: int | None = 2) -> None:
+        write_text(self.path / name, json.dumps(values, indent=indent, ensure_ascii=False) + "\n")
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to the metrics."""

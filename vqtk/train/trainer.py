@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqtk.io.weights import load
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.schedule import learning_rate
 from vqtk.train.seeds import generator
@@ -17,31 +17,29 @@ from vqtk.train.seeds import generator
 
 @dataclass
 class Step:
-    """What one update measured before it changed the weights: scalars of each batch, and the options' usage (s, k)."""
+    """What one update measured before it changed the weights: the objective's terms of each batch, and usage (s, k)."""
 
-    choice: list[float]
-    final: list[float]
-    all: list[float]
+    terms: dict[str, list[float]]
     usage: Tensor
     lr: float
 
     def row(self) -> dict[str, float]:
         """Return the means over the update's batches, with the entropy and count of all its codes pooled."""
         counts = self.usage.sum(0)
-        means = {key: sum(values) / len(values) for key, values in self.losses().items()}
+        means = {key: sum(values) / len(values) for key, values in self.terms.items()}
         entropy = torch.special.entr(counts / counts.sum()).sum().item()
         return {**means, "entropy_pooled_nats": entropy, "used": int((counts > 0).sum()), "lr": self.lr}
 
-    def losses(self) -> dict[str, list[float]]:
-        """Return the three losses of each batch."""
-        return {"choice": self.choice, "final": self.final, "all": self.all}
-
 
 class Trainer:
-    """A model, its optimiser, how many updates they have had, and how long these took over all sessions."""
+    """A model, its objective and optimiser, how many updates they have had, and how long these took so far.
+
+    Raises: RecipeError if model and objective do not fit.
+    """
 
     def __init__(self, recipe: Recipe, model: Any):
         self.recipe, self.model, self.settings = recipe, model, recipe.train
+        self.objective = recipe.train.objective(model, load)
         self.optimizer = _optimizer(recipe, model)
         self.done = 0
         self.seconds = 0.0
@@ -50,11 +48,13 @@ class Trainer:
         """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses, usages = [], []
+        terms: dict[str, list[Tensor]] = {}
+        usages = []
         for index, batch in enumerate(batches):
-            draws = self.model.draw(len(batch), generator(self.recipe.seed, "explore", self.done, index))
+            draws = self.objective.draw(len(batch), generator(self.recipe.seed, "explore", self.done, index))
             measured, usage = self._backward(batch, draws)
-            losses.append(measured)
+            for key, value in measured.items():
+                terms.setdefault(key, []).append(value)
             usages.append(usage)
         lr = learning_rate(self.settings.schedule, self.settings.optimizer.lr, self.done + 1, updates)
         for group in self.optimizer.param_groups:
@@ -63,28 +63,28 @@ class Trainer:
         total_usage = torch.stack(usages).sum(0)
         self.model.after_update(self.optimizer, total_usage)
         self.done += 1
-        choice, final, all_options = torch.stack(losses, 1).tolist()
-        return Step(choice, final, all_options, total_usage.cpu(), lr)
+        values = torch.stack([torch.stack(measured) for measured in terms.values()]).tolist()
+        return Step(dict(zip(terms, values, strict=True)), total_usage.cpu(), lr)
 
-    def _backward(self, batch: Tensor, draws: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Add a batch's gradient; return its choice, final and all, and its usage (s, k).
+    def _backward(self, batch: Tensor, draws: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+        """Add a batch's gradient; return the objective's terms, and usage (s, k).
 
         It is done in pieces of `micro_batch` items, each weighted by its share of the batch.
         """
         settings = self.settings
-        weights = dataclasses.asdict(settings.objective)
-        losses, usages = [], []
+        terms: dict[str, Tensor] = {}
+        usages = []
         size = settings.micro_batch or len(batch)
         for start in range(0, len(batch), size):
             piece, drawn = batch[start : start + size], None if draws is None else draws[start : start + size]
             share = len(piece) / len(batch)
             with torch.autocast(piece.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                walk = self.model(piece, draws=drawn, checkpoint=settings.gradient_checkpointing)
-                quantities = walk.quantities()
-            (quantities.objective(**weights) * share).backward()
-            losses.append(share * torch.stack([quantities.choice, quantities.final, quantities.all]).detach())
-            usages.append(walk.usage())
-        return torch.stack(losses).sum(0), torch.stack(usages).sum(0)
+                passed = self.objective(piece, draws=drawn, checkpoint=settings.gradient_checkpointing)
+            (passed.loss * share).backward()
+            for key, value in passed.terms.items():
+                terms[key] = terms.get(key, 0) + share * value.detach()
+            usages.append(passed.usage)
+        return terms, torch.stack(usages).sum(0)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds besides the weights."""

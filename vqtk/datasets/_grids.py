@@ -1,0 +1,117 @@
+"""Voxel grids from files: how folders say split and class, and what happens to damaged files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vqtk.datasets._base import Dataset, Splits
+from vqtk.datasets._split import HeldBits
+from vqtk.errors import DataError
+from vqtk.nn.types import DataSpec
+
+_DAMAGED_AT_MOST = 0.1
+"""The share of files that may be damaged and left out; more is taken for a mistake."""
+
+
+class Grids(Dataset):
+    """Voxel grids of `size` cubed, held in memory as bits."""
+
+    def __init__(self, *, size: int):
+        self.size = size
+
+    @property
+    def spec(self) -> DataSpec:
+        """What a model must know of the items."""
+        return DataSpec("voxels", (1, self.size, self.size, self.size))
+
+    @property
+    def bytes_per_item(self) -> int:
+        """Bytes that a grid takes in memory, eight voxels in each."""
+        return -(-(self.size**3) // 8)
+
+    def plan(self, root: Path) -> str:
+        """Return in words how the grids are read, and the memory that they take."""
+        grids, each = self.count(root), f"{self.bytes_per_item:,} bytes"
+        if grids is None:
+            return f"in memory as bits, {each} a grid"
+        return f"in memory as bits, {grids:,} grids of {each} = {grids * self.bytes_per_item / 1e6:,.0f} MB"
+
+
+@dataclass(frozen=True)
+class GridFile:
+    """A file of grids: whether they are for training or for test, and the index of their class if there are any."""
+
+    path: Path
+    train: bool
+    label: int | None = None
+
+
+def laid_out(folder: Path, suffix: str) -> dict[str, list[GridFile]]:
+    """Return the files <class>/{train,test}/*<suffix> of each class that has any, in order of name."""
+    classes: dict[str, list[GridFile]] = {}
+    for path in sorted(folder.glob(f"*/*/*{suffix}")):
+        if path.parent.name in ("train", "test") and path.name[0] != ".":
+            classes.setdefault(path.parent.parent.name, []).append(GridFile(path, path.parent.name == "train"))
+    return classes
+
+
+def labelled(classes: dict[str, list[GridFile]]) -> list[GridFile]:
+    """Return the files of all classes, labelled by the class's place."""
+    return [replace(file, label=label) for label, files in enumerate(classes.values()) for file in files]
+
+
+def assembled(
+    files: Sequence[GridFile], read: Iterable[np.ndarray | DataError], *, spec: DataSpec, source: Path
+) -> Splits:
+    """Return the splits of files whose packed grids (g, bytes), or errors, `read` yields in the same order.
+
+    Raises: DataError if more than a tenth of the files are damaged, or a split is left without any.
+    """
+    whole: list[tuple[GridFile, np.ndarray]] = []
+    damaged: list[tuple[GridFile, DataError]] = []
+    for file, found in zip(files, read, strict=True):
+        if isinstance(found, DataError):
+            damaged.append((file, found))
+        else:
+            whole.append((file, found))
+    if len(damaged) > _DAMAGED_AT_MOST * len(files):
+        share = f"{len(damaged):,} of {len(files):,}"
+        raise DataError(f"{source}: {share} files are damaged or do not fit. The first: {damaged[0][1]}")
+    train, test = (
+        _split(
+            [pair for pair in whole if pair[0].train == train],
+            shape=spec.shape,
+            skipped=[str(file.path) for file, _ in damaged if file.train == train],
+        )
+        for train in (True, False)
+    )
+    for part, split in (("train", train), ("test", test)):
+        if not len(split):
+            raise DataError(f"{source}: no file is left to {part} on. {_counted(files)}")
+    return Splits(train, test, source=str(source), note=_note(files, damaged))
+
+
+def _split(whole: list[tuple[GridFile, np.ndarray]], *, shape: tuple[int, ...], skipped: list[str]) -> HeldBits:
+    packed = np.concatenate([grids for _, grids in whole]) if whole else np.empty((0, 0), dtype=np.uint8)
+    labels = [file.label for file, grids in whole for _ in grids if file.label is not None]
+    return HeldBits(packed, shape, torch.tensor(labels) if labels else None, skipped=skipped)
+
+
+def _counted(files: Sequence[GridFile]) -> str:
+    counts = Counter(file.train for file in files)
+    return (
+        f"Found {counts[True]:,} files for training and {counts[False]:,} for test; expected some of each. "
+        "Add files, or hold out another share."
+    )
+
+
+def _note(files: Sequence[GridFile], damaged: list[tuple[GridFile, DataError]]) -> str | None:
+    if not damaged:
+        return None
+    return f"Skipped {len(damaged):,} of {len(files):,} files as damaged. The first: {damaged[0][1]}"

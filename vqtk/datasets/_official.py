@@ -1,0 +1,101 @@
+"""Published sets of files: found under the data root or downloaded there, and told apart from others by checksum."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets.utils import check_integrity
+
+from vqtk.errors import DataError
+
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Official:
+    """A published set of files.
+
+    `files` gives the MD5 of each, None for a folder. `below` are the places under the data root where they may lie;
+    what is downloaded goes to the first. `fetch` downloads them below a folder, laid out as in `below[0]` without its
+    first part. `address` is where a person gets them.
+    """
+
+    name: str
+    files: dict[str, str | None]
+    below: tuple[str, ...]
+    fetch: Callable[[Path], None]
+    address: str
+
+    def find(self, root: Path) -> Path | None:
+        """Return the folder in which at least one of the files lies, if there is one."""
+        for folder in self._places(root):
+            if any(os.path.exists(folder / name) for name in self.files):
+                return folder
+        return None
+
+    def folder(self, root: Path) -> Path:
+        """Return the folder of all the files, after downloading them if there are none.
+
+        Raises: DataError if some are missing, or if there are none and they cannot be downloaded.
+        """
+        found = self.find(root) or self._download(root)
+        missing = [name for name in self.files if not os.path.exists(found / name)]
+        if missing:
+            raise DataError(
+                f"{found}: {', '.join(missing)} missing. {self.name} is {', '.join(self.files)}, from {self.address}. "
+                "Add what is missing, or delete the others to have everything downloaded again."
+            )
+        return found
+
+    def is_complete(self, folder: Path) -> bool:
+        """Return whether the files are the published ones, byte for byte."""
+        return all(md5 is None or check_integrity(folder / name, md5) for name, md5 in self.files.items())
+
+    def note(self, folder: Path, *, train: int, test: int, why: str = "checksums differ") -> str:
+        """Return the line that says that the files are others, and why."""
+        return (
+            f"{self.name} in {folder}: {train:,} + {test:,} images that are not the official files ({why}); "
+            "figures are not comparable with published ones."
+        )
+
+    def _places(self, root: Path) -> list[Path]:
+        return [root / below for below in self.below]
+
+    def _download(self, root: Path) -> Path:
+        """Download the files beside their place, and move them there once they are whole."""
+        places = self._places(root)
+        target = root / Path(self.below[0]).parts[0]
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root, prefix=".download.") as name, _quietly():
+                self.fetch(Path(name))
+                target.mkdir(exist_ok=True)
+                for entry in Path(name).iterdir():
+                    entry.replace(target / entry.name)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200].rstrip(".")
+            raise DataError(
+                f"{self.name} is not in {', '.join(map(str, places))}, and downloading it failed ({reason}). Put "
+                f"{', '.join(self.files)} from {self.address} into {places[0]}, or set VQTK_DATA or --data-dir to the "
+                "folder that data sets lie in."
+            ) from None
+        return places[0]
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Show nothing, and wait for no connection longer than some seconds."""
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE_S)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(patience)

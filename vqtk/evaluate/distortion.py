@@ -1,0 +1,76 @@
+"""What reconstructions are worth, in the words of each kind of data: pixels, tokens, voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log10, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.losses.mse import MSE
+
+Figures = dict[str, Tensor]
+"""Figures by name, each (n, s): a value an item and a stage."""
+
+MOST_VALUES = 1 << 24
+"""Values that the reconstructions of all stages hold at most at a time."""
+
+
+def stage_figures(model: Any, codes: Tensor, target: Tensor) -> Figures:
+    """Return `distortion`, the loss after each stage, and the figures of the data's kind beside it.
+
+    A model that is not stepwise has one column, its last stage.
+
+    Shapes: codes (n, stages), target (n, *data shape) in training units → float64 (n, s) each, on the CPU.
+    """
+    stages = codes.shape[1] if model.stepwise else 1
+    part = max(1, MOST_VALUES // (stages * prod(model.loss.shape)))
+    found: dict[str, list[Tensor]] = {}
+    for some, aims in zip(codes.split(part), target.split(part), strict=True):
+        after = model.decode_stages(some) if model.stepwise else model.decode(some)[:, None]
+        figures = {"distortion": model.loss(after, aims), **_by_kind(model, after, aims)}
+        for name, values in figures.items():
+            found.setdefault(name, []).append(values.double().cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def psnr_db(mse_pixels: float | None) -> float | None:
+    """Return the peak signal-to-noise ratio of a mean squared error of pixels in [0, 1]; None where it is infinite."""
+    return 10 * log10(1 / mse_pixels) if mse_pixels else None
+
+
+def _by_kind(model: Any, after: Tensor, target: Tensor) -> Figures:
+    kinds: dict[str, Callable[[Any, Tensor, Tensor], Figures]] = {"image": _image, "text": _text, "voxels": _voxels}
+    shown = model.loss.show(after.flatten(0, 1)).unflatten(0, after.shape[:2])
+    return kinds[model.data.kind](model, shown, target[:, None])
+
+
+def _image(model: Any, shown: Tensor, target: Tensor) -> Figures:
+    """Return the squared error of pixels in [0, 1], and in training units where that is another number.
+
+    The loss `mse` is that of training units already.
+    """
+    data = model.data
+    figures = {"mse_pixels": _mean((data.pixels(shown) - data.pixels(target)).square())}
+    if not isinstance(model.loss, MSE) and (data.mean, data.std) != (0.0, 1.0):
+        figures = {"mse": _mean((shown - target).square()), **figures}
+    return figures
+
+
+def _text(model: Any, shown: Tensor, target: Tensor) -> Figures:
+    """Return the part of the tokens that are right."""
+    return {"token_accuracy": _mean((shown == target).double())}
+
+
+def _voxels(model: Any, shown: Tensor, target: Tensor) -> Figures:
+    """Return intersection over union of the voxels of at least 0.5 with the grid; 1 where both are empty."""
+    found, there = (shown >= 0.5).flatten(2), (target >= 0.5).flatten(2)
+    either = (found | there).sum(2)
+    both = (found & there).sum(2)
+    return {"iou": torch.where(either > 0, both / either.clamp(min=1), 1.0)}
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.flatten(2).mean(2)

@@ -1,0 +1,80 @@
+"""What `vqtk eval` finds, as one tree of JSON values: the table is printed from it, and `eval.json` written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vqtk.datasets._base import Splits
+from vqtk.evaluate.measure import Track, encode_all, measure, untracked
+from vqtk.evaluate.probe import labels_of, probe
+from vqtk.evaluate.quality import quality
+from vqtk.evaluate.walks import fixed_subset
+from vqtk.recipe.recipe import Recipe
+from vqtk.train.run_directory import environment
+from vqtk.train.seeds import generator
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured: on how many test items (all by default), so many at a time, and what besides."""
+
+    items: int | None = None
+    batch: int | None = None
+    probe: bool = False
+    probe_items: int | None = None
+    quality: bool = False
+
+
+def findings(
+    model: Any, recipe: Recipe, splits: Splits, *, asked: Asked = Asked(), track: Track = untracked
+) -> dict[str, Any]:
+    """Measure a model on its test split, and return all that was found as JSON values.
+
+    Raises: DataError if what is asked for needs labels or images, and there are none.
+    """
+    test, train = splits.test, splits.train
+    items = fixed_subset(test, asked.items, recipe.seed) if asked.items else torch.arange(len(test))
+    name = recipe.data.entry.name
+    if asked.probe:
+        known = [labels_of(train, torch.arange(len(train)), "train"), labels_of(test, items, "test")]
+    besides: dict[str, Any] = {}
+    if asked.quality:
+        besides["quality"] = quality(model, splits, items=items, name=name, seed=recipe.seed, track=track).plain()
+    measured = measure(model, test, items=items, batch=asked.batch, track=track)
+    if asked.probe:
+        taken = torch.randperm(len(train), generator=generator(recipe.seed, "probe", "items"))[: asked.probe_items]
+        codes = encode_all(model, train, items=taken, batch=asked.batch, track=track, what="train items")
+        pairs = (codes, known[0][taken]), (measured.codes, known[1])
+        besides["probe"] = probe(*pairs, options=model.options, seed=recipe.seed, track=track).plain()
+    loss = recipe.model.settings["loss"].entry.name
+    return {
+        "name": recipe.name,
+        "loss": loss,
+        "kind": model.data.kind,
+        "bits_per_item": model.bits,
+        "items": len(items),
+        "test_items": len(test),
+        "is_subset": len(items) < len(test),
+        "seed": recipe.seed,
+        "test": measured.evaluation.row(),
+        "stages": measured.evaluation.stages(),
+        "likelihood": _likelihood(loss, model.loss.normalised),
+        "rates": measured.rates.plain(),
+        **besides,
+        "data": splits.fingerprint(),
+        "environment": environment(model.device),
+    }
+
+
+def _likelihood(loss: str, normalised: bool) -> str:
+    """Return in words what the loss says of a likelihood."""
+    if normalised:
+        return (
+            "The bound is on the negative log-likelihood of an item: distortion × values + stages × ln options, codes "
+            "under the uniform prior."
+        )
+    reason = ": a density on undequantised pixels is unbounded below" if loss == "gaussian" else ""
+    return f"The loss is a reconstruction term, no bound on a likelihood{reason}."

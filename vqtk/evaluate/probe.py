@@ -1,0 +1,115 @@
+"""What codes tell of the class: classifiers on the one-hot codes of the first stages, after every stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtk.datasets._split import Split
+from vqtk.errors import DataError
+from vqtk.evaluate.measure import Track, untracked
+from vqtk.train.seeds import generator
+
+EPOCHS = 10
+BATCH = 100
+LR = 1e-3
+HIDDEN = 128
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Test accuracy of a linear classifier and of an MLP on the codes of the first 1…S stages, each a list (s,)."""
+
+    linear: list[float]
+    mlp: list[float]
+    train_items: int
+    test_items: int
+    epochs: int = EPOCHS
+    batch: int = BATCH
+    lr: float = LR
+    hidden: int = HIDDEN
+
+    def plain(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        return asdict(self)
+
+
+class OneHotLinear(nn.Module):
+    """A linear layer on one-hot codes scaled by √options, computed as a sum of rows: no one-hot is ever made.
+
+    Its weights start as those of `nn.Linear`, drawn from the global generator.
+
+    Shapes: codes (n, s) in [0, options) → (n, outputs).
+    """
+
+    first: Tensor
+
+    def __init__(self, stages: int, options: int, outputs: int):
+        super().__init__()
+        dense = nn.Linear(stages * options, outputs)
+        self.options = options
+        self.weight = nn.Parameter(dense.weight.detach().T.contiguous())
+        self.bias = nn.Parameter(dense.bias.detach())
+        self.register_buffer("first", torch.arange(stages) * options, persistent=False)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Return the layer's output."""
+        rows = F.embedding_bag(codes + self.first, self.weight, mode="sum")
+        return rows * self.options**0.5 + self.bias
+
+
+def probe(
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, options: int, seed: int, track: Track = untracked
+) -> Probe:
+    """Train two classifiers after every stage, each on the codes up to it, and score them on the test codes.
+
+    The protocol is the original's: one-hot codes scaled by √options, Adam of learning rate 1e-3, batches of 100,
+    10 epochs; an MLP of 128 hidden units, and a linear classifier. The last epoch counts.
+
+    Shapes: `train` and `test` are codes (n, s) and labels (n,), from 0 on.
+    Source: Nichol 2020, arXiv 2003.01599, the classifier on codes of the original implementation.
+    """
+    classes = int(max(train[1].max(), test[1].max())) + 1
+    accuracy: dict[int, list[float]] = {0: [], HIDDEN: []}
+    cells = [(stages, hidden) for stages in range(1, train[0].shape[1] + 1) for hidden in accuracy]
+    for stages, hidden in track(cells, "classifiers"):
+        model = classifier(stages, options, classes=classes, hidden=hidden, seed=seed)
+        fit(model, train[0][:, :stages].contiguous(), train[1], seed=seed)
+        with torch.no_grad():
+            right = model(test[0][:, :stages]).argmax(1) == test[1]
+        accuracy[hidden].append(right.double().mean().item())
+    return Probe(accuracy[0], accuracy[HIDDEN], train_items=len(train[1]), test_items=len(test[1]))
+
+
+def classifier(stages: int, options: int, *, classes: int, hidden: int, seed: int) -> nn.Module:
+    """Return a classifier of codes (n, stages) → logits (n, classes): linear where `hidden` is 0, else an MLP."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(generator(seed, "probe", stages, hidden).initial_seed())
+        if not hidden:
+            return OneHotLinear(stages, options, classes)
+        return nn.Sequential(OneHotLinear(stages, options, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
+def fit(model: nn.Module, codes: Tensor, labels: Tensor, *, seed: int, epochs: int = EPOCHS) -> None:
+    """Train a classifier on codes (n, s) and labels (n,), shuffled anew in each epoch, the last part batch included."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
+    for epoch in range(epochs):
+        order = torch.randperm(len(codes), generator=generator(seed, "probe", "epoch", epoch))
+        for some, aims in zip(codes[order].split(BATCH), labels[order].split(BATCH), strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(some), aims).backward()
+            optimizer.step()
+
+
+def labels_of(split: Split, items: Tensor, what: str) -> Tensor:
+    """Return the labels of items (indices), int64, on the CPU. Raises: DataError if the data have none."""
+    if split.labels is None:
+        raise DataError(
+            f"the {what} items have no labels, and --probe trains classifiers of them. Expected data with labels, such "
+            "as mnist, cifar10 or svhn. Run vqtk eval without --probe."
+        )
+    return split.labels.cpu()[items].long()

@@ -1,0 +1,147 @@
+"""How near samples are to data: Fréchet distance and kernel distance between their features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.datasets._base import Splits
+from vqtk.datasets._split import Split, batches_of
+from vqtk.errors import DataError
+from vqtk.evaluate.features import Features, classifier_features, inception
+from vqtk.evaluate.measure import Track, untracked
+from vqtk.train.seeds import generator
+
+MOST_ITEMS = 10_000
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Distances of samples, and of train data for reference, from test data, in the space of some features.
+
+    `samples`, `train` and `test` count the images; `note` says why these are not the standard features.
+    """
+
+    features: Features
+    frechet: float
+    kid: float
+    reference_frechet: float
+    reference_kid: float
+    samples: int
+    train: int
+    test: int
+    note: str = ""
+
+    @property
+    def standard(self) -> bool:
+        """Whether the features are those that FID and KID are defined by."""
+        return self.features.kind == "inception"
+
+    def plain(self) -> dict[str, Any]:
+        """Return the figures as JSON values: `fid` and `kid` only where they are the standard ones."""
+        frechet, kid = ("fid", "kid") if self.standard else ("frechet_classifier", "kid_classifier")
+        return {
+            frechet: self.frechet,
+            kid: self.kid,
+            "reference": {frechet: self.reference_frechet, kid: self.reference_kid},
+            "features": self.features.title + ("" if self.standard else " (NOT the standard FID)"),
+            "classifier_test_accuracy": self.features.test_accuracy,
+            "samples": self.samples,
+            "train_items": self.train,
+            "test_items": self.test,
+            "note": self.note or None,
+        }
+
+
+@torch.no_grad()
+def quality(model: Any, splits: Splits, *, items: Tensor, name: str, seed: int, track: Track = untracked) -> Quality:
+    """Compare as many samples as test items (indices), at most 10,000, with them; and as many train items.
+
+    `name` is the data set's. Samples decode uniformly drawn codes, and are rounded to 8 bits as the data are.
+
+    Raises: DataError if the data are not images, or there are no features to compare them in.
+    """
+    if model.data.kind != "image":
+        raise DataError(f"--quality compares images, and {name} is {model.data.kind}. Run vqtk eval without it.")
+    if len(items) < 2:
+        raise DataError("--quality needs at least 2 test items, and there is 1. Give --items a larger number.")
+    standard, note = inception(model.device)
+    with torch.enable_grad():
+        space = standard or classifier_features(
+            model.data, splits.train, splits.test, name=name, seed=seed, device=model.device, track=track
+        )
+    chosen = items[torch.randperm(len(items), generator=generator(seed, "quality", "test"))[:MOST_ITEMS]]
+    others = torch.randperm(len(splits.train), generator=generator(seed, "quality", "train"))[: len(chosen)]
+    codes = model.random_codes(len(chosen), generator=generator(seed, "quality", "samples"))
+    test = _of_items(space, splits.test, chosen, track, "features of test items")
+    train = _of_items(space, splits.train, others, track, "features of train items")
+    parts = track(codes.split(BATCH), "features of samples")
+    samples = torch.cat([space.of(_as_bytes(model, part)).double().cpu() for part in parts])
+    return Quality(
+        features=space,
+        frechet=frechet_distance(samples, test),
+        kid=kernel_distance(samples, test),
+        reference_frechet=frechet_distance(train, test),
+        reference_kid=kernel_distance(train, test),
+        samples=len(samples),
+        train=len(train),
+        test=len(test),
+        note=note,
+    )
+
+
+def frechet_distance(one: Tensor, other: Tensor) -> float:
+    """Return the squared Fréchet distance of the Gaussians fitted to two sets of features, (n, d) and (m, d).
+
+    Source: Heusel et al. 2017; tr (AB)^½ is the sum of the roots of the eigenvalues of A^½ B A^½.
+    """
+    one, other = one.double(), other.double()
+    shift = (one.mean(0) - other.mean(0)).square().sum()
+    first, second = _covariance(one), _covariance(other)
+    values, vectors = torch.linalg.eigh(first)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    return (shift + first.trace() + second.trace() - 2 * cross).item()
+
+
+def kernel_distance(one: Tensor, other: Tensor) -> float:
+    """Return the unbiased squared maximum mean discrepancy of features, (n, d) and (m, d), n and m at least 2.
+
+    The kernel is (x·y / d + 1)³. All pairs count, where some implementations average over random subsets.
+
+    Source: Bińkowski et al. 2018, KID.
+    """
+    one, other = one.double(), other.double()
+    n, m = len(one), len(other)
+    within = (_kernel_sum(one, one) - _kernel_diagonal(one)) / (n * (n - 1))
+    within += (_kernel_sum(other, other) - _kernel_diagonal(other)) / (m * (m - 1))
+    return within - 2 * _kernel_sum(one, other) / (n * m)
+
+
+def _kernel_sum(one: Tensor, other: Tensor) -> float:
+    return sum((rows @ other.T / one.shape[1] + 1).pow(3).sum().item() for rows in one.split(1000))
+
+
+def _kernel_diagonal(one: Tensor) -> float:
+    return (one.square().sum(1) / one.shape[1] + 1).pow(3).sum().item()
+
+
+def _covariance(features: Tensor) -> Tensor:
+    centred = features - features.mean(0)
+    return centred.T @ centred / (len(features) - 1)
+
+
+def _of_items(space: Features, split: Split, items: Tensor, track: Track, what: str) -> Tensor:
+    """Return the features of items (indices) of a split: float64 (n, d), on the CPU."""
+    images = batches_of(split, track(items.split(BATCH), what))
+    return torch.cat([space.of(raw).double().cpu() for raw in images])
+
+
+def _as_bytes(model: Any, codes: Tensor) -> Tensor:
+    """Return decoded codes as pixels from 0 to 255."""
+    pixels = model.data.pixels(model.loss.show(model.decode(codes)))
+    return (pixels * 255).round().to(torch.uint8)

@@ -1,0 +1,93 @@
+"""What every model is: an encoder to discrete codes, and a decoder of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import log2
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vqtk.errors import VqtkError
+from vqtk.losses._base import Loss
+from vqtk.nn.types import DataSpec
+
+
+class Model(nn.Module, ABC):
+    """Data (n, *data shape) in training units ↔ codes (n, stages) in [0, options) ↔ reconstructions (n, *shape).
+
+    `loss` scores reconstructions, and owns their shape. A `stepwise` model decodes any prefix of a code,
+    and says what each stage proposes.
+    """
+
+    stepwise: ClassVar[bool] = False
+    segments = 1
+    loss: Loss
+
+    def __init__(self, data: DataSpec, *, stages: int, options: int):
+        super().__init__()
+        self.data = data
+        self.stages, self.options = stages, options
+
+    @property
+    def bits(self) -> float:
+        """Bits of a code."""
+        return self.stages * log2(self.options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return next(self.parameters()).dtype
+
+    @abstractmethod
+    def encode(self, target: Tensor) -> Tensor:
+        """Return the codes of a target (n, *data shape) → (n, stages)."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the reconstructions of codes (n, stages) → (n, *shape)."""
+
+    @abstractmethod
+    def trial(self, target: Tensor) -> Tensor:
+        """Return one number that depends on every weight that training changes, to try the model out."""
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None, stages: int | None = None) -> Tensor:
+        """Decode uniformly drawn codes; the first `stages` of them, where given → (n, *shape)."""
+        return self.decode(self.random_codes(n, generator=generator)[:, :stages])
+
+    def random_codes(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Return uniformly drawn codes (n, stages); drawn on the CPU, so that a seed means the same everywhere."""
+        codes = torch.randint(self.options, (n, self.stages), generator=generator)
+        return codes.to(self.device)
+
+    def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
+        """Mend itself after an update, if it does so; usage (s, k) counts how often each option was chosen."""
+
+    def _check_target(self, target: Tensor) -> None:
+        if tuple(target.shape[1:]) != self.data.shape:
+            raise VqtkError(
+                f"items of shape {tuple(target.shape)}: expected (n, {', '.join(map(str, self.data.shape))})."
+            )
+        if self.data.classes is None and not target.is_floating_point():
+            raise VqtkError(
+                f"items of type {target.dtype}: expected training units, floating point. For raw pixels from 0 to 255: "
+                "model.encode(model.data.normalise(pixels))."
+            )
+
+    def _check_codes(self, codes: Tensor, *, most: int) -> None:
+        if codes.is_floating_point():
+            raise VqtkError(f"codes of type {codes.dtype}: expected integers from 0 to {self.options - 1}.")
+        if codes.dim() != 2 or codes.shape[1] > most:
+            raise VqtkError(f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {most} stages.")
+        if codes.device.type == "meta" or not codes.numel():
+            return
+        lowest, highest = int(codes.min()), int(codes.max())
+        if not 0 <= lowest <= highest < self.options:
+            raise VqtkError(f"codes from {lowest} to {highest}: expected 0 to {self.options - 1}.")

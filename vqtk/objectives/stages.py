@@ -1,0 +1,40 @@
+"""The objective of VQ-DRAW: each stage's best option, and a little of all others."""
+
+import torch
+from torch import Tensor
+
+from vqtk.errors import ShapeError
+from vqtk.models.vqdraw import VQDraw
+from vqtk.nn.types import NonNegative
+from vqtk.objectives._base import Load, Objective, Pass
+from vqtk.registry import objectives
+
+
+@objectives.register("stages")
+class Stages(Objective):
+    """`choice` · the smallest loss of each stage + `all` · the mean over every option + `final` · that of the last stage.
+
+    Raises: ShapeError if the model has no stages to walk through.
+    Source: Nichol 2020, arXiv 2003.01599, section 3.
+    """
+
+    def __init__(
+        self, model: VQDraw, load: Load, *, choice: NonNegative = 1.0, all: NonNegative = 0.01, final: NonNegative = 0.0
+    ):
+        if not model.stepwise:
+            raise ShapeError(
+                f"{type(model).__name__} has no stages to walk through. Give `train.objective` a name: distillation."
+            )
+        self.model = model
+        self.weights = {"choice": choice, "all": all, "final": final}
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """Return what the recipe's selector explores by."""
+        return self.model.draw(n, generator)
+
+    def __call__(self, batch: Tensor, *, draws: Tensor | None, checkpoint: bool) -> Pass:
+        """Walk through the stages."""
+        walk = self.model(batch, draws=draws, checkpoint=checkpoint)
+        quantities = walk.quantities()
+        terms = {"choice": quantities.choice, "final": quantities.final, "all": quantities.all}
+        return Pass(quantities.objective(**self.weights), terms, walk.usage())

@@ -1,0 +1,146 @@
+"""A run's report: one page that needs no other file, made from what lies in the run directory."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from vqtk.io.atomic import write_text
+from vqtk.report.curves import entropy_figure, losses_figure, usage_figure
+from vqtk.report.plots import rate_distortion_figure
+
+PICTURES = {
+    "samples": ("Samples", "Uniformly drawn codes, decoded."),
+    "reconstructions": ("Reconstructions", "Test items, each with its reconstruction below it."),
+    "stages": ("Stage by stage", "One more stage at a time; the test items themselves last."),
+    "proposals": ("Proposals", "What one stage proposes for a test item, the chosen option marked."),
+}
+
+
+@dataclass(frozen=True)
+class _Picture:
+    title: str
+    caption: str
+    content: Markup
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` of a run directory, at whatever point the run is; return its path."""
+    metrics = [json.loads(line) for line in _read(run / "metrics.jsonl").splitlines()]
+    manifest, summary, tested = (_json(run / f"{name}.json") for name in ("manifest", "summary", "evaluation"))
+    training = [row for row in metrics if "test" not in row]
+    last = training[-1] if training else {}
+    stages = tested.get("stages", [])
+    page = _environment().get_template("report.html.j2").render(
+        name=run.parent.name,
+        state=_state(run, last, summary),
+        facts=_facts(manifest, last, summary, tested),
+        curves=[_svg(figure) for figure in _curves(metrics, manifest)] if training else [],
+        pictures=_pictures(run / "images"),
+        tested=_tested(tested) if stages else "",
+        stages=stages,
+        rate_distortion=_rate_distortion(stages, manifest),
+        usage=_svg(usage_figure(tested["usage"])) if stages else "",
+        recipe=_read(run / "recipe.yaml"),
+        manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
+    )  # fmt: skip
+    path = run / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("vqtk.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["figure"] = _figure
+    return environment
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _state(run: Path, last: dict[str, Any], summary: dict[str, Any]) -> str:
+    if summary:
+        return f"{run.name}: done, {summary['updates']:,} updates."
+    return f"{run.name}: after update {last['update']:,}." if last else f"{run.name}: just begun."
+
+
+def _facts(
+    manifest: dict[str, Any], last: dict[str, Any], summary: dict[str, Any], tested: dict[str, Any]
+) -> dict[str, str]:
+    """Return what stands at the head of the page, by name."""
+    data = manifest.get("data", {})
+    facts = {
+        "bits an item": f"{manifest['bits_per_item']:g}" if "bits_per_item" in manifest else None,
+        "parameters": f"{manifest['parameters']:,}" if "parameters" in manifest else None,
+        "items, train + test": f"{data['train_items']:,} + {data['test_items']:,}" if data else None,
+        "test distortion": _figure(float(tested["row"]["final"])) if tested else None,
+        "training loss": _figure(last.get("choice", last.get("end_to_end"))) if last else None,
+        "time per update": f"{last['step_ms']:,.0f} ms" if last else None,
+        "time in training": f"{summary['train_s'] / 60:.1f} min" if summary else None,
+        "device": f"{manifest['device']}, {manifest['threads']} threads" if "device" in manifest else None,
+        "seed": str(manifest["seed"]) if "seed" in manifest else None,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _tested(tested: dict[str, Any]) -> str:
+    return f"After update {tested['update']:,}, on {tested['items']:,} test items."
+
+
+def _curves(metrics: list[dict[str, Any]], manifest: dict[str, Any]) -> list[Figure]:
+    return [losses_figure(metrics), entropy_figure(metrics, manifest["options"])]
+
+
+def _rate_distortion(stages: list[dict[str, Any]], manifest: dict[str, Any]) -> Markup | str:
+    reached = [row for row in stages if row["distortion"] is not None]
+    return _svg(rate_distortion_figure(stages, manifest["kind"])) if len(reached) > 1 else ""
+
+
+def _pictures(folder: Path) -> list[_Picture]:
+    """Return the newest picture of each sort."""
+    found = []
+    for sort, (title, caption) in PICTURES.items():
+        files = sorted(path for path in folder.glob(f"{sort}_*") if re.fullmatch(rf"{sort}_\d{{8}}", path.stem))
+        if files:
+            update = int(files[-1].stem.rpartition("_")[2])
+            found.append(_Picture(title, f"{caption} After update {update:,}.", _content(files[-1], title)))
+    return found
+
+
+def _content(path: Path, alt: str) -> Markup:
+    if path.suffix == ".txt":
+        return Markup(f"<pre>{html.escape(_read(path))}</pre>")
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return Markup(f'<img alt="{alt}" style="image-rendering: pixelated" src="data:image/png;base64,{encoded}">')
+
+
+def _svg(figure: Figure) -> Markup:
+    """Return a figure as SVG, its text as text."""
+    written = StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "vqtk"}):
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    return Markup(written.getvalue()[written.getvalue().index("<svg") :])
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(_read(path) or "{}")

@@ -1,0 +1,63 @@
+"""Plots of figures, as matplotlib figures without global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from vqtk.errors import VqtkError
+from vqtk.io.atomic import replacing
+
+INK = "#1b4f72"
+
+
+class _Axis(NamedTuple):
+    key: str
+    label: str
+    logarithmic: bool
+
+
+_DISTORTION = {
+    "image": _Axis("mse_pixels", "mean squared error (pixels in [0, 1])", True),
+    "text": _Axis("distortion", "negative log-likelihood (nats per token)", False),
+    "voxels": _Axis("iou", "intersection over union", False),
+}
+
+
+def rate_distortion_figure(rows: Sequence[dict[str, Any]], kind: Literal["image", "text", "voxels"]) -> Figure:
+    """Return a plot of distortion over rate, a point a stage, from the rows of `Evaluation.stages`.
+
+    Images show the error of pixels, on a logarithmic axis; text nats per token; voxels intersection over union.
+    Stages without a reconstruction are left out.
+    """
+    axis = _DISTORTION[kind]
+    if axis.key not in rows[0]:
+        axis = _Axis("distortion", "distortion (loss)", kind == "image")
+    points = [(row["bits"], row[axis.key]) for row in rows if row[axis.key] is not None]
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.5, marker="o", markersize=4 if len(points) < 40 else 2)
+    if axis.logarithmic and min(value for _, value in points) > 0:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("rate (bits per item)")
+    axes.set_ylabel(axis.label)
+    axes.grid(True, which="both", color="#dddddd", linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, replacing the file whole. Raises: VqtkError if it cannot be written."""
+    try:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+    except OSError as error:
+        raise VqtkError(f"{path}: the plot cannot be written ({error}).") from None

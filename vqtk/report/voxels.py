@@ -1,0 +1,103 @@
+"""Voxel grids drawn from above at an angle: parallel lines of sight, faces shaded by direction and depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+from vqtk.nn.types import Size
+
+SIDE = 96
+"""Pixels of a view's width and height."""
+
+_FINE = 2
+_AZIMUTH, _ELEVATION = np.radians(-58.0), np.radians(28.0)
+_COLOUR = np.array([0.42, 0.63, 0.87])
+_SHADES = np.array([0.62, 0.82, 1.15])
+_FARTHEST = 0.7
+
+
+@dataclass(frozen=True)
+class _Faces:
+    """The faces across one axis that each line of sight meets, from near to far.
+
+    `voxels` (lines, planes) are indices into a flat grid, its length where the line is outside of it; `distance`
+    has the same shape, and runs from 0 at the nearest corner of the grid to 1 at the farthest.
+    """
+
+    voxels: np.ndarray
+    distance: np.ndarray
+
+
+def render(grids: Tensor) -> Tensor:
+    """Draw grids (n, 1, x, y, z) of probabilities, solid from 0.5 on, the third axis up → (n, 3, 96, 96) in [0, 1]."""
+    solid = (grids.detach().float().cpu().numpy() >= 0.5).reshape(len(grids), *grids.shape[2:])
+    views = [torch.from_numpy(_view(grid)) for grid in solid]
+    return torch.stack(views) if views else torch.empty(0, 3, SIDE, SIDE)
+
+
+def _view(solid: np.ndarray) -> np.ndarray:
+    """Return the view of one grid (x, y, z) of bools: (3, 96, 96) in [0, 1], on white."""
+    flat = np.append(solid.ravel(), False)
+    found = [_nearest(flat, faces) for faces in _lines_of_sight(solid.shape)]
+    distance = np.stack(found)
+    axis = distance.argmin(0)
+    nearest = distance.min(0)
+    hit = np.isfinite(nearest)
+    picture = np.ones((len(hit), 3), dtype=np.float32)
+    depth = 1 - (1 - _FARTHEST) * nearest[hit]
+    picture[hit] = np.minimum(1, _COLOUR * (_SHADES[axis[hit]] * depth)[:, None])
+    fine = rearrange(picture, "(h w) c -> c h w", h=SIDE * _FINE)
+    return reduce(fine, "c (h fh) (w fw) -> c h w", "mean", fh=_FINE, fw=_FINE)
+
+
+def _nearest(flat: np.ndarray, faces: _Faces) -> np.ndarray:
+    """Return how far the nearest solid face is on each line of sight (lines,); infinity where there is none."""
+    solid = flat[faces.voxels]
+    first = solid.argmax(1)[:, None]
+    distance = np.take_along_axis(faces.distance, first, 1)
+    return np.where(np.take_along_axis(solid, first, 1), distance, np.inf)[:, 0]
+
+
+@lru_cache(maxsize=1)
+def _lines_of_sight(size: Size) -> list[_Faces]:
+    """Return what the lines of sight meet in a grid of that size, axis by axis: one line a pixel of the fine view."""
+    right, up, ahead = _axes()
+    corners = np.stack(np.meshgrid(*([0, side] for side in size), indexing="ij"), -1).reshape(-1, 3)
+    centre = np.array(size) / 2
+    seen = (corners - centre) @ np.stack([right, up], 1)
+    reach = np.abs(seen).max() * (1 + 2 / SIDE)
+    steps = (np.arange(SIDE * _FINE) + 0.5) / (SIDE * _FINE) * 2 * reach - reach
+    down, across = np.meshgrid(-steps, steps, indexing="ij")
+    origins = centre + across.reshape(-1, 1) * right + down.reshape(-1, 1) * up
+    near, far = np.sort((corners - centre) @ ahead)[[0, -1]]
+    return [_across(axis, size, origins, ahead, (near, far)) for axis in range(3)]
+
+
+def _across(axis: int, size: Size, origins: np.ndarray, ahead: np.ndarray, reach: tuple[float, float]) -> _Faces:
+    """Return the faces across one axis on each line of sight, which starts at its origin (lines, 3)."""
+    backwards = ahead[axis] < 0
+    order = np.arange(size[axis])[:: -1 if backwards else 1]
+    time = (order + backwards - origins[:, axis, None]) / ahead[axis]
+    voxels, inside = np.zeros(time.shape, dtype=np.int32), np.ones(time.shape, dtype=bool)
+    for other, side in enumerate(size):
+        place = order if other == axis else np.floor(origins[:, other, None] + time * ahead[other]).astype(np.int32)
+        inside &= (place >= 0) & (place < side)
+        voxels = voxels * side + place
+    distance = (time - reach[0]) / (reach[1] - reach[0])
+    return _Faces(np.where(inside, voxels, prod(size)).astype(np.int32), distance.astype(np.float32))
+
+
+def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what is right, up and ahead for the viewer, as directions in the grid."""
+    sine, cosine = np.sin(_AZIMUTH), np.cos(_AZIMUTH)
+    low, high = np.cos(_ELEVATION), np.sin(_ELEVATION)
+    right = np.array([-sine, cosine, 0])
+    up = np.array([-high * cosine, -high * sine, low])
+    return right, up, -np.array([low * cosine, low * sine, high])

@@ -11,12 +11,9 @@ import numpy as np
 import torch
 
 from vqtk.datasets._base import Dataset, Splits
-from vqtk.datasets._split import HeldBits
+from vqtk.datasets._split import DAMAGED_AT_MOST, HeldBits
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
-
-_DAMAGED_AT_MOST = 0.1
-"""The share of files that may be damaged and left out; more is taken for a mistake."""
 
 
 class Grids(Dataset):
@@ -80,7 +77,7 @@ def assembled(
             damaged.append((file, found))
         else:
             whole.append((file, found))
-    if len(damaged) > _DAMAGED_AT_MOST * len(files):
+    if len(damaged) > DAMAGED_AT_MOST * len(files):
         share = f"{len(damaged):,} of {len(files):,}"
         raise DataError(f"{source}: {share} files are damaged or do not fit. The first: {damaged[0][1]}")
     train, test = (

@@ -15,12 +15,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import functional
 
-from vqtk.datasets._split import HELD_AT_MOST, Files, Held, Split
+from vqtk.datasets._split import DAMAGED_AT_MOST, HELD_AT_MOST, Files, Held, Split
 from vqtk.errors import DataError
 
 _TRIED = 100
-DAMAGED_AT_MOST = 0.1
-"""The fraction of a set's images that may be damaged or missing; they are skipped."""
 
 
 @dataclass

@@ -74,7 +74,7 @@ class Official:
         target = root / Path(self.below[0]).parts[0]
         try:
             root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=root, prefix=".download.") as name, _quietly():
+            with tempfile.TemporaryDirectory(dir=root, prefix=".download.") as name, quietly():
                 self.fetch(Path(name))
                 target.mkdir(exist_ok=True)
                 for entry in Path(name).iterdir():
@@ -90,7 +90,7 @@ class Official:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Show nothing, and wait for no connection longer than some seconds."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE_S)

@@ -19,6 +19,8 @@ from vqtk.errors import DataError
 
 HELD_AT_MOST = 1 << 30
 """Bytes up to which the items of a data set are held in memory."""
+DAMAGED_AT_MOST = 0.1
+"""The share of a set's files that may be damaged; they are skipped. More is taken for a mistake."""
 WORKERS = min(4, os.cpu_count() or 1)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import socket
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import torch
 from torchvision.datasets import MNIST as TorchvisionMNIST
 
 from vqtk.datasets._base import Dataset, Splits
+from vqtk.datasets._official import quietly
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
@@ -63,15 +61,11 @@ def _find(root: Path) -> Path | None:
 
 
 def _download(root: Path) -> bool:
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with quietly():
             TorchvisionMNIST(root, train=True, download=True)
     except (OSError, RuntimeError):
         return False
-    finally:
-        socket.setdefaulttimeout(patience)
     return True
 
 

@@ -1,8 +1,5 @@
 """WikiText-2 as characters, where it is or can be had."""
 
-import contextlib
-import io
-import socket
 from http.client import HTTPException
 from pathlib import Path
 
@@ -10,6 +7,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from vqtk.datasets._base import Splits
 from vqtk.datasets._characters import Characters, read_text, windows
+from vqtk.datasets._official import quietly
 from vqtk.errors import DataError
 from vqtk.nn.types import Count
 from vqtk.registry import datasets
@@ -67,10 +65,8 @@ def _find(root: Path) -> Path | None:
 
 def _downloaded(root: Path) -> Path:
     """Download the text and return its folder. Raises: DataError which says where to put it."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with quietly():
             download_and_extract_archive(_URL, str(root / "wikitext2"), md5=_MD5, remove_finished=True)
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
@@ -78,8 +74,6 @@ def _downloaded(root: Path) -> Path:
             f"wikitext-2-v1.zip so that there are {root / 'wikitext2' / 'wikitext-2'}/{', '.join(_NAMES.values())}; "
             "or set VQTK_DATA or --data-dir to the folder that holds wikitext2."
         ) from None
-    finally:
-        socket.setdefaulttimeout(patience)
     return root / "wikitext2" / "wikitext-2"
 
 

@@ -60,7 +60,9 @@ def measure(
 
 
 @torch.no_grad()
-def encode_all(model: Any, split: Split, *, items: Tensor, batch: int | None, track: Track, what: str) -> Tensor:
+def encode_all(
+    model: Any, split: Split, *, items: Tensor, batch: int | None = None, track: Track = untracked, what: str = "items"
+) -> Tensor:
     """Return the codes of the items (indices) of a split: (n, stages), on the CPU."""
     size = batch or suited_batch(model)
     parts = targets(model, split, items, batch=size, track=track, what=what)

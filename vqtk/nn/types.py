@@ -26,8 +26,8 @@ class DataSpec:
     """What a model must know of its data, and how raw items become training units.
 
     `shape` is that of one item: (channels, *size), or (length,) for text. `classes` is the vocabulary of
-    data that are token indices, and `characters` the character of each, where it is known. Images are stored as uint8 in [0, 255]; training units are
-    `(pixel - mean) / std` for pixels in [0, 1].
+    data that are token indices, and `characters` the character of each, where it is known. Images are
+    stored as uint8 in [0, 255]; training units are `(pixel - mean) / std` for pixels in [0, 1].
     """
 
     kind: Literal["image", "text", "voxels"]

@@ -12,7 +12,9 @@ from vqtk.registry import objectives
 
 @objectives.register("stages")
 class Stages(Objective):
-    """`choice` · the smallest loss of each stage + `all` · the mean over every option + `final` · that of the last stage.
+    """Each stage's smallest loss (`choice`), the mean over all options (`all`), the last stage's smallest (`final`).
+
+    The loss is their sum, weighted by these coefficients.
 
     Raises: ShapeError if the model has no stages to walk through.
     Source: Nichol 2020, arXiv 2003.01599, section 3.

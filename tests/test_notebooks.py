@@ -1,0 +1,47 @@
+"""The notebooks: run at small size, and committed with their outputs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.parity import ROOT, shared
+from vqtk.io.weights import shipped
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_at_small_size(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = shared("data")
+    if path.stem == "svhn" and not data.is_dir():
+        pytest.skip(f"{data} is not there: no house numbers without a network")
+    folder = tmp_path / "docs" / "notebooks"
+    folder.mkdir(parents=True)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    for name, value in {"VQTK_SMALL": "1", "OMP_NUM_THREADS": "1", "VQTK_DATA": str(data)}.items():
+        monkeypatch.setenv(name, value)
+    if not data.is_dir():
+        monkeypatch.delenv("VQTK_DATA")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_committed_with_its_outputs_and_without_the_paths_of_a_machine(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    for place in (str(Path.home()), str(ROOT.parent), "/tmp/"):
+        assert place not in path.read_text(encoding="utf-8")
+
+
+def test_there_is_a_model_to_look_at() -> None:
+    assert shipped() == ["mnist"]

@@ -9,6 +9,7 @@ import pytest
 
 import vqtk.cli
 
+RECIPE_MNIST = Path(__file__).parent.parent / "recipes" / "mnist.yaml"
 TINY = """
 name: tiny
 data: {name: mnist, batch: 8}

@@ -5,31 +5,44 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+import vqtk
 from tests.running import TINY, vqtk_main, without_data
+from vqtk.cli.app import app
 from vqtk.io.original import map_original
-from vqtk.io.weights import load_weights, weights_of
+from vqtk.io.weights import load_weights, shipped, weights_of
+from vqtk.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SMALL = ["model.stages=2", "model.options=4", "train.updates=2", "train.evaluate_items=8"]
+PAGES = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs" / "experiments").glob("*.md"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
+SMALL = ["train.updates=2", "train.evaluate_items=8"]
 
 
 def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def commands() -> list[tuple[str, str]]:
+def commands() -> list[str]:
     found = []
     for document in DOCUMENTS:
         for block in blocks(document, "bash"):
             for line in block.splitlines():
                 text = re.split(r"\s+#\s", line)[0].split("&&")[-1].strip().removeprefix(".venv/bin/")
-                if text.startswith("vqtk ") and (document.name, text) not in found:
-                    found.append((document.name, text))
+                if text.startswith("vqtk ") and text not in found:
+                    found.append(text)
     return found
+
+
+def own_recipes() -> dict[str, str]:
+    """The recipes that documents tell a user to write: YAML that begins with a comment of its file's name."""
+    texts = [text for document in DOCUMENTS for text in blocks(document, "yaml")]
+    named = [(re.match(r"# (\w+\.yaml)", text), text) for text in texts]
+    return {name[1]: text for name, text in named if name}
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +57,65 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("document", "command"), commands(), ids=lambda text: text)
-def test_a_command_in_the_documents_runs(
-    document: str, command: str, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory that the documents' commands are given in: recipes, and no data."""
     without_data(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    words = [str(stopped) if word == "RUN" else word for word in shlex.split(command)[1:]]
-    if words[0] in ("run", "bench") and "--resume" not in words:
-        # The documents' commands at a small size: the same arguments, fewer and smaller stages.
-        words = [*(word for word in words if not word.startswith("train.updates")), *SMALL]
-        words = ["2s" if word == "5m" else word for word in words]
-    if words[0] == "validate":
-        words = [word for word in words if "*" not in word and "svhn" not in word] + ["recipes/mnist.yaml"]
+    for name, text in own_recipes().items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_in_the_documents_runs(
+    command: str, stopped: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = shlex.split(command)[1:]
+    parsed = _parsed(words)
+    if "--stl" in words or (words[0] in ("run", "show", "bench") and not _has_data(parsed)):
+        return
+    if parsed.get("model") == Path("mnist") and not shipped():
+        pytest.skip("vqtk/pretrained/mnist.safetensors is not there")
     if words[0] == "import-original":
-        _write_original(stopped, tmp_path / "mnist_model.pt")
+        _write_original(stopped, place / "mnist_model.pt")
         words[2] = str(stopped / "recipe.yaml")
-    assert vqtk_main(monkeypatch, *words) == 0
+    monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception in tests"))
+    monkeypatch.setattr("vqtk.evaluate.features.UPDATES", 5)
+    monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
+    assert vqtk_main(monkeypatch, *_small(words, stopped)) == 0
+
+
+def _parsed(words: list[str]) -> dict[str, Any]:
+    """The command's arguments by name; wrong ones fail here, and so does a recipe that they do not fit."""
+    command = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
+    parsed = command.make_context(words[0], words[1:]).params
+    if isinstance(parsed.get("recipe"), Path):
+        load_recipe(parsed["recipe"], parsed.get("overrides") or [])
+    return parsed
+
+
+def _has_data(parsed: dict[str, Any]) -> bool:
+    """Whether the recipe's data are those that ship with vqtk; those of the others are not to be had in a test."""
+    return parsed["recipe"] is None or load_recipe(parsed["recipe"]).data.entry.name == "mnist"
+
+
+def _small(words: list[str], run: Path) -> list[str]:
+    """The same command at a small size: fewer and smaller stages, fewer items, a tiny run."""
+    words = [str(run) if word == "RUN" else word.replace("=RUN", f"={run}") for word in words]
+    if words[0] in ("run", "bench") and "--resume" not in words:
+        distils = any("distill" in word for word in words)
+        sizes = ["model.stages=3", "model.options=4"] if distils else ["model.stages=2", "model.options=4"]
+        teacher = [f"train.objective.teacher={run}", "data.batch=8"] if distils else []
+        words = [*(word for word in words if not word.startswith("train.updates")), *sizes, *teacher, *SMALL]
+        return ["2s" if re.fullmatch(r"\d+[mh]", word) else word for word in words]
+    if words[0] == "validate":
+        return [word for word in words if "*" not in word and "svhn" not in word] + ["recipes/mnist.yaml"]
+    if words[0] == "eval":
+        probed = ["--probe-items", "20"] if "--probe" in words else []
+        return [*words, "--items", "8", *probed]
+    return words
 
 
 def _write_original(run: Path, path: Path) -> None:
@@ -101,6 +155,11 @@ def test_the_reference_is_what_the_code_says(
     monkeypatch.delitem(block_registry._entries, "residual", raising=False)
     assert vqtk_main(monkeypatch, "list", "--markdown") == 0
     assert capsys.readouterr().out == (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+
+
+def test_a_recipe_in_the_documents_can_be_built(place: Path) -> None:
+    for name in own_recipes():
+        vqtk.build(place / name, device="meta")
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -69,7 +69,7 @@ class Watching:
         self.lines: list[str] = []
         self.stop, self.stop_after = Stop(), stop_after
 
-    def step(self, done: int, updates: int, row: dict[str, Any], images_per_s: float) -> None:
+    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
         self.stop.asked = done == self.stop_after
 
     def evaluated(self, done: int, row: dict[str, Any]) -> None: ...

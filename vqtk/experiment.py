@@ -43,7 +43,7 @@ class Experiment:
     def __post_init__(self) -> None:
         subset = fixed_subset(self.splits.test, self.recipe.train.evaluate_items, self.recipe.seed)
         self._subset = subset
-        self._shown = self._targets(fixed_subset(self.splits.test, 32, self.recipe.seed))
+        self._shown = self._targets(fixed_subset(self.splits.test, self.recipe.train.picture_items, self.recipe.seed))
 
     def _targets(self, indices: Tensor) -> Tensor:
         return self.trainer.model.data.normalise(self.splits.test[indices].to(self.device))
@@ -93,6 +93,7 @@ class Experiment:
             "options": self.trainer.model.options,
             "kind": self.trainer.model.data.kind,
             "data": self.splits.fingerprint(),
+            **({"characters": self.splits.characters} if self.splits.characters else {}),
             "plugins": {str(path): _hash(path) for path in self.recipe.plugins},
             **self.trainer.objective.facts(),
             **environment(self.device),

@@ -44,12 +44,12 @@ class Plain:
         """Print a line."""
         self.console.print(line, markup=False)
 
-    def step(self, done: int, updates: int, row: dict[str, Any], images_per_s: float) -> None:
+    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
         """Print an update's figures, if it is time to."""
         self.foretell(done, updates)
         if time.monotonic() - self.last_line >= LINE_EVERY_S or done == updates:
             self.last_line = time.monotonic()
-            self.say(f"{done}/{updates}  {_figures(row)}  {images_per_s:.0f} images/s  {self.left(done, updates)} left")
+            self.say(f"{done}/{updates}  {_figures(row)}  {items_per_s:.0f} items/s  {self.left(done, updates)} left")
 
     def evaluated(self, done: int, row: dict[str, Any]) -> None:
         """Print test figures."""
@@ -91,7 +91,7 @@ class Live(Plain):
             TextColumn("update"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.fields[speed]} images/s"),
+            TextColumn("{task.fields[speed]} items/s"),
             TextColumn("{task.fields[left]} left"),
         )
         self.task = self.bar.add_task("", total=None, speed="…", left="…")
@@ -107,10 +107,10 @@ class Live(Plain):
     ) -> None:
         self.live.stop()
 
-    def step(self, done: int, updates: int, row: dict[str, Any], images_per_s: float) -> None:
+    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
         """Redraw."""
         self.foretell(done, updates)
-        left, speed = self.left(done, updates), f"{images_per_s:.0f}"
+        left, speed = self.left(done, updates), f"{items_per_s:.0f}"
         self.bar.update(self.task, completed=done, total=updates, speed=speed, left=left)
         self.figures.plain = _figures(row)
 

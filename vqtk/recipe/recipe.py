@@ -50,6 +50,7 @@ class Train:
 
     An update sums the gradients of `accumulate` batches. `micro_batch` splits each batch to save memory
     and changes nothing else. Evaluation is on `evaluate_items` fixed test items, every `evaluate_every` updates.
+    Pictures show `picture_items` test items, and twice as many samples.
     """
 
     updates: Count
@@ -64,6 +65,7 @@ class Train:
     evaluate_items: Count = 500
     checkpoint_minutes: Positive = 5.0
     picture_minutes: Positive = 5.0
+    picture_items: Count = 32
 
 
 @dataclass(frozen=True)

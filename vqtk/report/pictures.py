@@ -106,7 +106,10 @@ def write_all(model: Any, targets: Tensor, folder: Path, update: int) -> None:
     """
     model.eval()
     codes = encoded(model, targets)
-    sheets = {"samples": samples(model), "reconstructions": reconstructions(model, targets, codes=codes)}
+    sheets = {
+        "samples": samples(model, count=2 * len(targets)),
+        "reconstructions": reconstructions(model, targets, codes=codes),
+    }
     if model.stepwise:
         sheets["stages"] = stages(model, targets[:10], codes=codes[:10])
         sheets["proposals"], _ = proposals(model, targets[0], stage=min(2, model.stages - 1))

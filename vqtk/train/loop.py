@@ -23,7 +23,7 @@ FIRST_PICTURES_S = 60.0
 class Watcher(Protocol):
     """Who is told how a run goes."""
 
-    def step(self, done: int, updates: int, row: dict[str, Any], images_per_s: float) -> None:
+    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
         """An update is done; the row holds its losses."""
 
     def evaluated(self, done: int, row: dict[str, Any]) -> None:

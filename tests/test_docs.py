@@ -72,6 +72,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_command_in_the_documents_runs(
     command: str, stopped: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Those that need voxels, or data that do not ship with vqtk, are parsed and their recipes resolved."""
     words = shlex.split(command)[1:]
     parsed = _parsed(words)
     if "--stl" in words or (words[0] in ("run", "show", "bench") and not _has_data(parsed)):

@@ -37,7 +37,7 @@ class _Picture:
 
 def write_report(run: Path) -> Path:
     """Write `report.html` of a run directory, at whatever point the run is; return its path."""
-    metrics = [json.loads(line) for line in _read(run / "metrics.jsonl").splitlines()]
+    metrics = _metrics(run / "metrics.jsonl")
     manifest, summary, tested = (_json(run / f"{name}.json") for name in ("manifest", "summary", "evaluation"))
     training = [row for row in metrics if "test" not in row]
     last = training[-1] if training else {}
@@ -58,6 +58,12 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     write_text(path, page)
     return path
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of the metrics; a last line that was cut short is left out."""
+    lines = _read(path).splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def _environment() -> Environment:
@@ -134,7 +140,7 @@ def _svg(figure: Figure) -> Markup:
     """Return a figure as SVG, its text as text."""
     written = StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "vqtk"}):
-        figure.savefig(written, format="svg", metadata={"Date": None})
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return Markup(written.getvalue()[written.getvalue().index("<svg") :])
 
 

@@ -75,7 +75,7 @@ class Experiment:
         return {
             "update": self.trainer.done,
             "items": found.items,
-            "row": {**found.row(), **objective},
+            "row": {"items": found.items, **found.row(), **objective},
             "stages": found.stages(),
             "usage": found.usage.tolist(),
         }
@@ -87,6 +87,7 @@ class Experiment:
     def manifest(self) -> dict[str, Any]:
         """Return what the run is made with."""
         return {
+            "name": self.recipe.name,
             "seed": self.recipe.seed,
             "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
             "bits_per_item": self.trainer.model.bits,

@@ -33,6 +33,8 @@ _DISTORTION = {
     "bernoulli": "distortion\n(nats per value)",
     "categorical": "distortion\n(nats per token)",
 }
+FEW = 1000
+"""Items below which distances between sets of features are mostly noise."""
 _WIDTH = 100
 """Columns to lay a table out in where there is no terminal."""
 
@@ -106,6 +108,7 @@ def _print(found: dict[str, Any], written: list[Path]) -> None:
         console = Console(highlight=False, width=_WIDTH)
     console.print(_stage_table(found))
     if "probe" in found:
+        console.print()
         console.print(_probe_table(found["probe"]))
     for line in [*_lines(found), *(f"Written: {path}" for path in written)]:
         console.print(line, markup=False, soft_wrap=True)
@@ -123,7 +126,7 @@ def _stage_table(found: dict[str, Any]) -> Any:
 
 
 def _probe_table(found: dict[str, Any]) -> Any:
-    table = _table("test accuracy of classifiers on the codes of the first stages")
+    table = _table("test accuracy of the probe")
     for title in ("stages", "linear", f"MLP of {found['hidden']}"):
         table.add_column(title, justify="right", overflow="fold")
     for stage, (linear, mlp) in enumerate(zip(found["linear"], found["mlp"], strict=True)):
@@ -181,6 +184,8 @@ def _quality(found: dict[str, Any]) -> list[str]:
         for name, key in zip(names, (frechet, kernel), strict=True)
     ]
     lines.append(f"Both between {counts}; lower is nearer.")
+    if found["samples"] < FEW:
+        lines.append(f"Of fewer than {FEW:,} items these distances say little.")
     if found["classifier_test_accuracy"] is not None:
         lines.append(f"The classifier's own test accuracy is {found['classifier_test_accuracy']:.4f}.")
     return [*lines, found["note"]] if found["note"] else lines

@@ -53,7 +53,7 @@ class Plain:
 
     def evaluated(self, done: int, row: dict[str, Any]) -> None:
         """Print test figures."""
-        self.say(f"test after {done}  {_figures(row)}")
+        self.say(f"test after {done}, {row['items']:,} items  {_figures(row)}")
 
     def foretell(self, done: int, updates: int) -> None:
         """Say once, after a few updates, if the whole run will take hours."""
@@ -117,6 +117,6 @@ class Live(Plain):
 
 def _figures(row: dict[str, Any]) -> str:
     """Return the terms of a row, and the code usage, in one line."""
-    terms = {key: value for key, value in row.items() if key not in ("entropy_pooled_nats", "used", "lr")}
+    terms = {key: value for key, value in row.items() if key not in ("items", "entropy_pooled_nats", "used", "lr")}
     shown = "  ".join(f"{key} {value:.4f}" for key, value in terms.items())
     return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -113,9 +115,8 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> N
     from vqtk.train.loop import Stop
 
     stop = Stop()
-    _stop_on_signals(stop)
     experiment.watcher.say(f"Run directory: {directory.path}")
-    with watcher:
+    with watcher, _stopping_on_signals(stop):
         finished = run_experiment(experiment, directory, stop)
     if finished:
         experiment.watcher.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
@@ -126,7 +127,8 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> N
         )
 
 
-def _stop_on_signals(stop: Stop) -> None:
+@contextmanager
+def _stopping_on_signals(stop: Stop) -> Iterator[None]:
     """Ask for a stop at the first Ctrl-C or SIGTERM; the second one ends at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -134,5 +136,9 @@ def _stop_on_signals(stop: Stop) -> None:
             raise KeyboardInterrupt
         stop.asked = True
 
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

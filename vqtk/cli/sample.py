@@ -44,7 +44,9 @@ def sample(
     name = f"samples_{stages}_stages" if stages else "samples"
     write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts={**facts, **meshes})
     if stl and not json:
-        print(f"{stl}: {len(meshes['meshes'])} meshes{_told(meshes['empty'])}")
+        print(
+            f"{stl}: {len(meshes['meshes'])} mesh{'' if len(meshes['meshes']) == 1 else 'es'}{_told(meshes['empty'])}"
+        )
 
 
 def _write_meshes(model: Any, codes: Tensor, folder: Path) -> dict[str, list[Any]]:

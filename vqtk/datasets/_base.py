@@ -66,9 +66,9 @@ class Dataset(ABC):
         """Return in words how the items are read, and the memory that it takes."""
         items = self.count(root)
         if items is None:
-            return f"in memory up to {HELD_AT_MOST >> 30} GiB, by {WORKERS} worker processes beyond"
+            return f"none found yet; in memory up to {HELD_AT_MOST >> 30} GiB, by {WORKERS} worker processes beyond"
         held = items * self.bytes_per_item
-        size = f"{items:,} items of {self.bytes_per_item:,} bytes = {held / 1e6:,.0f} MB"
+        size = f"{items:,} items of {self.bytes_per_item:,} bytes = {megabytes(held)}"
         if held <= HELD_AT_MOST:
             return f"in memory as bytes, {size}"
         return f"read from disk by {WORKERS} worker processes, {size}"
@@ -77,6 +77,11 @@ class Dataset(ABC):
     def bytes_per_item(self) -> int:
         """Bytes that an item takes in memory."""
         return prod(self.spec.shape)
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes in words."""
+    return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
 
 
 def data_root(given: Path | None = None) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Dataset, Splits
+from vqtk.datasets._base import Dataset, Splits, megabytes
 from vqtk.datasets._split import Windows
 from vqtk.errors import DataError
 from vqtk.nn.types import Count, DataSpec
@@ -42,8 +42,8 @@ class Characters(Dataset):
         characters = self.count(root)
         each = f"{self.bytes_per_item} byte{'s' * (self.bytes_per_item > 1)} a character"
         if characters is None:
-            return f"in memory, {each}"
-        return f"in memory, {each}, {characters:,} characters = {characters * self.bytes_per_item / 1e6:,.0f} MB"
+            return f"none found yet; in memory, {each}"
+        return f"in memory, {each}, {characters:,} characters = {megabytes(characters * self.bytes_per_item)}"
 
 
 def read_text(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vqtk.datasets._base import Dataset, Splits
+from vqtk.datasets._base import Dataset, Splits, megabytes
 from vqtk.datasets._split import DAMAGED_AT_MOST, HeldBits
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
@@ -36,8 +36,8 @@ class Grids(Dataset):
         """Return in words how the grids are read, and the memory that they take."""
         grids, each = self.count(root), f"{self.bytes_per_item:,} bytes"
         if grids is None:
-            return f"in memory as bits, {each} a grid"
-        return f"in memory as bits, {grids:,} grids of {each} = {grids * self.bytes_per_item / 1e6:,.0f} MB"
+            return f"none found yet; in memory as bits, {each} a grid"
+        return f"in memory as bits, {grids:,} grids of {each} = {megabytes(grids * self.bytes_per_item)}"
 
 
 @dataclass(frozen=True)

@@ -102,13 +102,11 @@ class Distillation(Objective):
 
 
 def _check_same(student: Any, teacher: Any, name: str) -> None:
+    if (student.data.kind, student.data.shape) != (teacher.data.kind, teacher.data.shape):
+        ours, theirs = (f"{data.kind} of shape {data.shape}" for data in (student.data, teacher.data))
+        raise ShapeError(f"the data are {ours}, and the teacher {name} takes {theirs}. Train on its data set.")
     for what in ("stages", "options"):
         ours, theirs = getattr(student, what), getattr(teacher, what)
         if ours != theirs:
-            raise ShapeError(
-                f"the student has {ours} {what}, and its teacher {name} {theirs}. Give the model {theirs}."
-            )
-    if student.data.shape != teacher.data.shape:
-        raise ShapeError(
-            f"the data are {student.data.shape}, and the teacher {name} takes {teacher.data.shape}. Take its data set."
-        )
+            advice = f"Give the model `{what}: {theirs}`."
+            raise ShapeError(f"the student has {ours} {what}, and its teacher {name} has {theirs}. {advice}")

@@ -171,7 +171,9 @@ def _unreadable(path: Path, shown: str, error: Exception) -> str:
         beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         from vqtk.errors import nearest
 
-        return f"{shown}: no such recipe. {nearest(path.name, beside)}Expected the path of a .yaml file."
+        named = Path("recipes") / f"{path.name}.yaml"
+        advice = f"Did you mean {named}? " if named.exists() else nearest(path.name, beside)
+        return f"{shown}: no such recipe. {advice}Expected the path of a .yaml file."
     return f"{shown}: cannot be read: {error}."
 
 

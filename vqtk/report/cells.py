@@ -26,9 +26,13 @@ def texts(data: DataSpec, items: Tensor) -> list[str]:
 
 
 def as_text(tokens: list[int], characters: str | None) -> str:
-    """Return tokens as one line, a character each: line ends and tabs as signs, what cannot be shown as `�`."""
+    """Return tokens as one line, a character each: line ends and tabs as signs, what cannot be shown as `�`.
+
+    The spaces of a line of nothing else are shown as `·`.
+    """
     known = [_visible(character) for character in characters or ""]
-    return "".join(known[token] if 0 <= token < len(known) else UNKNOWN for token in tokens)
+    line = "".join(known[token] if 0 <= token < len(known) else UNKNOWN for token in tokens)
+    return line if line.strip() else "·" * len(line)
 
 
 def _visible(character: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#1b4f72", "#b9770e", "#7d8a93", "#6c3483", "#1e8449", "#943126")
-BESIDES = ("update", "entropy_pooled_nats", "used", "lr", "step_ms", "end", "agreement", "teacher")
+BESIDES = ("update", "items", "entropy_pooled_nats", "used", "lr", "step_ms", "end", "agreement", "teacher")
 """What rows of metrics hold besides losses."""
 
 
@@ -29,7 +29,7 @@ def losses_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, linestyle="none")
     values = [row[name] for row in training for name in names]
-    if values and min(values) > 0:
+    if values and 0 < 10 * min(values) < max(values):
         axes.set_yscale("log")
     axes.set_xlabel("update")
     axes.set_ylabel("loss (lines: training; points: test)")

@@ -15,6 +15,7 @@ def grid(pictures: Tensor, columns: int, *, framed: set[int] | frozenset[int] = 
     """Lay pictures (n, c, h, w) out in rows: → (3, height, width) in [0, 1]; those framed get a coloured border."""
     pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
     n, _, h, w = pictures.shape
+    columns = min(columns, n)
     rows = -(-n // columns)
     sheet = torch.full((3, rows * (h + GAP) + GAP, columns * (w + GAP) + GAP), _PAPER)
     for index, picture in enumerate(pictures):
@@ -35,7 +36,7 @@ def stage_strip(targets: Tensor, after: Tensor) -> Tensor:
 
 def pairs(targets: Tensor, reconstructions: Tensor, columns: int) -> Tensor:
     """Lay out targets with their reconstructions below them, in double rows of `columns`."""
-    rows = []
+    rows, columns = [], min(columns, len(targets))
     for start in range(0, len(targets), columns):
         rows += [_filled(part[start : start + columns], columns) for part in (targets, reconstructions)]
     return grid(torch.cat(rows), columns=columns)

@@ -43,7 +43,7 @@ def write_report(run: Path) -> Path:
     last = training[-1] if training else {}
     stages = tested.get("stages", [])
     page = _environment().get_template("report.html.j2").render(
-        name=run.parent.name,
+        name=manifest.get("name", run.parent.name),
         state=_state(run, last, summary),
         facts=_facts(manifest, last, summary, tested),
         curves=[_svg(figure) for figure in _curves(metrics, manifest)] if training else [],

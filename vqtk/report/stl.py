@@ -18,7 +18,7 @@ _NEEDED = {"skimage": "scikit-image", "trimesh": "trimesh"}
 def check_meshes(kind: str) -> None:
     """Raise VqtkError if data of that kind are no voxels, or the libraries that meshes need are not installed."""
     if kind != "voxels":
-        raise VqtkError(f"--stl: this model's data are {kind}; only voxels can be written as meshes.")
+        raise VqtkError(f"--stl: this model's data are of kind {kind}; only voxels can be written as meshes.")
     missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
     if missing:
         raise VqtkError(

@@ -51,6 +51,8 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> tuple[RunDirectory, Recipe]:
         """Return an existing run and its recipe. Raises: CheckpointError if it is none."""
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: no such run directory. Expected a path like runs/mnist/20260101-120000.")
         if not (path / "recipe.yaml").is_file() or not (path / "manifest.json").is_file():
             raise CheckpointError(
                 f"{path}: not a run directory: there is no recipe.yaml and manifest.json in it. {nearest_run(path)}"

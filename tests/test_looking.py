@@ -323,6 +323,10 @@ def test_meshes_of_other_data_and_without_their_libraries_are_refused(
     kind: str, weights: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trimesh", None)
-    told = f"--stl: this model's data are of kind {kind}; only voxels" if kind != "voxels" else "pip install 'vqtk[voxels]'"
+    told = (
+        f"--stl: this model's data are of kind {kind}; only voxels"
+        if kind != "voxels"
+        else "pip install 'vqtk[voxels]'"
+    )
     refusing.tells("sample", str(weights), "-n", "1", "--stl", "meshes", told=[told])
     assert not Path("meshes").exists()

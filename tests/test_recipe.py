@@ -9,7 +9,7 @@ import pytest
 
 from tests.bad_recipes import GOOD
 from vqtk.recipe.merge import gather
-from vqtk.recipe.node import parse_text, walk
+from vqtk.recipe.node import Node, parse_text, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.recipe.show import as_yaml
 from vqtk.registry import losses
@@ -223,3 +223,9 @@ def test_a_resolved_recipe_names_its_plugins_and_where_values_came_from() -> Non
     assert lines["updates"] == "override 'train.updates=7'"
     assert lines["seed"] == lines["micro_batch"] == "default"
     assert lines["schedule"] == "good.yaml:22; default: final, warmup"
+
+
+def test_a_long_path_is_shown_on_its_line() -> None:
+    path = "/a/folder/with/a/long/name" * 8
+    shown = as_yaml(Node.of({"data": {"name": "image_folder", "path": path, "batch": 4}}, "it.yaml:1"))
+    assert f"  path: {path}" in shown

@@ -119,7 +119,7 @@ def test_a_path_is_below_the_data_root_or_the_working_directory(
     assert str(root / "t.txt") in message
     assert str(here / "t.txt") in message
     assert dataset.count(root) is None
-    assert dataset.plan(root) == "in memory, 1 byte a character"
+    assert dataset.plan(root) == "none found yet; in memory, 1 byte a character"
 
 
 def test_the_plan_counts_characters(tmp_path: Path) -> None:

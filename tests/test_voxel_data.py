@@ -282,7 +282,7 @@ def test_an_absent_modelnet_is_an_error_that_says_where_to_get_it(
     for word in (str(tmp_path), "modelnet/off/", "ModelNet40/", "https://modelnet.cs.princeton.edu", "--data-dir"):
         assert word in message
     assert ModelNet().count(tmp_path) is None
-    assert ModelNet().plan(tmp_path) == "in memory as bits, 32,768 bytes a grid"
+    assert ModelNet().plan(tmp_path) == "none found yet; in memory as bits, 32,768 bytes a grid"
 
 
 def test_folders_that_say_split_and_class_are_believed(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def _mapping(node: Node, indent: int) -> list[tuple[str, str]]:
     for key, child in node.value.items():
         start = f"{' ' * indent}{key}:"
         text = inline(child)
-        if len(start) + len(text) < _WIDTH and not (indent == 0 and key in ("model", "train")):
+        leaf = not isinstance(child.value, (dict, list))
+        if leaf or (len(start) + len(text) < _WIDTH and not (indent == 0 and key in ("model", "train"))):
             lines.append((f"{start} {text}", _origins(child)))
         elif isinstance(child.value, dict):
             lines += [(start, ""), *_mapping(child, indent + 2)]

@@ -228,4 +228,4 @@ def test_a_resolved_recipe_names_its_plugins_and_where_values_came_from() -> Non
 def test_a_long_path_is_shown_on_its_line() -> None:
     path = "/a/folder/with/a/long/name" * 8
     shown = as_yaml(Node.of({"data": {"name": "image_folder", "path": path, "batch": 4}}, "it.yaml:1"))
-    assert f"  path: {path}" in shown
+    assert f'  path: "{path}"' in shown

@@ -135,7 +135,7 @@ def test_the_gradient_of_a_selection_is_that_of_finite_differences(which: str, d
 
 
 def select(selector: Any, grid: Tensor, seed: int) -> Tensor:
-    drawn = selector.draw(len(grid), 3, grid.shape[1], torch.Generator().manual_seed(seed))
+    drawn = selector.draw(len(grid), 3, grid.shape[1], torch.Generator().manual_seed(seed), progress=0.5)
     return selector(grid, None if drawn is None else drawn[:, 1])
 
 
@@ -155,7 +155,7 @@ def test_a_selector_yields_options_that_its_draws_alone_decide(which: str) -> No
 @pytest.mark.parametrize("which", built_in("selector"))
 def test_a_selector_decides_for_each_item_by_itself(which: str) -> None:
     selector, grid = make(which), draw(50, OPTIONS)
-    drawn = selector.draw(50, 1, OPTIONS, torch.Generator().manual_seed(2))
+    drawn = selector.draw(50, 1, OPTIONS, torch.Generator().manual_seed(2), progress=0.5)
     parts = [selector(grid[i : i + 7], None if drawn is None else drawn[i : i + 7, 0]) for i in range(0, 50, 7)]
     assert torch.equal(torch.cat(parts), selector(grid, None if drawn is None else drawn[:, 0]))
 
@@ -195,7 +195,7 @@ def test_a_model_with_it_can_be_tried_out_and_every_parameter_takes_part(which: 
 @STEPWISE
 def test_a_model_with_it_trains_every_parameter(which: str) -> None:
     model, _, target = make_model(which)
-    walk = model(target, draws=model.draw(len(target), torch.Generator().manual_seed(0)))
+    walk = model(target, draws=model.draw(len(target), torch.Generator().manual_seed(0), progress=0.5))
     walk.quantities().objective(all=0.5, final=0.1).backward()
     assert walk.grid.isfinite().all()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]

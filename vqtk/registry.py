@@ -11,7 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge
@@ -19,15 +19,25 @@ from annotated_types import Ge
 from vqtk.errors import RegistryError, nearest
 
 Component = TypeVar("Component", bound=type)
+Settings = dict[str, Any]
+"""What a recipe says of a component, as plain values."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered component: its name, its class, and the file and line that defined it."""
+    """One registered component: its name, its class, the file and line that defined it, and what it claims.
+
+    `example` are settings to try it with, `data` the data to do so on where faces will not do. It works in these
+    `dimensions`; `staged` says that what it yields depends on the stage.
+    """
 
     name: str
     component: type
     origin: str
+    example: Settings = field(default_factory=dict)
+    data: Settings | None = None
+    dimensions: tuple[int, ...] = (1, 2, 3)
+    staged: bool = False
 
     @property
     def purpose(self) -> str:
@@ -63,25 +73,39 @@ class Registry:
     def __repr__(self) -> str:
         return f"Registry({self.kind!r})"
 
-    def register(self, name: str) -> Callable[[Component], Component]:
-        """Return a decorator that registers a class under `name`.
+    def register(
+        self,
+        name: str,
+        *,
+        example: Settings | None = None,
+        data: Settings | None = None,
+        dimensions: tuple[int, ...] = (1, 2, 3),
+        staged: bool | None = None,
+    ) -> Callable[[Component], Component]:
+        """Return a decorator that registers a class under `name`, with what its contract is checked by (see `Entry`).
 
+        What takes a condition is `staged` unless it says otherwise.
         Raises: RegistryError if another class has that name, or if the signature cannot be a schema.
         """
 
         def add(component: Component) -> Component:
-            entry = Entry(name, component, origin_of(component))
-            known = self._entries.get(name)
-            if known and not _same(known.component, component):
-                raise RegistryError(
-                    f"{self.kind} {name!r} is registered twice: {known.origin} and {entry.origin}. "
-                    "Give one of them another name."
-                )
+            claimed = _takes_condition(component) if staged is None else staged
+            entry = Entry(name, component, origin_of(component), example or {}, data, dimensions, claimed)
             _check_signature(self, entry)
-            self._entries[name] = entry
+            self.put(entry)
             return component
 
         return add
+
+    def put(self, entry: Entry) -> None:
+        """Add an entry. Raises: RegistryError, with both places, if another class has its name."""
+        known = self._entries.get(entry.name)
+        if known and not _same(known.component, entry.component):
+            raise RegistryError(
+                f"{self.kind} {entry.name!r} is registered twice: {known.origin} and {entry.origin}. "
+                "Give one of them another name."
+            )
+        self._entries[entry.name] = entry
 
     def forget(self, module: str) -> None:
         """Drop the components that a module has registered."""
@@ -117,6 +141,10 @@ def origin_of(component: type) -> str:
 
 def _same(one: type, other: type) -> bool:
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _takes_condition(component: type) -> bool:
+    return inspect.isclass(component) and "condition" in inspect.signature(component).parameters
 
 
 def _check_signature(registry: Registry, entry: Entry) -> None:

@@ -7,8 +7,10 @@ from vqtk.nn.types import Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import Condition, backbones
 
+_EXAMPLE = [{"width": 6, "then": ["condition", "relu", "layer"]}, {"width": 8, "kernel": 5, "stride": 2}]
 
-@backbones.register("conv")
+
+@backbones.register("conv", example={"layers": _EXAMPLE})
 class ConvBackbone(StageModule):
     """Layer units in order, usually strided convolutions.
 

@@ -10,7 +10,7 @@ from vqtk.nn.unit import Operation, Unit, unit
 from vqtk.registry import Condition, blocks
 
 
-@blocks.register("conv")
+@blocks.register("conv", example={"width": 8, "kernel": 5, "dilation": 2})
 class ConvBlock(StageModule):
     """One layer unit: a convolution and what follows it; without `width`, what follows alone.
 

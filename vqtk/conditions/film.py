@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from vqtk.registry import conditions
 
 
-@conditions.register("film")
+@conditions.register("film", staged=True)
 class Film(nn.Module):
     """Channels multiplied by, and shifted by, learned vectors of the stage; 1 + noise and 0 at the start.
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from vqtk.registry import conditions
 
 
-@conditions.register("scale")
+@conditions.register("scale", staged=True)
 class Scale(nn.Module):
     """Channels multiplied by the stage's learned vector, drawn from a standard normal at the start.
 

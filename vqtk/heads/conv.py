@@ -9,8 +9,10 @@ from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import Condition, heads
 
+_EXAMPLE = [{"width": 6, "upsample": 2, "then": ["condition", "relu", {"group": 2}, "positions"]}]
 
-@heads.register("conv")
+
+@heads.register("conv", example={"layers": _EXAMPLE})
 class ConvHead(Head):
     """Layer units, then a convolution that yields every option's delta.
 

@@ -11,8 +11,10 @@ from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import Condition, heads
 
+_EXAMPLE = [{"width": 6, "upsample": 2, "then": ["condition", "relu", {"group": 2}, "positions"]}]
 
-@heads.register("conv_per_stage")
+
+@heads.register("conv_per_stage", example={"layers": _EXAMPLE, "kernel": 3})
 class ConvPerStageHead(Head):
     """Layer units, then a convolution of each stage's own that yields every option's delta.
 

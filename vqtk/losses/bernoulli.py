@@ -10,7 +10,7 @@ from vqtk.nn.types import DataSpec
 from vqtk.registry import losses
 
 
-@losses.register("bernoulli")
+@losses.register("bernoulli", data={"name": "modelnet", "size": 4})
 class Bernoulli(Loss):
     """Negative log-likelihood of values in {0, 1} in nats per value, averaged over the values of an item.
 

@@ -10,7 +10,7 @@ from vqtk.nn.types import DataSpec
 from vqtk.registry import losses
 
 
-@losses.register("categorical")
+@losses.register("categorical", data={"name": "wikitext2", "length": 8, "vocabulary": 5}, dimensions=(1,))
 class Categorical(Loss):
     """Negative log-likelihood of tokens in nats per token, averaged over the tokens of an item.
 

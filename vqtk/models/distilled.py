@@ -14,7 +14,7 @@ from vqtk.nn.types import Count, DataSpec
 from vqtk.registry import Loss, models
 
 
-@models.register("distilled")
+@models.register("distilled", example={"stages": 4, "options": 4, "loss": "mse", "width": 8})
 class Distilled(Model):
     """One pass instead of a walk: a network that predicts the codes, and one that decodes whole codes.
 

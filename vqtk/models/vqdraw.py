@@ -31,8 +31,19 @@ from vqtk.refiners._base import Refiner as RefinerModule
 from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
 from vqtk.selectors.argmin import Argmin
 
+_EXAMPLE = {
+    "stages": 4,
+    "options": 4,
+    "segment": 2,
+    "loss": "mse",
+    "refiner": {
+        "backbone": {"name": "conv", "layers": [{"width": 8, "stride": 2}]},
+        "head": {"name": "conv", "layers": [{"width": 6, "upsample": 2}]},
+    },
+}
 
-@models.register("vqdraw")
+
+@models.register("vqdraw", example=_EXAMPLE)
 class VQDraw(Model):
     """The sequential discrete variational auto-encoder of the paper.
 
@@ -144,9 +155,12 @@ class VQDraw(Model):
         """Walk as training does: by the recipe's selector, with what `draw` drew for it."""
         return self.walk(target, selector=self.selector, draws=draws, checkpoint=checkpoint)
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor | None:
-        """Return what the recipe's selector needs to explore with n items: (n, stages, …), or None."""
-        draws = self.selector.draw(n, self.stages, self.options, generator)
+    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
+        """Return what the recipe's selector needs to explore with n items: (n, stages, …), or None.
+
+        `progress` is the part of the training that is done, from 0 to 1.
+        """
+        draws = self.selector.draw(n, self.stages, self.options, generator, progress=progress)
         return None if draws is None else draws.to(self.device)
 
     @torch.no_grad()

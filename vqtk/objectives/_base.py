@@ -30,8 +30,11 @@ class Pass:
 class Objective(ABC):
     """What training minimises, for one model."""
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor | None:
-        """Return what a pass over n items draws at random (n, …), or None; pieces of a batch get their part of it."""
+    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
+        """Return what a pass over n items draws at random (n, …), or None; pieces of a batch get their part of it.
+
+        `progress` is the part of the training that is done, from 0 to 1.
+        """
         return None
 
     @abstractmethod

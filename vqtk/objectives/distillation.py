@@ -42,7 +42,7 @@ class Distillation(Objective):
         self._taught: tuple[Tensor, Tensor] | None = None
         _check_same(model, self.teacher, teacher)
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor:
         """Return uniformly drawn codes (n, s), to sample from the teacher."""
         return self.model.random_codes(n, generator=generator)
 

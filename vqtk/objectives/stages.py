@@ -30,9 +30,9 @@ class Stages(Objective):
         self.model = model
         self.weights = {"choice": choice, "all": all, "final": final}
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor | None:
+    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
         """Return what the recipe's selector explores by."""
-        return self.model.draw(n, generator)
+        return self.model.draw(n, generator, progress=progress)
 
     def __call__(self, batch: Tensor, *, draws: Tensor | None, checkpoint: bool) -> Pass:
         """Walk through the stages."""

@@ -9,8 +9,14 @@ from vqtk.nn.types import Size
 from vqtk.refiners._base import Refiner
 from vqtk.registry import Backbone, Block, Head, refiners
 
+_EXAMPLE = {
+    "backbone": {"name": "conv", "layers": [{"width": 8, "kernel": 5, "stride": 2}]},
+    "blocks": [{"name": "conv", "width": 8}],
+    "head": {"name": "conv", "layers": [{"width": 6, "upsample": 2}]},
+}
 
-@refiners.register("composed")
+
+@refiners.register("composed", example=_EXAMPLE, staged=True)
 class Composed(Refiner):
     """Backbone, blocks, head: features from the reconstruction, refined, and turned into deltas.
 

@@ -15,8 +15,11 @@ class Selector(ABC):
     memory, and a stage may be computed again, without another outcome.
     """
 
-    def draw(self, n: int, stages: int, options: int, generator: torch.Generator) -> Tensor | None:
-        """Return what n items need to explore, (n, stages, …) on the CPU; None if nothing is random."""
+    def draw(self, n: int, stages: int, options: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
+        """Return what n items need to explore, (n, stages, …) on the CPU; None if nothing is random.
+
+        `progress` is the part of the training that is done, from 0 to 1.
+        """
         return None
 
     @abstractmethod

@@ -8,7 +8,7 @@ from vqtk.registry import selectors
 from vqtk.selectors._base import Selector
 
 
-@selectors.register("epsilon")
+@selectors.register("epsilon", example={"epsilon": 0.5})
 class Epsilon(Selector):
     """With probability `epsilon` an item takes a random option; otherwise that of the smallest loss.
 
@@ -18,7 +18,7 @@ class Epsilon(Selector):
     def __init__(self, *, epsilon: Fraction = 0.01):
         self.epsilon = epsilon
 
-    def draw(self, n: int, stages: int, options: int, generator: torch.Generator) -> Tensor:
+    def draw(self, n: int, stages: int, options: int, generator: torch.Generator, *, progress: float) -> Tensor:
         """Return the options that are taken at random, and -1 elsewhere: (n, stages)."""
         explores = torch.rand(n, stages, generator=generator) < self.epsilon
         return torch.where(explores, torch.randint(options, (n, stages), generator=generator), -1)

@@ -51,7 +51,9 @@ class Trainer:
         terms: dict[str, list[Tensor]] = {}
         usages = []
         for index, batch in enumerate(batches):
-            draws = self.objective.draw(len(batch), generator(self.recipe.seed, "explore", self.done, index))
+            draws = self.objective.draw(
+                len(batch), generator(self.recipe.seed, "explore", self.done, index), progress=self.done / updates
+            )
             measured, usage = self._backward(batch, draws)
             for key, value in measured.items():
                 terms.setdefault(key, []).append(value)

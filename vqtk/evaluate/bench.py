@@ -101,7 +101,7 @@ class _Textbook(torch.nn.Module):
     def forward(self, target: Tensor, **_: Any) -> Walk:
         return textbook_walk(self.model, target)
 
-    def draw(self, n: int, generator: torch.Generator) -> None:
+    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> None:
         return None
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:

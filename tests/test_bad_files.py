@@ -120,6 +120,9 @@ def metadata(**changes: str) -> dict[str, str]:
         return {**file.metadata(), **changes}
 
 
+LOST = '[{"file": "p.py", "path": "/none/p.py", "sha256": "0"}]'
+
+
 def with_options(count: int) -> str:
     recipe = json.loads(metadata()["recipe"])
     recipe["model"]["options"] = count
@@ -161,8 +164,8 @@ MODELS = {
     ),
     "lost plugin": (
         WEIGHTS,
-        lambda: save_file({"a": torch.zeros(2)}, WEIGHTS, metadata(recipe='{"plugins": ["/none/p.py"]}')),
-        f"{WEIGHTS}: the recipe that these weights carry cannot be built here: plugin /none/p.py: expected",
+        lambda: save_file({"a": torch.zeros(2)}, WEIGHTS, metadata(plugins=LOST)),
+        f"{WEIGHTS}: these weights were trained with the plugin /none/p.py, which is not there",
     ),
 }
 

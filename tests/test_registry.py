@@ -13,7 +13,7 @@ from tests.bad_recipes import GOOD
 from vqtk.errors import RegistryError
 from vqtk.nn.types import Count, Fraction
 from vqtk.nn.unit import Unit
-from vqtk.plugin import load_plugins
+from vqtk.plugin import active, load
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Betas, load_recipe
 from vqtk.recipe.schema import Scope, parse
@@ -90,11 +90,11 @@ def test_a_plugin_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
     path = tmp_path / "mine.py"
     path.write_text(SOURCE.format(name="early", kind="Early") + "1 / 0\n")
     with pytest.raises(RegistryError, match=r"mine\.py:6: the import failed with ZeroDivisionError"):
-        load_plugins([path])
+        load(path)
     assert set(blocks.entries()) == before
     path.write_text(SOURCE.format(name="early", kind="Late"))
-    load_plugins([path])
-    assert set(blocks.entries()) == before | {"early"}
+    with active([path]):
+        assert set(blocks.entries()) == before | {"early"}
 
 
 class Swallowing:

@@ -27,6 +27,10 @@ class DataError(VqtkError):
     """A data set is missing or damaged."""
 
 
+class VqtkWarning(UserWarning):
+    """Something that a user should know, and that stops nothing; the command line prints it as a line."""
+
+
 def closest(word: str, known: list[str]) -> str | None:
     """Return the nearest of the known names, if one is near."""
     from difflib import get_close_matches

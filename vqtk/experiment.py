@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -15,8 +14,10 @@ from torch import Tensor
 from vqtk.datasets._base import Splits
 from vqtk.errors import DataError
 from vqtk.evaluate.walks import evaluate, fixed_subset
+from vqtk.io.plugins import records
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import Recipe
+from vqtk.registry import installed
 from vqtk.report.page import write_report
 from vqtk.report.pictures import write_all
 from vqtk.train.budget import WARM_UP, Measured, measure, seconds
@@ -95,7 +96,8 @@ class Experiment:
             "kind": self.trainer.model.data.kind,
             "data": self.splits.fingerprint(),
             **({"characters": self.splits.characters} if self.splits.characters else {}),
-            "plugins": {str(path): _hash(path) for path in self.recipe.plugins},
+            "plugins": records(self.recipe.plugins),
+            "installed": {one.package: one.version for one in installed()},
             **self.trainer.objective.facts(),
             **environment(self.device),
         }
@@ -196,8 +198,3 @@ def _record_skipped(experiment: Experiment, directory: RunDirectory) -> None:
     if len(skipped) > recorded.get("skipped", {}).get("count", 0):
         experiment.watcher.say(f"{len(skipped)} damaged files were skipped, the first of them {skipped[0]}.")
         directory.write_manifest({"data": {**recorded, "skipped": {"count": len(skipped), "first": skipped[:10]}}})
-
-
-def _hash(path: Path) -> str:
-    sources = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

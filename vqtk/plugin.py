@@ -1,4 +1,8 @@
-"""Plugins: files that register components of their own when they are imported."""
+"""Plugins: files that register components of their own when they are imported.
+
+A plugin is known by its content. Its components are registered while something that names it is read (a recipe, a
+weights file), and for the rest of the process where a user asks for that.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,80 @@ import hashlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqtk.errors import RegistryError
-from vqtk.registry import REGISTRIES
+from vqtk.registry import REGISTRIES, Entry, Registry
 
 PREFIX = "vqtk_plugin_"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An imported plugin: where it was found, a hash of its files, and the components that it registers."""
+
+    path: Path
+    sha256: str
+    entries: tuple[tuple[Registry, Entry], ...]
+
+
+_loaded: dict[str, Plugin] = {}
+_used: list[Plugin] = []
+
+
+def load(path: Path) -> Plugin:
+    """Import a plugin file or package folder, once for each content; its components are not registered yet.
+
+    Raises: RegistryError with file, line and cause.
+    """
+    with active([path]) as (plugin,):
+        return plugin
+
+
+@contextmanager
+def active(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
+    """Have the components of plugins registered within the context. Raises: RegistryError, as `load`."""
+    if not paths:
+        yield []
+        return
+    before = {registry: registry.snapshot() for registry in REGISTRIES.values()}
+    try:
+        yield [_registered(path.resolve()) for path in paths]
+    finally:
+        for registry, entries in before.items():
+            registry.restore(entries)
+
+
+def use(paths: Sequence[Path]) -> None:
+    """Register the components of plugins for the rest of the process. Raises: RegistryError, as `load`."""
+    for registry in REGISTRIES.values() if paths else ():
+        registry.entries()
+    _used.extend(_registered(path.resolve()) for path in paths)
+
+
+def used() -> list[Plugin]:
+    """Return the plugins that are registered for the whole process."""
+    return list(_used)
+
+
+def source_of(path: Path) -> Path | None:
+    """Return the file to import for a plugin's path, a .py file or a package folder; None if it is neither."""
+    source = path / "__init__.py" if path.is_dir() else path
+    return source if source.is_file() and source.suffix == ".py" else None
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a plugin: of the file, or of the names and contents of all files of a package."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for source in sorted(path.rglob("*")):
+        if source.is_file() and "__pycache__" not in source.parts:
+            digest.update(f"{source.relative_to(path).as_posix()}\0".encode() + source.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def in_plugin(error: BaseException) -> str | None:
@@ -31,45 +103,53 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())} ({where})"
 
 
-def load_plugins(paths: list[Path]) -> None:
-    """Import plugin files or package folders, each once. Raises: RegistryError with file, line and cause."""
-    for path in paths:
-        _load(path.resolve())
-
-
-def source_of(path: Path) -> Path | None:
-    """Return the file to import for a plugin's path, a .py file or a package folder; None if it is neither."""
-    source = path / "__init__.py" if path.is_dir() else path
-    return source if source.is_file() and source.suffix == ".py" else None
-
-
-def _load(path: Path) -> None:
-    name = f"{PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return
-    source = source_of(path)
-    if source is None:
+def _registered(path: Path) -> Plugin:
+    """Return the plugin at a path, its components registered."""
+    if source_of(path) is None:
         raise RegistryError(f"plugin {path}: expected a .py file, or a folder with an __init__.py.")
-    spec = importlib.util.spec_from_file_location(name, source)
+    sha256 = hash_of(path)
+    if sha256 in _loaded:
+        for registry, entry in _loaded[sha256].entries:
+            registry.put(entry)
+    else:
+        _loaded[sha256] = Plugin(path, sha256, _imported(path, sha256))
+    return replace(_loaded[sha256], path=path)
+
+
+def _imported(path: Path, sha256: str) -> tuple[tuple[Registry, Entry], ...]:
+    """Import a plugin; return the components that it has registered."""
+    before = {registry: registry.snapshot() for registry in REGISTRIES.values()}
+    name = f"{PREFIX}{path.stem}_{sha256[:8]}"
+    try:
+        _execute(name, path)
+    except BaseException as error:
+        for imported in [other for other in sys.modules if f"{other}.".startswith(f"{name}.")]:
+            del sys.modules[imported]
+        for registry, kept in before.items():
+            registry.restore(kept)
+        if isinstance(error, RegistryError) or not isinstance(error, (Exception, SystemExit)):
+            raise
+        raise RegistryError(f"plugin {_where(error, path)}: the import failed with {_cause(error)}.") from error
+    return tuple(
+        (registry, entry)
+        for registry, known in before.items()
+        for key, entry in registry.snapshot().items()
+        if known.get(key) is not entry
+    )
+
+
+def _execute(name: str, path: Path) -> None:
+    """Import a plugin's source; bytecode is not kept, for a quick second edit would be taken for the first."""
+    spec = importlib.util.spec_from_file_location(name, source_of(path))
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
-    except BaseException as error:
-        _unload(name)
-        if isinstance(error, RegistryError) or not isinstance(error, (Exception, SystemExit)):
-            raise
-        raise RegistryError(f"plugin {_where(error, path)}: the import failed with {_cause(error)}.") from error
-
-
-def _unload(name: str) -> None:
-    """Take back what a half imported plugin left, so that a mended one can be loaded in this process."""
-    for imported in [other for other in sys.modules if f"{other}.".startswith(f"{name}.")]:
-        del sys.modules[imported]
-        for registry in REGISTRIES.values():
-            registry.forget(imported)
+    finally:
+        sys.dont_write_bytecode = kept
 
 
 def _where(error: BaseException, path: Path) -> str:

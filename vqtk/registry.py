@@ -12,11 +12,14 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from annotated_types import Ge
 
 from vqtk.errors import RegistryError, nearest
+
+if TYPE_CHECKING:
+    from vqtk.installed import Installed
 
 Component = TypeVar("Component", bound=type)
 Settings = dict[str, Any]
@@ -107,28 +110,53 @@ class Registry:
             )
         self._entries[entry.name] = entry
 
-    def forget(self, module: str) -> None:
-        """Drop the components that a module has registered."""
-        self._entries = {name: entry for name, entry in self._entries.items() if entry.component.__module__ != module}
-
     def get(self, name: str) -> Entry:
-        """Return the entry of that name. Raises: RegistryError that names the nearest one."""
+        """Return the entry of that name. Raises: RegistryError that names the nearest one, and broken packages."""
         entries = self.entries()
         if name not in entries:
+            broken = "".join(
+                f" {one.package} {one.version}, which is installed and may bring it, cannot be imported: {one.error}."
+                for one in installed()
+                if one.error
+            )
             raise RegistryError(
-                f"no {self.kind} is called {name!r}. {nearest(name, list(entries))}Known: {', '.join(entries)}."
+                f"no {self.kind} is called {name!r}. {nearest(name, list(entries))}Known: {', '.join(entries)}.{broken}"
             )
         return entries[name]
 
     def entries(self) -> dict[str, Entry]:
-        """Return all entries by name, built-in ones included."""
+        """Return all entries by name: built-in ones, those of installed packages, and those of active plugins."""
+        self.snapshot()
+        installed()
+        return dict(sorted(self._entries.items()))
+
+    def snapshot(self) -> dict[str, Entry]:
+        """Return the entries as they are, for `restore`; built-in ones are imported first."""
         if not self._loaded:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 if not module.name.startswith("_"):
                     importlib.import_module(f"{self.package}.{module.name}")
             self._loaded = True
-        return dict(sorted(self._entries.items()))
+        return dict(self._entries)
+
+    def restore(self, entries: dict[str, Entry]) -> None:
+        """Have these entries and no others."""
+        self._entries = dict(entries)
+
+
+_installed: list[Installed] | None = None
+
+
+def installed() -> list[Installed]:
+    """Return the installed packages that bring components, imported when first asked for."""
+    global _installed
+    if _installed is None:
+        _installed = []
+        from vqtk.installed import import_installed
+
+        _installed = import_installed()
+    return _installed
 
 
 def origin_of(component: type) -> str:
@@ -185,13 +213,14 @@ losses = Registry("loss", package="vqtk.losses", supplied=("data",))
 selectors = Registry("selector", package="vqtk.selectors", supplied=(), default="argmin")
 searches = Registry("search", package="vqtk.searches", supplied=(), default="greedy")
 objectives = Registry("objective", package="vqtk.objectives", supplied=("model", "load"), default="stages")
+guides = Registry("guide", package="vqtk.guides", supplied=("model",))
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
 REGISTRIES = {
     registry.kind: registry
     for registry in (
         models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, objectives,
-        datasets,
+        guides, datasets,
     )
 }  # fmt: skip
 
@@ -206,4 +235,5 @@ Loss = Annotated[Factory, losses]
 Selector = Annotated[Factory, selectors]
 Search = Annotated[Factory, searches]
 Objective = Annotated[Factory, objectives]
+Guide = Annotated[Factory, guides]
 Dataset = Annotated[Factory, datasets]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from functools import partial
+from typing import Any
 
 
 def main() -> None:
     """Run the command line. An expected error is one paragraph and exit code 2, never a traceback."""
     from vqtk.cli.app import app
-    from vqtk.errors import VqtkError
+    from vqtk.errors import VqtkError, VqtkWarning
     from vqtk.plugin import in_plugin, told
 
     try:
-        app(prog_name="vqtk")
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, VqtkWarning, warnings.showwarning)
+            app(prog_name="vqtk")
     except VqtkError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -27,6 +32,14 @@ def main() -> None:
             raise
         print(f"error: a plugin failed: {told(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _show_warning(ours: type[Warning], otherwise: Any, message: Any, category: type[Warning], *place: Any) -> None:
+    """Print a warning of ours as a line; leave others as they are."""
+    if issubclass(category, ours):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        otherwise(message, category, *place)
 
 
 def _end_early(error: BaseException) -> None:

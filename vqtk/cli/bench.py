@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vqtk.cli.options import Device, Json, Overrides, RecipePath
+from vqtk.cli.options import Device, Json, Overrides, Plugins, RecipePath
 
 
 def bench(
@@ -15,6 +15,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each side is timed, after one warm-up.")] = 7,
     batch: Annotated[int | None, typer.Option(min=1, help="Items a batch; the recipe's by default.")] = None,
     device: Device = "auto",
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Time decoding, encoding and an update against the plainest implementation: interleaved, medians."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, ModelPath, load_model, load_splits, print_json
+from vqtk.cli.options import DataDir, Device, Json, ModelPath, Plugins, load_model, load_splits, print_json
 
 _COLUMNS = {
     "stage": ("stage", "d"),
@@ -19,6 +19,7 @@ _COLUMNS = {
     "psnr_db": ("PSNR\n(dB)", ".2f"),
     "token_accuracy": ("token\naccuracy", ".4f"),
     "iou": ("IoU", ".4f"),
+    "distance": ("distance\n(training units)", ".5f"),
     "bound_nats": ("bound\n(nats per item)", ".6g"),
     "bound_bits_per_dim": ("bound\n(bits/dim)", ".5f"),
     "bound_bits_per_char": ("bound\n(bits/char)", ".5f"),
@@ -53,6 +54,7 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Measure rate, distortion and code usage after every stage, and speed, on the test split.

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from vqtk.cli.options import Json, ModelPath
+from vqtk.cli.options import Json, ModelPath, Plugins
 
 
 def export(
     model: ModelPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="The weights file to write.")] = ...,  # type: ignore[assignment]
     half: Annotated[bool, typer.Option("--half", help="In half precision: half the size.")] = False,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Write a run's newest weights, with their recipe, to one file that every command takes."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vqtk.cli.options import Json, Overrides, RecipePath
+from vqtk.cli.options import Json, Overrides, Plugins, RecipePath
 
 
 def import_original(
@@ -15,6 +15,7 @@ def import_original(
     recipe: RecipePath,
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The weights file to write.")] = ...,  # type: ignore[assignment]
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Turn a checkpoint of the original implementation into a weights file. No code in it is executed."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtk.cli.options import Json
+from vqtk.cli.options import Json, Plugins
 
 if TYPE_CHECKING:
     from vqtk.registry import Registry
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 def list_components(
     registry: Annotated[str | None, typer.Argument(metavar="REGISTRY", help="Only this one, in full.")] = None,
+    plugin: Plugins = None,
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page in docs/.")] = False,
 ) -> None:
     """List components: names by registry, or one registry with purpose, parameters and origin."""
     from vqtk.cli.options import print_json
     from vqtk.errors import RegistryError, nearest
-    from vqtk.registry import REGISTRIES
+    from vqtk.registry import REGISTRIES, installed
 
     if registry is not None and registry not in REGISTRIES:
         raise RegistryError(
@@ -28,14 +29,18 @@ def list_components(
         )
     chosen = [REGISTRIES[registry]] if registry else list(REGISTRIES.values())
     described = {one.kind: [_described(one, name) for name in one.entries()] for one in chosen}
+    broken = [one for one in installed() if one.error]
     if json:
-        print_json(described)
+        print_json({**described, "broken": [vars(one) for one in broken]} if broken else described)
     elif markdown:
         print(_reference(described), end="")
     elif registry:
         _print_registry(chosen[0], described[registry])
     else:
         _print_names(described)
+    if not json and not markdown:
+        for one in broken:
+            print(f"broken: {one.name}, of the installed package {one.package} {one.version}: {one.error}")
 
 
 def _described(registry: Registry, name: str) -> dict[str, Any]:

@@ -19,6 +19,25 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="OVERRIDE", help="dotted.path=value, as in train.updates=2000."),
 ]
+
+
+def _use_plugins(paths: list[Path] | None) -> None:
+    if paths:
+        from vqtk.plugin import use
+
+        use(paths)
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="Have the components of this file or package folder, too; may be repeated.",
+        callback=_use_plugins,
+        expose_value=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write, a .png; for text a .txt.")]
 Show = Annotated[bool, typer.Option("--show", help="Draw pictures in the terminal, too; text is always printed.")]

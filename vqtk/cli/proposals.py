@@ -12,6 +12,7 @@ from vqtk.cli.options import (
     Json,
     ModelPath,
     Output,
+    Plugins,
     Show,
     load_model,
     test_items,
@@ -30,6 +31,7 @@ def proposals(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Show all options of one stage for a test item, the chosen one marked."""

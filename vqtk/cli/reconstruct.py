@@ -12,6 +12,7 @@ from vqtk.cli.options import (
     Json,
     ModelPath,
     Output,
+    Plugins,
     Show,
     code_facts,
     load_model,
@@ -29,6 +30,7 @@ def reconstruct(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Show test items with their reconstructions below them."""

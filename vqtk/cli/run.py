@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Overrides
+from vqtk.cli.options import DataDir, Device, Overrides, Plugins
 
 if TYPE_CHECKING:
     from vqtk.cli.progress import Plain
@@ -25,6 +25,7 @@ def run(
     overrides: Overrides = None,
     budget: Annotated[str | None, typer.Option(help="Train for so long, as in 90s, 5m, 1h30m.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run.")] = None,
+    plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path("runs"),
@@ -60,6 +61,7 @@ def _started(
 ) -> tuple[Experiment, RunDirectory]:
     from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment, updates_within
+    from vqtk.recipe.guard import unchanged
     from vqtk.recipe.recipe import load_recipe
     from vqtk.train.budget import seconds
     from vqtk.train.device import choose_device
@@ -71,6 +73,8 @@ def _started(
     where = {"data_root": data_root(data_dir), "device": choose_device(device), "watcher": watcher}
     experiment = Experiment.of(recipe, **where)  # type: ignore[arg-type]
     facts: dict[str, object] = {}
+    for told in unchanged(recipe):
+        watcher.say(f"warning: {told}")
     if budget is not None:
         updates = updates_within(experiment, budget)
         recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from vqtk.cli.options import DataDir, Json, Overrides, RecipePath
+from vqtk.cli.options import DataDir, Json, Overrides, Plugins, RecipePath
 
 
-def show(recipe: RecipePath, overrides: Overrides = None, data_dir: DataDir = None, json: Json = False) -> None:
+def show(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    plugin: Plugins = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
     """Show a resolved recipe with where each value came from, its parameters, bits and operations."""
     from vqtk.cli.options import print_json
     from vqtk.datasets._base import data_root
@@ -25,7 +31,7 @@ def show(recipe: RecipePath, overrides: Overrides = None, data_dir: DataDir = No
         costs = {"parameters": {**parts, "total": total_parameters(model)}, "flops": operations, "data": plan}
         print_json({"recipe": loaded.plain(), "origins": origins, **facts, **costs})
         return
-    print(as_yaml(loaded.node, loaded.plugins))
+    print(as_yaml(loaded.node, [plugin.path for plugin in loaded.plugins]))
     segments = f", {model.segments} segments of {model.segment}" if model.segments > 1 else ""
     print(f"code        {model.stages} stages × {model.options} options = {model.bits:g} bits an item{segments}")
     print(

@@ -12,6 +12,7 @@ from vqtk.cli.options import (
     Json,
     ModelPath,
     Output,
+    Plugins,
     Show,
     code_facts,
     load_model,
@@ -28,6 +29,7 @@ def stages(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Show reconstructions stage by stage: one more stage a row, the item itself last; a column or a block an item."""

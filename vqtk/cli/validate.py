@@ -7,28 +7,31 @@ from typing import Annotated, Any
 
 import typer
 
-from vqtk.cli.options import Json
+from vqtk.cli.options import Json, Plugins
 
 
 def validate(
     recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE", help="Recipes, .yaml files.")],
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Build each recipe's model, and train and decode one item through the stages that differ."""
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError
+    from vqtk.recipe.guard import unchanged
     from vqtk.recipe.recipe import load_recipe
     from vqtk.recipe.validate import validate as try_out
 
     results: list[dict[str, Any]] = []
     for path in recipes:
         try:
-            shown = try_out(load_recipe(path))
+            recipe = load_recipe(path)
+            shown, warnings = try_out(recipe), unchanged(recipe)
         except VqtkError as error:
             results.append({"recipe": str(path), "ok": False, "error": str(error)})
         else:
             facts = {"parameters": shown.parameters, "bits": shown.bits, "seconds": round(shown.seconds, 1)}
-            results.append({"recipe": str(path), "ok": True, **facts})
+            results.append({"recipe": str(path), "ok": True, **facts, "warnings": warnings})
         if not json:
             _print(results[-1])
     if json:
@@ -42,5 +45,7 @@ def _print(result: dict[str, Any]) -> None:
     if result["ok"]:
         size = f"{result['parameters']:,} parameters  {result['bits']:g} bits"
         print(f"ok     {result['recipe']}  {size}  {result['seconds']} s")
+        for warning in result["warnings"]:
+            print(f"       warning: {warning}")
     else:
         print(f"wrong  {result['recipe']}\n{result['error']}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vqtk import __version__
 from vqtk.errors import CheckpointError, VqtkError, nearest
 from vqtk.io.atomic import replacing
+from vqtk.io.plugins import found, records
 from vqtk.models._base import Model
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain
@@ -34,6 +35,7 @@ def save_weights(path: Path, model: Model, recipe: Recipe, **facts: Any) -> None
         "format": "vqtk",
         "version": __version__,
         "recipe": json.dumps(recipe.plain()),
+        "plugins": json.dumps(records(recipe.plugins)),
         "facts": json.dumps({**facts, **known}),
     }
     try:
@@ -44,7 +46,7 @@ def save_weights(path: Path, model: Model, recipe: Recipe, **facts: Any) -> None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a weights file, and its `recipe` and `facts`. Raises: CheckpointError."""
+    """Return the tensors of a weights file, and its `recipe`, `facts` and `plugins`. Raises: CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -61,15 +63,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: these weights carry no vqtk recipe, so the model that they belong to is not known. For a "
             "checkpoint of the original implementation: vqtk import-original CKPT RECIPE -o FILE."
         )
-    return tensors, {key: _from_json(metadata.get(key, ""), key, path) for key in ("recipe", "facts")}
+    kinds = {"recipe": dict, "facts": dict, "plugins": list}
+    return tensors, {key: _from_json(metadata.get(key, "[]"), key, kind, path) for key, kind in kinds.items()}
 
 
-def _from_json(text: str, key: str, path: Path) -> dict[str, Any]:
+def _from_json(text: str, key: str, kind: type, path: Path) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, kind):
         raise CheckpointError(f"{path}: the {key} that these weights carry cannot be read. Take an earlier checkpoint.")
     return value
 
@@ -81,7 +84,7 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
     """
     tensors, metadata = read_weights(path)
     try:
-        recipe = from_plain(metadata["recipe"], origin=str(path))
+        recipe = from_plain(metadata["recipe"], origin=str(path), plugins=found(metadata["plugins"], path))
         model = build_model(recipe)
     except VqtkError as error:
         raise CheckpointError(f"{path}: the recipe that these weights carry cannot be built here: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from vqtk.errors import RecipeError, nearest
@@ -9,29 +10,39 @@ from vqtk.plugin import source_of
 from vqtk.recipe.node import Node, below, parse_text, read, shown_path
 
 
-def gather(path: Path, overrides: list[str]) -> tuple[Node, list[Path]]:
-    """Return a recipe with what it extends and the overrides merged in, and the plugin files that it names.
+@dataclass(frozen=True)
+class Gathered:
+    """A recipe with all that it extends merged in, the plugins that it names, and the recipe that it extends."""
+
+    node: Node
+    plugins: list[Path]
+    extends: Path | None
+
+
+def gather(path: Path, overrides: list[str]) -> Gathered:
+    """Return a recipe with what it extends and the overrides merged in.
 
     Raises: RecipeError if a file cannot be read, `extends` runs in a circle, or an override matches nothing.
     """
     plugins: list[Path] = []
-    root = _extended(path, (), plugins)
+    root, extends = _extended(path, (), plugins)
     for override in overrides:
         root = _override(root, override)
-    return root, plugins
+    return Gathered(root, plugins, extends)
 
 
-def _extended(path: Path, within: tuple[Path, ...], plugins: list[Path]) -> Node:
-    """Return a file merged onto what it extends; `within` are the files that extend it."""
-    root = read(path)
+def _extended(path: Path, within: tuple[Path, ...], plugins: list[Path]) -> tuple[Node, Path | None]:
+    """Return a file merged onto what it extends, and that; `within` are the files that extend it."""
+    root, parent = read(path), None
     extends = root.value.pop("extends", None)
     if extends is None:
         root = _cleaned(root)
     else:
         within = (*within, path.resolve())
-        root = merge(_extended(_parent(path, extends, within), within, plugins), root)
+        parent = _parent(path, extends, within)
+        root = merge(_extended(parent, within, plugins)[0], root)
     _take_plugins(root, path, plugins)
-    return root
+    return root, parent
 
 
 def _parent(path: Path, extends: Node, within: tuple[Path, ...]) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from annotated_types import Ge, Len, Lt, doc
 from pydantic import StringConstraints
 
 from vqtk.nn.types import Count, NonNegative, Positive, Whole
-from vqtk.plugin import load_plugins
+from vqtk.plugin import Plugin, active, used
 from vqtk.recipe.merge import gather
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, parse
@@ -81,7 +82,10 @@ class _Sections:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `node` is the resolved tree, with every default and where each value came from."""
+    """A checked recipe. `node` is the resolved tree, with every default and where each value came from.
+
+    `varies` are the recipes that it is a variant of: what it extends, and itself without the overrides given.
+    """
 
     name: str
     seed: int
@@ -89,7 +93,8 @@ class Recipe:
     model: Chosen
     train: Train
     node: Node
-    plugins: tuple[Path, ...]
+    plugins: tuple[Plugin, ...]
+    varies: tuple[Path, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -97,9 +102,8 @@ class Recipe:
         return self.data.common["batch"]
 
     def plain(self) -> dict[str, Any]:
-        """Return the resolved recipe as plain values, which `from_plain` reads again."""
-        plugins = {"plugins": [str(path) for path in self.plugins]} if self.plugins else {}
-        return {**plugins, **self.node.plain()}
+        """Return the resolved recipe as plain values, which `from_plain` reads again; its plugins stand beside it."""
+        return self.node.plain()
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
@@ -107,21 +111,24 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
     Raises: RecipeError with file, line, dotted path and what was expected, for all that is wrong at once.
     """
-    node, plugins = gather(Path(path), list(overrides))
-    return _checked(node, plugins)
+    gathered = gather(Path(path), list(overrides))
+    itself = (Path(path),) if overrides else ()
+    extended = (gathered.extends,) if gathered.extends else ()
+    return replace(_checked(gathered.node, gathered.plugins), varies=(*itself, *extended))
 
 
-def from_plain(values: dict[str, Any], origin: str) -> Recipe:
+def from_plain(values: dict[str, Any], origin: str, *, plugins: Sequence[Path] = ()) -> Recipe:
     """Return the recipe of a resolved plain tree, such as a weights file carries. Raises: RecipeError."""
-    values = dict(values)
-    plugins = [Path(plugin) for plugin in values.pop("plugins", [])]
     return _checked(Node.of(values, origin), plugins)
 
 
-def _checked(node: Node, plugins: list[Path]) -> Recipe:
-    load_plugins(plugins)
+def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:
     problems = Problems()
-    sections = parse(node, _Sections, "", Scope(problems))
+    with active(plugins) as named:
+        sections = parse(node, _Sections, "", Scope(problems))
     problems.raise_any()
     assert sections is not INVALID
-    return Recipe(sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(plugins))
+    by_content = {plugin.sha256: plugin for plugin in [*named, *used()]}
+    return Recipe(
+        sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(by_content.values())
+    )

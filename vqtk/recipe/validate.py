@@ -53,6 +53,8 @@ def validate(recipe: Recipe) -> Validation:
 def synthetic(data: DataSpec, n: int) -> Tensor:
     """Return n random items in training units, of the shape of the data: (n, *shape)."""
     generator = torch.Generator().manual_seed(0)
+    if data.kind == "points":
+        return data.normalise(torch.randn(n, *data.shape, generator=generator))
     high = {"image": 256, "text": data.classes or 1, "voxels": 2}[data.kind]
     raw = torch.randint(high, (n, *data.shape), generator=generator)
     return data.normalise(raw if data.kind == "text" else raw.to(torch.uint8))

@@ -16,6 +16,7 @@ import torch
 import vqtk
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.atomic import replacing, write_text
+from vqtk.io.plugins import keep, tell_changed
 from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, load_recipe
@@ -27,7 +28,11 @@ KEPT = 2
 
 
 class RunDirectory:
-    """`recipe.yaml`, `manifest.json`, `metrics.jsonl`, `summary.json`, `checkpoints/` and `images/` of one run."""
+    """Everything of one run.
+
+    `recipe.yaml`, `manifest.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `images/`, and `plugins/` where
+    there are any.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -35,13 +40,16 @@ class RunDirectory:
 
     @classmethod
     def create(cls, parent: Path, recipe: Recipe) -> RunDirectory:
-        """Make `parent/<name>/<time>/` with the resolved recipe in it. Raises: VqtkError if it cannot be written."""
+        """Make `parent/<name>/<time>/` with the resolved recipe in it, and copies of its plugins.
+
+        Raises: VqtkError if it cannot be written.
+        """
         stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         base = parent / recipe.name
         path = next(p for n in range(10_000) if not (p := base / (stamp + (f"-{n}" if n else ""))).exists())
         try:
             path.mkdir(parents=True)
-            write_text(path / "recipe.yaml", as_yaml(recipe.node, recipe.plugins))
+            write_text(path / "recipe.yaml", as_yaml(recipe.node, keep(recipe.plugins, path)))
         except OSError as error:
             raise VqtkError(
                 f"{path}: the run directory cannot be written ({error}). Choose another with --out."
@@ -61,6 +69,7 @@ class RunDirectory:
         run = cls(path)
         if not isinstance(run.manifest().get("data"), dict):
             raise CheckpointError(f"{path / 'manifest.json'}: the manifest is damaged: no `data`. {run._anew()}")
+        tell_changed(run.manifest().get("plugins", []), path)
         return run, load_recipe(path / "recipe.yaml")
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,203 @@
+"""Plugins: found where they are named and nowhere else, kept with the run, and missed aloud."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.running import TINY, vqtk_main, without_data
+from vqtk.errors import CheckpointError, RegistryError, VqtkWarning
+from vqtk.io.weights import load_weights, weights_of
+from vqtk.plugin import active, load, use
+from vqtk.recipe.recipe import load_recipe
+from vqtk.registry import REGISTRIES, blocks, conditions
+
+SHIFT = '''\
+"""A condition of our own."""
+
+import torch
+from torch import Tensor, nn
+
+from vqtk.registry import conditions
+
+
+@conditions.register("{name}", staged=True)
+class Shift(nn.Module):
+    """Channels shifted by a learned vector of the stage."""
+
+    def __init__(self, width: int, stages: int, *, start: float = {start}):
+        super().__init__()
+        self.shifts = nn.Parameter(torch.full((stages, width), start))
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Shift."""
+        return features + self.shifts[stage].reshape(-1, *[1] * (features.dim() - 2))
+'''
+
+
+def shift(name: str = "shift", start: float = 0.0) -> str:
+    return SHIFT.format(name=name, start=start)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a plugin, a recipe that names it, and registries that are as before afterwards."""
+    without_data(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vqtk.plugin._used", [])
+    monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
+    for registry in REGISTRIES.values():
+        monkeypatch.setattr(registry, "_entries", registry.entries())
+    Path("parts").mkdir()
+    Path("parts/shift.py").write_text(shift())
+    Path("tiny.yaml").write_text(TINY)
+    Path("shifted.yaml").write_text(
+        "extends: tiny.yaml\nplugins: [parts/shift.py]\nname: shifted\nmodel: {condition: shift}\n"
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def run(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run of the recipe that names the plugin."""
+    assert vqtk_main(monkeypatch, "run", "shifted.yaml", "train.updates=1", "--device", "cpu") == 0
+    (path,) = (place / "runs" / "shifted").iterdir()
+    return path
+
+
+def test_a_plugins_components_are_there_only_for_what_names_it() -> None:
+    assert load_recipe("shifted.yaml").model.settings["condition"].entry.name == "shift"
+    assert "shift" not in conditions.entries()
+    with pytest.raises(Exception, match="no condition is called 'shift'"):
+        load_recipe("tiny.yaml", ["model.condition=shift"])
+
+
+def test_a_file_in_the_working_directory_is_not_imported_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("vqtk_shift.py").write_text("raise SystemExit('imported')")
+    Path("conditions.py").write_text("raise SystemExit('imported')")
+    assert vqtk_main(monkeypatch, "list", "condition") == 0
+
+
+def test_an_edited_plugin_is_loaded_anew_and_one_of_the_same_content_is_the_same() -> None:
+    first = load(Path("parts/shift.py"))
+    shutil.copy("parts/shift.py", "copy.py")
+    assert load(Path("copy.py")).entries == first.entries
+    Path("parts/shift.py").write_text(shift(start=1.0))
+    second = load(Path("parts/shift.py"))
+    assert second.sha256 != first.sha256
+    with active([Path("copy.py")]), pytest.raises(RegistryError, match=r"'shift' is registered twice: .* and .*"):
+        load(Path("parts/shift.py"))
+
+
+def test_a_plugin_on_the_command_line_is_recorded_with_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vqtk_main(monkeypatch, "run", "tiny.yaml", "model.condition=shift", "--plugin", "parts/shift.py") == 0
+    (path,) = (place / "runs" / "tiny").iterdir()
+    assert (path / "plugins/shift.py").read_text() == shift()
+    assert json.loads((path / "manifest.json").read_text())["plugins"][0]["path"] == str(place / "parts/shift.py")
+
+
+def test_a_plugin_on_the_command_line_is_listed_with_its_origin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vqtk_main(monkeypatch, "list", "condition", "--plugin", "parts/shift.py") == 0
+    told = capsys.readouterr().out
+    assert "Channels shifted by a learned vector of the stage." in told
+    assert "start: a number (default 0.0)" in told
+    assert "parts/shift.py:9" in told
+
+
+def test_a_run_loads_with_its_own_copy_when_the_plugin_has_changed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("parts/shift.py").write_text("raise RuntimeError")
+    with pytest.warns(VqtkWarning, match=r"parts/shift\.py has changed since .* was trained; its own copy is used"):
+        model, recipe = load_weights(weights_of(run))
+    assert [plugin.path for plugin in recipe.plugins]
+    assert type(model.refiners[0].backbone.layers.layers[0].layers[1].module).__name__ == "Shift"
+    assert vqtk_main(monkeypatch, "sample", run) == 0
+    assert "warning: " in capsys.readouterr().err
+    Path("parts/shift.py").unlink()
+    run.rename("moved")
+    load_weights(weights_of(Path("moved")))
+
+
+def test_a_stopped_run_with_a_plugin_is_resumed_and_says_if_it_has_changed(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert vqtk_main(monkeypatch, "run", "--resume", run) == 0
+    assert "warning" not in capsys.readouterr().err
+    Path("parts/shift.py").write_text(shift(start=2.0))
+    assert vqtk_main(monkeypatch, "run", "--resume", run) == 0
+    assert "has changed since this run was started; the run's own copy is used" in capsys.readouterr().err
+
+
+def test_weights_alone_need_their_plugin_and_say_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vqtk_main(monkeypatch, "export", run, "-o", "alone.safetensors") == 0
+    load_weights(Path("alone.safetensors"))
+    shutil.rmtree(run)
+    Path("parts/shift.py").rename("elsewhere.py")
+    with pytest.raises(CheckpointError, match=r"were trained with the plugin .*shift\.py, which is not there"):
+        load_weights(Path("alone.safetensors"))
+    Path("elsewhere.py").rename("shift.py")
+    load_weights(Path("alone.safetensors"))
+    Path("given").mkdir()
+    Path("shift.py").rename("given/shift.py")
+    use([Path("given/shift.py")])
+    load_weights(Path("alone.safetensors"))
+
+
+PACKAGE = """\
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "{name}"
+version = "1.2"
+[project.entry-points."vqtk.plugins"]
+{name} = "{name}"
+[tool.setuptools]
+py-modules = ["{name}"]
+"""
+
+
+def test_an_installed_package_is_found_by_a_fresh_process_and_a_broken_one_is_named(place: Path) -> None:
+    for name, source in (("vqtk_shifting", shift("installed_shift")), ("vqtk_broken", "import nowhere_to_be_found\n")):
+        folder = place / name
+        folder.mkdir()
+        (folder / "pyproject.toml").write_text(PACKAGE.format(name=name))
+        (folder / f"{name}.py").write_text(source)
+        install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
+        subprocess.run([sys.executable, *install, place / "site", folder], check=True, capture_output=True)
+    script = f"import site, sys; site.addsitedir({str(place / 'site')!r}); import vqtk.cli; vqtk.cli.main()"
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=place)
+
+    listed = command("list", "condition")
+    assert "installed_shift\n  Channels shifted by a learned vector of the stage." in listed.stdout
+    assert "broken: vqtk_broken, of the installed package vqtk_broken 1.2: ModuleNotFoundError" in listed.stdout
+    assert command("validate", "tiny.yaml").returncode == 0
+    Path("tiny.yaml").write_text(TINY.replace("  loss: mse", "  loss: mse\n  condition: instaled_shift"))
+    refused = command("validate", "tiny.yaml")
+    assert refused.returncode == 2
+    assert "Did you mean 'installed_shift'?" in refused.stdout
+    assert "vqtk_broken 1.2, which is installed and may bring it, cannot be imported" in refused.stdout
+
+
+def test_a_block_that_is_there_twice_is_told_with_both_places() -> None:
+    source = "from vqtk.registry import blocks\n@blocks.register('{}')\nclass Mine:\n    'Mine.'\n"
+    source += "    def __init__(self, in_width, size, stages): ...\n"
+    Path("one.py").write_text(source.format("same"))
+    Path("two.py").write_text("# Another.\n" + source.format("same"))
+    with pytest.raises(RegistryError, match=r"'same' is registered twice: .*one\.py:2 and .*two\.py:3"):
+        use([Path("one.py"), Path("two.py")])
+    Path("conv.py").write_text(source.format("conv"))
+    with pytest.raises(RegistryError, match=r"'conv' is registered twice: .*blocks/conv\.py:\d+ and .*conv\.py:2"):
+        load(Path("conv.py"))
+    assert "Mine" not in blocks.entries()["conv"].component.__name__

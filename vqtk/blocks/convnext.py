@@ -1,0 +1,54 @@
+"""The ConvNeXt block."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtk.blocks.depthwise import depthwise_convolution
+from vqtk.nn.convolution import convolution
+from vqtk.nn.stage import StageModule
+from vqtk.nn.types import Count, Positive, Size
+from vqtk.registry import Condition, blocks
+
+
+@blocks.register("convnext")
+class ConvNeXt(StageModule):
+    """Depthwise convolution, layer norm, 1-wide to `expansion` times the width, GELU, 1-wide back; plus the input.
+
+    The norm is over the channels of each position. What it yields and what the GELU takes are conditioned on the stage.
+    `layer_scale` is what a learned number for each channel of the branch begins at; null leaves it out.
+
+    Shapes: features (n, in_width, *size) → the same; 1, 2 or 3 dimensions.
+    Raises: ShapeError if the kernel is even, or the features are vectors.
+    Source: Liu et al. 2022, A ConvNet for the 2020s; its layer scale begins at 1e-6.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        *,
+        kernel: Count = 7,
+        expansion: Count = 4,
+        layer_scale: Positive | None = 0.1,
+        condition: Condition,
+    ):
+        super().__init__(in_width, size)
+        wide = expansion * in_width
+        self.depthwise = depthwise_convolution(in_width, size, kernel=kernel)
+        self.norm = nn.LayerNorm(in_width)
+        self.normed_condition = condition(in_width, stages)
+        self.expand, _ = convolution(in_width, wide, size, kernel=1)
+        self.wide_condition = condition(wide, stages)
+        self.project, _ = convolution(wide, in_width, size, kernel=1)
+        each = (in_width, *[1] * len(size))
+        self.layer_scale = None if layer_scale is None else nn.Parameter(torch.full(each, layer_scale))
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Apply the branch and add the input."""
+        x = self.norm(rearrange(self.depthwise(features), "n c ... -> n ... c"))
+        x = self.normed_condition(rearrange(x, "n ... c -> n c ..."), stage)
+        x = self.project(F.gelu(self.wide_condition(self.expand(x), stage)))
+        return features + (x if self.layer_scale is None else x * self.layer_scale)

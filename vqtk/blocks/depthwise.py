@@ -1,0 +1,59 @@
+"""The depthwise separable convolution."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtk.errors import ShapeError
+from vqtk.nn.convolution import convolution
+from vqtk.nn.stage import StageModule
+from vqtk.nn.types import Count, Size
+from vqtk.registry import Condition, blocks
+
+
+def depthwise_convolution(width: int, size: Size, *, kernel: int) -> nn.Module:
+    """Return a convolution of each channel by itself, with one filter a channel, that pads to keep the size.
+
+    Shapes: features (n, width, *size) → the same; weight (width, 1, *kernel).
+    Raises: ShapeError if the kernel is even, or the size has not one to three dimensions.
+    """
+    if not size:
+        raise ShapeError("a depthwise convolution works in 1, 2 or 3 dimensions, not on vectors. Take a `conv` block.")
+    module: Any
+    # The weight for one input channel is that of `width` groups, and as large at the start.
+    module, _ = convolution(1, width, size, kernel=kernel)
+    module.in_channels = module.groups = width
+    return module
+
+
+@blocks.register("depthwise", example={"width": 8, "kernel": 5})
+class Depthwise(StageModule):
+    """A depthwise convolution, then a 1-wide one over channels; conditioned on the stage, rectified.
+
+    Without `width` it keeps the width. It has `in_width · kernel^d + in_width · width` weights in d dimensions, a full
+    convolution `kernel^d` times `in_width · width`.
+
+    Shapes: features (n, in_width, *size) → (n, width, *size); 1, 2 or 3 dimensions.
+    Raises: ShapeError if the kernel is even, or the features are vectors.
+    Source: Howard et al. 2017, MobileNets; without the norms, and without a ReLU between the two.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        *,
+        width: Count | None = None,
+        kernel: Count = 3,
+        condition: Condition,
+    ):
+        super().__init__(width or in_width, size)
+        self.depthwise = depthwise_convolution(in_width, size, kernel=kernel)
+        self.pointwise, _ = convolution(in_width, self.width, size, kernel=1)
+        self.condition = condition(self.width, stages)
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Convolve channel by channel, then over channels; condition and rectify."""
+        return F.relu(self.condition(self.pointwise(self.depthwise(features)), stage))

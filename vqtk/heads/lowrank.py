@@ -1,0 +1,70 @@
+"""A head whose options share a few maps."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vqtk.heads._base import Head
+from vqtk.nn.convolution import chosen_convolution, convolution
+from vqtk.nn.types import Count, Size
+from vqtk.nn.unit import Unit, units
+from vqtk.registry import Condition, heads
+
+_EXAMPLE = [{"width": 6, "then": ["condition", "relu", {"group": 2}, "positions"]}]
+
+
+@heads.register("lowrank", example={"layers": _EXAMPLE, "rank": 3}, dimensions=(0, 1, 2, 3))
+class LowRankHead(Head):
+    """Layer units, then a convolution that yields `rank` maps; every option's delta is a learned sum of them.
+
+    Each stage has mixtures (options, rank) of its own; with `per_stage: false` all stages share them. At a kernel of m
+    taps in all, the convolution has `rank · out_channels · (m · width + 1)` parameters and the mixtures
+    `stages · options · rank`; a `conv` head has `options · out_channels · (m · width + 1)`. For each channel and
+    position, all deltas take `rank · (m · width + options)` products instead of `options · m · width`; a chosen one
+    takes `m · width`, as there. The deltas of one input span at most `rank` directions, however many options there are.
+    At the start they are about as large as those of a `conv` head.
+
+    Shapes: features (n, in_width, *size) → (n, options, out_channels, *size yielded by the units).
+    Raises: ShapeError if a unit does not fit.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        options: int,
+        out_channels: int,
+        *,
+        layers: list[Unit] = [],
+        kernel: Count = 3,
+        rank: Count = 16,
+        per_stage: bool = True,
+        condition: Condition,
+    ):
+        built = units(in_width, size, stages, layers, condition)
+        super().__init__(built.size)
+        self.out_channels = out_channels
+        self.layers = built
+        self.output, _ = convolution(built.width, rank * out_channels, built.size, kernel=kernel)
+        self.mixtures = nn.Parameter(torch.randn(stages if per_stage else 1, options, rank) / rank**0.5)
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Return all deltas."""
+        maps = self.output(self.layers(features, stage))
+        mixtures = self._of(stage).expand(len(maps), -1, -1)
+        deltas = torch.bmm(mixtures, rearrange(maps, "n (r c) ... -> n r (c ...)", c=self.out_channels))
+        return deltas.reshape(*deltas.shape[:2], self.out_channels, *self.size)
+
+    def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
+        """Return the chosen deltas, computed with the chosen options' sums of the maps' filters."""
+        mixtures = self._of(stage)[codes]
+        weight = rearrange(self.output.weight, "(r c) ... -> r c ...", c=self.out_channels)
+        bias = rearrange(self.output.bias, "(r c) -> r c", c=self.out_channels)
+        return chosen_convolution(
+            self.layers(features, stage), torch.tensordot(mixtures, weight, 1), torch.tensordot(mixtures, bias, 1)
+        )
+
+    def _of(self, stage: int) -> Tensor:
+        """Return the mixtures of a stage: (k, rank)."""
+        return self.mixtures[stage if len(self.mixtures) > 1 else 0]

@@ -1,0 +1,70 @@
+"""A head that computes the finest pixels as channels of coarser ones."""
+
+from einops import rearrange
+from torch import Tensor
+
+from vqtk.errors import ShapeError
+from vqtk.heads._base import Head
+from vqtk.nn.convolution import chosen_convolution, convolution
+from vqtk.nn.types import Count, Size
+from vqtk.nn.unit import Unit, units
+from vqtk.registry import Condition, heads
+
+_SHUFFLES = {
+    1: "n (c i) x -> n c (x i)",
+    2: "n (c i j) y x -> n c (y i) (x j)",
+    3: "n (c i j l) z y x -> n c (z i) (y j) (x l)",
+}
+"""By the number of dimensions: the channels of a position become the pixels that it is split into."""
+
+
+@heads.register("subpixel", example={"layers": [{"width": 6, "then": ["condition", "relu", {"group": 2}]}]})
+class SubpixelHead(Head):
+    """Layer units, then a convolution that yields `factor` pixels along each dimension at once for every option.
+
+    The convolution has `options · out_channels · factor^d` channels, which are put in place as pixels. It takes the
+    place of a last upsampling unit, and of a convolution at the finest size.
+
+    Shapes: features (n, in_width, *size) → (n, options, out_channels, *`factor` times the size yielded by the units).
+    Raises: ShapeError if a unit does not fit, or the features are vectors.
+    Source: Shi et al. 2016, Real-Time Single Image and Video Super-Resolution.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        options: int,
+        out_channels: int,
+        *,
+        layers: list[Unit] = [],
+        factor: Count = 2,
+        kernel: Count = 3,
+        condition: Condition,
+    ):
+        built = units(in_width, size, stages, layers, condition)
+        if not built.size:
+            raise ShapeError("the subpixel head works in 1, 2 or 3 dimensions, not on vectors. Take a `conv` head.")
+        super().__init__(tuple(factor * length for length in built.size))
+        self.options = options
+        self.factor = factor
+        self.layers = built
+        channels = options * out_channels * factor ** len(built.size)
+        self.output, _ = convolution(built.width, channels, built.size, kernel=kernel)
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Return all deltas."""
+        deltas = self._shuffled(self.output(self.layers(features, stage)))
+        return rearrange(deltas, "n (k c) ... -> n k c ...", k=self.options)
+
+    def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
+        """Return the chosen deltas, computed with the chosen options' filters alone."""
+        weight = rearrange(self.output.weight, "(k c) ... -> k c ...", k=self.options)
+        bias = rearrange(self.output.bias, "(k c) -> k c", k=self.options)
+        return self._shuffled(chosen_convolution(self.layers(features, stage), weight[codes], bias[codes]))
+
+    def _shuffled(self, x: Tensor) -> Tensor:
+        """Put channels in place as pixels: (n, c · factor^d, *size) → (n, c, *factor times the size)."""
+        dimensions = len(self.size)
+        return rearrange(x, _SHUFFLES[dimensions], **dict.fromkeys("ijl"[:dimensions], self.factor))

@@ -16,9 +16,13 @@ from vqtk.cli.app import app
 from vqtk.io.original import map_original
 from vqtk.io.weights import load_weights, shipped, weights_of
 from vqtk.recipe.recipe import load_recipe
+from vqtk.registry import REGISTRIES
+from vqtk.scaffold import new_plugin
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "docs" / "experiments").glob("*.md"))
+PAGES = [page for folder in ("", "experiments", "examples") for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
+IN_ORDER = ROOT / "docs" / "plugins.md"
+"""A page whose commands build on one another."""
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 SMALL = ["train.updates=2", "train.evaluate_items=8"]
 
@@ -27,9 +31,9 @@ def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def commands() -> list[str]:
+def commands(documents: list[Path]) -> list[str]:
     found = []
-    for document in DOCUMENTS:
+    for document in documents:
         for block in blocks(document, "bash"):
             for line in block.splitlines():
                 text = re.split(r"\s+#\s", line)[0].split("&&")[-1].strip().removeprefix(".venv/bin/")
@@ -68,7 +72,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands([document for document in DOCUMENTS if document != IN_ORDER]))
 def test_a_command_in_the_documents_runs(
     command: str, stopped: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +90,18 @@ def test_a_command_in_the_documents_runs(
     monkeypatch.setattr("vqtk.evaluate.features.UPDATES", 5)
     monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
     assert vqtk_main(monkeypatch, *_small(words, stopped)) == 0
+
+
+def test_the_page_on_plugins_holds_from_start_to_end(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands in their order, in one folder; that of each recipe of its own has been written there."""
+    monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
+    for command in commands([IN_ORDER]):
+        words = [str(found) for word in shlex.split(command)[1:] for found in (_glob(word) or [word])]
+        assert vqtk_main(monkeypatch, *_small(words, place)) == 0, command
+
+
+def _glob(word: str) -> list[Path]:
+    return sorted(Path().glob(word)) if word.endswith("*") else []
 
 
 def _parsed(words: list[str]) -> dict[str, Any]:
@@ -150,7 +166,7 @@ def test_the_component_of_contributing_registers_and_trains(tmp_path: Path, monk
 def test_the_reference_is_what_the_code_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vqtk.registry import blocks as block_registry
+    block_registry = REGISTRIES["block"]
 
     block_registry.entries()
     monkeypatch.delitem(block_registry._entries, "residual", raising=False)
@@ -159,6 +175,7 @@ def test_the_reference_is_what_the_code_says(
 
 
 def test_a_recipe_in_the_documents_can_be_built(place: Path) -> None:
+    new_plugin("residual", "block", place)
     for name in own_recipes():
         vqtk.build(place / name, device="meta")
 

@@ -15,7 +15,7 @@ from vqtk.errors import CheckpointError, RegistryError, VqtkWarning
 from vqtk.io.weights import load_weights, weights_of
 from vqtk.plugin import active, load, use
 from vqtk.recipe.recipe import load_recipe
-from vqtk.registry import REGISTRIES, blocks, conditions
+from vqtk.registry import blocks, conditions
 
 SHIFT = '''\
 """A condition of our own."""
@@ -46,13 +46,10 @@ def shift(name: str = "shift", start: float = 0.0) -> str:
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a plugin, a recipe that names it, and registries that are as before afterwards."""
+    """A working directory with a plugin and a recipe that names it."""
     without_data(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqtk.plugin._used", [])
     monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
-    for registry in REGISTRIES.values():
-        monkeypatch.setattr(registry, "_entries", registry.entries())
     Path("parts").mkdir()
     Path("parts/shift.py").write_text(shift())
     Path("tiny.yaml").write_text(TINY)
@@ -109,6 +106,7 @@ def test_a_plugin_on_the_command_line_is_listed_with_its_origin(
     assert "Channels shifted by a learned vector of the stage." in told
     assert "start: a number (default 0.0)" in told
     assert "parts/shift.py:9" in told
+    assert "shift" not in conditions.entries()
 
 
 def test_a_run_loads_with_its_own_copy_when_the_plugin_has_changed(
@@ -148,8 +146,8 @@ def test_weights_alone_need_their_plugin_and_say_so(run: Path, monkeypatch: pyte
     load_weights(Path("alone.safetensors"))
     Path("given").mkdir()
     Path("shift.py").rename("given/shift.py")
-    use([Path("given/shift.py")])
-    load_weights(Path("alone.safetensors"))
+    with use([Path("given/shift.py")]):
+        load_weights(Path("alone.safetensors"))
 
 
 PACKAGE = """\
@@ -195,8 +193,9 @@ def test_a_block_that_is_there_twice_is_told_with_both_places() -> None:
     source += "    def __init__(self, in_width, size, stages): ...\n"
     Path("one.py").write_text(source.format("same"))
     Path("two.py").write_text("# Another.\n" + source.format("same"))
+    Path("twice.yaml").write_text("plugins: [one.py, two.py]\n" + TINY)
     with pytest.raises(RegistryError, match=r"'same' is registered twice: .*one\.py:2 and .*two\.py:3"):
-        use([Path("one.py"), Path("two.py")])
+        load_recipe("twice.yaml")
     Path("conv.py").write_text(source.format("conv"))
     with pytest.raises(RegistryError, match=r"'conv' is registered twice: .*blocks/conv\.py:\d+ and .*conv\.py:2"):
         load(Path("conv.py"))

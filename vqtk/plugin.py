@@ -1,7 +1,7 @@
 """Plugins: files that register components of their own when they are imported.
 
 A plugin is known by its content. Its components are registered while something that names it is read (a recipe, a
-weights file), and for the rest of the process where a user asks for that.
+weights file), and throughout a command where a user asks for that.
 """
 
 from __future__ import annotations
@@ -57,15 +57,22 @@ def active(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
             registry.restore(entries)
 
 
-def use(paths: Sequence[Path]) -> None:
-    """Register the components of plugins for the rest of the process. Raises: RegistryError, as `load`."""
-    for registry in REGISTRIES.values() if paths else ():
-        registry.entries()
-    _used.extend(_registered(path.resolve()) for path in paths)
+@contextmanager
+def use(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
+    """Have plugins active, and count them among the plugins of every recipe read within the context.
+
+    Raises: RegistryError, as `load`.
+    """
+    with active(paths) as plugins:
+        _used.extend(plugins)
+        try:
+            yield plugins
+        finally:
+            del _used[len(_used) - len(plugins) :]
 
 
 def used() -> list[Plugin]:
-    """Return the plugins that are registered for the whole process."""
+    """Return the plugins that a user asked for besides those that recipes name."""
     return list(_used)
 
 

@@ -21,11 +21,11 @@ Overrides = Annotated[
 ]
 
 
-def _use_plugins(paths: list[Path] | None) -> None:
+def _use_plugins(context: typer.Context, paths: list[Path] | None) -> None:
     if paths:
         from vqtk.plugin import use
 
-        use(paths)
+        context.with_resource(use(paths))
 
 
 Plugins = Annotated[

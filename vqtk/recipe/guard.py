@@ -35,7 +35,7 @@ def fingerprint(recipe: Recipe) -> str:
     selector. Two models of one fingerprint are one model, as far as training goes.
     """
     model = build_model(replace(recipe, seed=0))
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{model.stages} stages of {model.options} options\n".encode())
     for name, module in model.named_modules():
         digest.update(f"{name} {type(module).__qualname__}\n".encode())
     for name, value in [*model.named_parameters(), *model.named_buffers()]:

@@ -1,0 +1,61 @@
+"""`vqtk plugin new`: for each registry, a plugin that works, with a test that passes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.refusing import Refusing
+from tests.running import vqtk_main
+from vqtk.plugin import load
+from vqtk.registry import REGISTRIES
+from vqtk.scaffold import new_plugin
+from vqtk.testing import plugin_contract
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_a_new_plugin_registers_its_name_and_keeps_to_its_contract(kind: str, tmp_path: Path) -> None:
+    plugin, test = new_plugin("my_own", kind, tmp_path)
+    assert (plugin.name, test.name) == ("my_own.py", "test_my_own.py")
+    ((registry, entry),) = load(plugin).entries
+    assert (registry.kind, entry.name, entry.component.__name__) == (kind, "my_own", "MyOwn")
+    assert "xample" not in plugin.read_text().replace("example={", "").replace("EXAMPLE", "").replace("example=_", "")
+    checks = plugin_contract(plugin)
+    assert len(checks) >= 3
+    for check in checks:
+        check()
+
+
+def test_a_new_plugins_own_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert vqtk_main(monkeypatch, "plugin", "new", "doubt", "--registry", "selector", "--out", "parts") == 0
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "parts"], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stdout
+    assert " passed" in run.stdout
+
+
+def test_a_class_does_not_take_the_name_of_what_the_template_imports(tmp_path: Path) -> None:
+    plugin, _ = new_plugin("tensor", "condition", tmp_path)
+    ((_, entry),) = load(plugin).entries
+    assert entry.component.__name__ == "TensorCondition"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["mine", "--registry", "blok"], "there is no registry 'blok'. Did you mean 'block'? Known: model"),
+        (["My-Block", "--registry", "block"], "'My-Block' cannot be a plugin's name: it is that of a Python file"),
+        (["conv", "--registry", "block"], "there is a block called 'conv' already: "),
+        (["there", "--registry", "block"], "there.py is there already. Give the new one another name"),
+    ],
+)
+def test_a_plugin_that_cannot_be_written_is_told(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.py").write_text("")
+    Refusing(monkeypatch, capsys).tells("plugin", "new", *arguments, told=[told])
+    assert Path("there.py").read_text() == ""

@@ -1,0 +1,1 @@
+"""Templates of plugins: working components that `vqtk plugin new` copies. They are not registered."""

@@ -1,0 +1,53 @@
+"""A model: an encoder to discrete codes, and a decoder of them.
+
+In a recipe: `plugins: [example.py]`, and `name: example` in `model`.
+"""
+
+from vqtk.models.vqdraw import VQDraw
+from vqtk.nn.types import Count, DataSpec
+from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
+
+_EXAMPLE = {
+    "stages": 4,
+    "options": 4,
+    "loss": "mse",
+    "refiner": {
+        "backbone": {"name": "conv", "layers": [{"width": 8, "stride": 2}]},
+        "head": {"name": "conv", "layers": [{"width": 6, "upsample": 2}]},
+    },
+}
+
+
+@models.register("example", example=_EXAMPLE)
+class Example(VQDraw):
+    """VQ-DRAW without a gradient from one stage to the next: each learns to mend what it is given.
+
+    Shapes: data (n, *data shape) in training units ↔ codes (n, stages) in [0, options) ↔ reconstructions (n, *shape).
+    """
+
+    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    def __init__(
+        self,
+        data: DataSpec,
+        *,
+        stages: Count,
+        options: Count,
+        loss: Loss,
+        condition: Condition,
+        refiner: Refiner,
+        segment: Count | None = None,
+        selector: Selector,
+        search: Search,
+    ):
+        super().__init__(
+            data,
+            stages=stages,
+            options=options,
+            loss=loss,
+            condition=condition,
+            refiner=refiner,
+            segment=segment,
+            grad_decay=1.0,
+            selector=selector,
+            search=search,
+        )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 
 from vqtk.cli.bench import bench
+from vqtk.cli.complete import complete
 from vqtk.cli.eval import evaluate
 from vqtk.cli.export import export
 from vqtk.cli.import_original import import_original
 from vqtk.cli.list import list_components
+from vqtk.cli.plugin import app as plugin
 from vqtk.cli.proposals import proposals
 from vqtk.cli.reconstruct import reconstruct
 from vqtk.cli.report import report
@@ -16,6 +18,7 @@ from vqtk.cli.run import run
 from vqtk.cli.sample import sample
 from vqtk.cli.show import show
 from vqtk.cli.stages import stages
+from vqtk.cli.tree import tree
 from vqtk.cli.validate import validate
 
 app = typer.Typer(
@@ -38,10 +41,13 @@ app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct)
 app.command("stages", rich_help_panel=_LOOK)(stages)
 app.command("report", rich_help_panel=_LOOK)(report)
 app.command("proposals", rich_help_panel=_LOOK)(proposals)
+app.command("tree", rich_help_panel=_LOOK)(tree)
+app.command("complete", rich_help_panel=_LOOK)(complete)
 app.command("list", rich_help_panel=_RECIPES)(list_components)
 app.command("show", rich_help_panel=_RECIPES)(show)
 app.command("validate", rich_help_panel=_RECIPES)(validate)
 app.command("export", rich_help_panel=_RECIPES)(export)
+app.add_typer(plugin, rich_help_panel=_RECIPES)
 app.command("import-original", rich_help_panel=_RECIPES)(import_original)
 
 

@@ -1,4 +1,4 @@
-"""What reconstructions are worth, in the words of each kind of data: pixels, tokens, voxels."""
+"""What reconstructions are worth, in the words of each kind of data: pixels, tokens, voxels, points."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def psnr_db(mse_pixels: float | None) -> float | None:
 
 
 def _by_kind(model: Any, after: Tensor, target: Tensor) -> Figures:
-    kinds: dict[str, Callable[[Any, Tensor, Tensor], Figures]] = {"image": _image, "text": _text, "voxels": _voxels}
+    kinds: dict[str, Callable[[Any, Tensor, Tensor], Figures]] = {
+        "image": _image, "text": _text, "voxels": _voxels, "points": _points,
+    }  # fmt: skip
     shown = model.loss.show(after.flatten(0, 1)).unflatten(0, after.shape[:2])
     return kinds[model.data.kind](model, shown, target[:, None])
 
@@ -70,6 +72,11 @@ def _voxels(model: Any, shown: Tensor, target: Tensor) -> Figures:
     either = (found | there).sum(2)
     both = (found & there).sum(2)
     return {"iou": torch.where(either > 0, both / either.clamp(min=1), 1.0)}
+
+
+def _points(model: Any, shown: Tensor, target: Tensor) -> Figures:
+    """Return the distance from a point to its reconstruction, in training units."""
+    return {"distance": torch.linalg.vector_norm(shown - target, dim=2)}
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def findings(
         "seed": recipe.seed,
         "test": measured.evaluation.row(),
         "stages": measured.evaluation.stages(),
-        "likelihood": _likelihood(loss, model.loss.normalised),
+        "likelihood": _likelihood(loss, model),
         "rates": measured.rates.plain(),
         **besides,
         "data": splits.fingerprint(),
@@ -69,12 +69,13 @@ def findings(
     }
 
 
-def _likelihood(loss: str, normalised: bool) -> str:
+def _likelihood(loss: str, model: Any) -> str:
     """Return in words what the loss says of a likelihood."""
-    if normalised:
+    if model.loss.normalised:
         return (
             "The bound is on the negative log-likelihood of an item: distortion × values + stages × ln options, codes "
             "under the uniform prior."
         )
-    reason = ": a density on undequantised pixels is unbounded below" if loss == "gaussian" else ""
+    values = "points" if model.data.kind == "points" else "undequantised pixels"
+    reason = f": a density on {values} is unbounded below" if loss == "gaussian" else ""
     return f"The loss is a reconstruction term, no bound on a likelihood{reason}."

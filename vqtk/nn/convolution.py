@@ -1,4 +1,4 @@
-"""Convolutions in one, two or three dimensions that keep the size, halve it, or double it."""
+"""Convolutions in one, two or three dimensions that keep the size, halve it, or double it; linear maps in none."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ def convolution(
 ) -> tuple[Any, Size]:
     """Return a convolution that pads to keep the size (divided by `stride`, rounded up), and that size.
 
-    Raises: ShapeError if the kernel is even, or the size has not one to three dimensions.
+    Vectors, whose size is (), take a linear map: they have one place, so `kernel` and `dilation` change nothing.
+    Raises: ShapeError if the kernel is even, a vector is to be strided, or the size has more than three dimensions.
     """
+    if not size:
+        if stride != 1:
+            raise ShapeError(f"`stride: {stride}` divides a size, and vectors have none. Leave it out.")
+        return nn.Linear(in_width, width), size
     if kernel % 2 == 0:
         raise ShapeError(
             f"kernel {kernel} is even: no padding keeps the size {size}. Use an odd kernel, or `upsample: 2`."
@@ -34,7 +39,10 @@ def convolution(
 
 
 def upsampling(in_width: int, width: int, size: Size) -> tuple[Any, Size]:
-    """Return the transposed convolution (kernel 4, stride 2, padding 1) that doubles the size, and that size."""
+    """Return the transposed convolution (kernel 4, stride 2, padding 1) that doubles the size, and that size.
+
+    Raises: ShapeError if the size has not one to three dimensions.
+    """
     make = _TRANSPOSED[_dimensions(size) - 1]
     return make(in_width, width, 4, stride=2, padding=1), tuple(2 * length for length in size)
 
@@ -49,11 +57,14 @@ def chosen_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor
     """Convolve each item with filters of its own, at stride 1, keeping the size.
 
     Shapes: features (n, i, *size), weight (n, c, i, *kernel) with odd kernels, bias (n, c) → (n, c, *size).
-    One matrix product per item gives every tap's contribution; shifted sums put them in place. This does
-    kernel × less memory traffic than unfolding the features, since c is small.
+    The size () of vectors has no kernel: weight (n, c, i). One matrix product per item gives every tap's
+    contribution; shifted sums put them in place. This does kernel × less memory traffic than unfolding the
+    features, since c is small.
     """
     kernel = weight.shape[3:]
     size = features.shape[2:]
+    if not size:
+        return torch.baddbmm(bias[:, :, None], weight, features[:, :, None])[:, :, 0]
     taps = torch.bmm(rearrange(weight.flatten(3), "n c i t -> n (c t) i"), rearrange(features, "n i ... -> n i (...)"))
     channels = weight.shape[1]
     taps = taps.reshape(len(taps), channels, *kernel, *size)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Size = tuple[int, ...]
-"""The spatial sizes of a feature map: (length,), (h, w) or (d, h, w)."""
+"""The spatial sizes of a feature map: (length,), (h, w) or (d, h, w); () of vectors."""
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
@@ -25,12 +25,13 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 class DataSpec:
     """What a model must know of its data, and how raw items become training units.
 
-    `shape` is that of one item: (channels, *size), or (length,) for text. `classes` is the vocabulary of
-    data that are token indices, and `characters` the character of each, where it is known. Images are
-    stored as uint8 in [0, 255]; training units are `(pixel - mean) / std` for pixels in [0, 1].
+    `shape` is that of one item: (channels, *size), (length,) for text, (2,) for points of the plane. `classes` is
+    the vocabulary of data that are token indices, and `characters` the character of each, where it is known. Images
+    are stored as uint8 in [0, 255]; training units are `(pixel - mean) / std` for pixels in [0, 1]. Points are
+    stored in training units.
     """
 
-    kind: Literal["image", "text", "voxels"]
+    kind: Literal["image", "text", "voxels", "points"]
     shape: Size
     classes: int | None = None
     mean: float = 0.0
@@ -46,7 +47,7 @@ class DataSpec:
         return values.mul_(1 / (255 * self.std)).sub_(self.mean / self.std) if self.kind == "image" else values
 
     def pixels(self, x: Tensor) -> Tensor:
-        """Return training units as pixels in [0, 1], clamped; not for text."""
+        """Return training units as pixels in [0, 1], clamped; not for text nor points."""
         return (x * self.std + self.mean).clamp(0, 1)
 
 

@@ -27,7 +27,7 @@ Operation = Literal["condition", "relu", "layer", "positions"] | Group
 
 @dataclass(frozen=True)
 class Unit:
-    """A convolution followed by operations; without `width`, the operations alone."""
+    """A convolution, of vectors a linear map, followed by operations; without `width`, the operations alone."""
 
     width: Count | None = None
     kernel: Count = 3

@@ -27,6 +27,14 @@ PICTURES = {
     "proposals": ("Proposals", "What one stage proposes for a test item, the chosen option marked."),
 }
 
+_POINTS = {
+    "samples": "Uniformly drawn codes, decoded (blue), over test items (grey).",
+    "reconstructions": "Test items (grey), each joined to its reconstruction (blue).",
+    "stages": "Test items (grey), each joined to its reconstruction after one more stage (blue).",
+    "proposals": "What one stage proposes for a test item (the cross), the chosen option marked.",
+}
+"""The captions of pictures of points."""
+
 
 @dataclass(frozen=True)
 class _Picture:
@@ -47,7 +55,7 @@ def write_report(run: Path) -> Path:
         state=_state(run, last, summary),
         facts=_facts(manifest, last, summary, tested),
         curves=[_svg(figure) for figure in _curves(metrics, manifest)] if training else [],
-        pictures=_pictures(run / "images"),
+        pictures=_pictures(run / "images", manifest.get("kind")),
         tested=_tested(tested) if stages else "",
         stages=stages,
         rate_distortion=_rate_distortion(stages, manifest),
@@ -118,22 +126,25 @@ def _rate_distortion(stages: list[dict[str, Any]], manifest: dict[str, Any]) -> 
     return _svg(rate_distortion_figure(stages, manifest["kind"])) if len(reached) > 1 else ""
 
 
-def _pictures(folder: Path) -> list[_Picture]:
+def _pictures(folder: Path, kind: str | None) -> list[_Picture]:
     """Return the newest picture of each sort."""
     found = []
     for sort, (title, caption) in PICTURES.items():
         files = sorted(path for path in folder.glob(f"{sort}_*") if re.fullmatch(rf"{sort}_\d{{8}}", path.stem))
         if files:
             update = int(files[-1].stem.rpartition("_")[2])
-            found.append(_Picture(title, f"{caption} After update {update:,}.", _content(files[-1], title)))
+            told = _POINTS[sort] if kind == "points" else caption
+            content = _content(files[-1], title, pixelated=kind != "points")
+            found.append(_Picture(title, f"{told} After update {update:,}.", content))
     return found
 
 
-def _content(path: Path, alt: str) -> Markup:
+def _content(path: Path, alt: str, *, pixelated: bool) -> Markup:
     if path.suffix == ".txt":
         return Markup(f"<pre>{html.escape(_read(path))}</pre>")
     encoded = base64.b64encode(path.read_bytes()).decode()
-    return Markup(f'<img alt="{alt}" style="image-rendering: pixelated" src="data:image/png;base64,{encoded}">')
+    style = ' style="image-rendering: pixelated"' if pixelated else ""
+    return Markup(f'<img alt="{alt}"{style} src="data:image/png;base64,{encoded}">')
 
 
 def _svg(figure: Figure) -> Markup:

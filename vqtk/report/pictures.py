@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vqtk.errors import VqtkError
-from vqtk.report import text
+from vqtk.report import points, text
 from vqtk.report.cells import pictures, texts
 from vqtk.report.grid import grid, pairs, stage_strip
 from vqtk.report.sheet import ImageSheet, Sheet
@@ -26,33 +26,53 @@ def random_codes(model: Any, *, count: int, seed: int, stages: int | None = None
 
 def encoded(model: Any, targets: Tensor) -> Tensor:
     """Return the codes (n, s) of targets (n, *data shape) in training units, a few at a time."""
-    return _in_pieces(model, model.encode, targets)
+    return in_pieces(model, model.encode, targets)
 
 
 @torch.no_grad()
 def shown_as(model: Any, codes: Tensor) -> Tensor:
     """Return what codes (n, s) stand for, as data in training units (n, *data shape), a few at a time."""
-    return model.loss.show(_in_pieces(model, model.decode, codes))
+    return model.loss.show(in_pieces(model, model.decode, codes))
 
 
 @torch.no_grad()
 def distortion(model: Any, targets: Tensor, codes: Tensor) -> Tensor:
     """Return the loss (n,) of targets (n, *data shape) in training units under their codes (n, s)."""
-    return model.loss(_in_pieces(model, model.decode, codes)[:, None], targets)[:, 0]
+    return model.loss(in_pieces(model, model.decode, codes)[:, None], targets)[:, 0]
 
 
 @torch.no_grad()
-def samples(model: Any, *, count: int = 64, seed: int = 0, stages: int | None = None, columns: int = 8) -> Sheet:
-    """Return the reconstructions of uniformly drawn codes, or of their first `stages`.
+def samples(
+    model: Any,
+    *,
+    count: int = 64,
+    seed: int = 0,
+    stages: int | None = None,
+    columns: int = 8,
+    over: Tensor | None = None,
+) -> Sheet:
+    """Return the reconstructions of uniformly drawn codes, or of their first `stages` (see `decoded`).
 
     Raises: VqtkError if only whole codes can be decoded.
     """
     if stages is not None:
         require_stepwise(model)
-    shown = shown_as(model, random_codes(model, count=count, seed=seed, stages=stages))
+    codes = random_codes(model, count=count, seed=seed, stages=stages)
+    return decoded(model, codes, columns=columns, over=over)
+
+
+@torch.no_grad()
+def decoded(model: Any, codes: Tensor, *, columns: int = 8, over: Tensor | None = None) -> Sheet:
+    """Return the reconstructions of codes (n, s), as samples.
+
+    Points are drawn over items (n, 2) in training units, where these are given.
+    """
+    shown = shown_as(model, codes)
     if model.data.kind == "text":
         return text.samples(texts(model.data, shown))
-    return ImageSheet(grid(pictures(model.data, shown), columns), f"{count} samples")
+    if model.data.kind == "points":
+        return points.samples(shown.cpu(), over=None if over is None else over.cpu())
+    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(codes)} samples")
 
 
 @torch.no_grad()
@@ -64,6 +84,8 @@ def reconstructions(model: Any, targets: Tensor, *, codes: Tensor | None = None,
     shown = shown_as(model, encoded(model, targets) if codes is None else codes)
     if model.data.kind == "text":
         return text.pairs(texts(model.data, targets), texts(model.data, shown))
+    if model.data.kind == "points":
+        return points.reconstructions(targets.cpu(), shown.cpu())
     sheet = pairs(pictures(model.data, targets), pictures(model.data, shown), columns)
     return ImageSheet(sheet, f"{len(targets)} items, each with its reconstruction below it")
 
@@ -75,10 +97,12 @@ def stages(model: Any, targets: Tensor, *, codes: Tensor | None = None) -> Sheet
     Their codes (n, s) are those given, or found by encoding. Raises: VqtkError if only whole codes can be decoded.
     """
     require_stepwise(model)
-    after = _in_pieces(model, model.decode_stages, encoded(model, targets) if codes is None else codes)
+    after = in_pieces(model, model.decode_stages, encoded(model, targets) if codes is None else codes)
     shown = [model.loss.show(item) for item in after]
     if model.data.kind == "text":
         return text.stage_lines(texts(model.data, targets), [texts(model.data, item) for item in shown])
+    if model.data.kind == "points":
+        return points.stages(targets.cpu(), torch.stack(shown).cpu())
     strip = stage_strip(pictures(model.data, targets), torch.stack([pictures(model.data, item) for item in shown]))
     return ImageSheet(strip, f"{len(after)} items after 1 to {after.shape[1]} stages, and the items themselves last")
 
@@ -96,6 +120,9 @@ def proposals(model: Any, target: Tensor, *, stage: int, columns: int = 8) -> tu
     if model.data.kind == "text":
         return text.options(texts(model.data, shown), chosen), chosen
     alt = f"{len(shown)} options of stage {stage + 1}, option {chosen} chosen"
+    if model.data.kind == "points":
+        start = model.loss.show(model.decode(codes[:, :stage]))[0].cpu()
+        return points.proposals(shown.cpu(), start=start, target=target.cpu(), chosen=chosen, alt=alt), chosen
     return ImageSheet(grid(pictures(model.data, shown), columns, framed={chosen}), alt), chosen
 
 
@@ -107,11 +134,12 @@ def write_all(model: Any, targets: Tensor, folder: Path, update: int) -> None:
     model.eval()
     codes = encoded(model, targets)
     sheets = {
-        "samples": samples(model, count=2 * len(targets)),
+        "samples": samples(model, count=2 * len(targets), over=targets),
         "reconstructions": reconstructions(model, targets, codes=codes),
     }
     if model.stepwise:
-        sheets["stages"] = stages(model, targets[:10], codes=codes[:10])
+        shown = len(targets) if model.data.kind == "points" else 10
+        sheets["stages"] = stages(model, targets[:shown], codes=codes[:shown])
         sheets["proposals"], _ = proposals(model, targets[0], stage=min(2, model.stages - 1))
     for name, sheet in sheets.items():
         sheet.write(folder / f"{name}_{update:08d}{sheet.suffix}")
@@ -126,7 +154,7 @@ def require_stepwise(model: Any) -> None:
         )
 
 
-def _in_pieces(model: Any, function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+def in_pieces(model: Any, function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
     """Apply a function to a few items at a time, so that all their proposals fit into memory."""
     size = max(1, _VALUES_AT_ONCE // (model.options * prod(model.loss.shape)))
     return torch.cat([function(piece) for piece in items.split(size)])

@@ -25,18 +25,21 @@ _DISTORTION = {
     "image": _Axis("mse_pixels", "mean squared error (pixels in [0, 1])", True),
     "text": _Axis("distortion", "negative log-likelihood (nats per token)", False),
     "voxels": _Axis("iou", "intersection over union", False),
+    "points": _Axis("distance", "mean distance (training units)", True),
 }
 
 
-def rate_distortion_figure(rows: Sequence[dict[str, Any]], kind: Literal["image", "text", "voxels"]) -> Figure:
+def rate_distortion_figure(
+    rows: Sequence[dict[str, Any]], kind: Literal["image", "text", "voxels", "points"]
+) -> Figure:
     """Return a plot of distortion over rate, a point a stage, from the rows of `Evaluation.stages`.
 
-    Images show the error of pixels, on a logarithmic axis; text nats per token; voxels intersection over union.
-    Stages without a reconstruction are left out.
+    Images show the error of pixels and points their distance, on a logarithmic axis; text nats per token; voxels
+    intersection over union. Stages without a reconstruction are left out.
     """
     axis = _DISTORTION[kind]
     if axis.key not in rows[0]:
-        axis = _Axis("distortion", "distortion (loss)", kind == "image")
+        axis = _Axis("distortion", "distortion (loss)", kind in ("image", "points"))
     points = [(row["bits"], row[axis.key]) for row in rows if row[axis.key] is not None]
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.add_subplot()

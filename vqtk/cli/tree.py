@@ -1,0 +1,88 @@
+"""`vqtk tree`: the first levels of the tree of decisions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqtk.cli.options import (
+    DataDir,
+    Device,
+    Json,
+    ModelPath,
+    Output,
+    Plugins,
+    Show,
+    load_model,
+    test_items,
+    write_sheet,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+def tree(
+    model: ModelPath,
+    levels: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many stages; for images 2, voxels and text 1, points all that can be shown."),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="CODES", help="Show what is below these codes, as in 5,12.")
+    ] = None,
+    options: Annotated[int | None, typer.Option(min=1, help="Only the first so many options of each stage.")] = None,
+    used: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="ITEMS", help="With --options: those that most of so many test items take."),
+    ] = None,
+    output: Output = None,
+    show: Show = False,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    plugin: Plugins = None,
+    json: Json = False,
+) -> None:
+    """Show what all codes of the first stages stand for, as one tree: pictures in pictures, or points in the plane."""
+    from vqtk.report import tree as report
+
+    codes = _codes(prefix)
+    loaded, recipe = load_model(model, device)
+    used_by = _used_by(loaded, recipe, used, options, data_dir)
+    sheet, grown = report.tree(loaded, prefix=codes, levels=levels, options=options, used_by=used_by)
+    name = "_".join(["tree", *map(str, codes)])
+    facts = {
+        "prefix": codes,
+        "levels": len(grown) - 1,
+        "nodes": sum(len(level.codes) for level in grown[1:]),
+        "codes": grown[-1].codes.tolist(),
+    }
+    write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts=facts)
+
+
+def _codes(prefix: str | None) -> list[int]:
+    """Return the codes that a prefix says. Raises: VqtkError if it says none."""
+    from vqtk.errors import VqtkError
+
+    try:
+        return [int(code) for code in prefix.split(",")] if prefix else []
+    except ValueError:
+        raise VqtkError(
+            f"--prefix {prefix}: expected codes with commas between them, the first stage's first, as in 5,12."
+        ) from None
+
+
+def _used_by(loaded: Any, recipe: Any, used: int | None, options: int | None, data_dir: Path | None) -> Tensor | None:
+    """Return the codes of so many test items. Raises: VqtkError if there is nothing to choose."""
+    from vqtk.errors import VqtkError
+    from vqtk.report.pictures import encoded
+
+    if used is None:
+        return None
+    if options is None:
+        raise VqtkError("--used says by which items --options are chosen. Give --options, too, as in --options 8.")
+    targets, _ = test_items(loaded, recipe, None, used, data_dir)
+    return encoded(loaded, targets)

@@ -1,0 +1,175 @@
+"""A first-order Markov prior over codes, fitted by counting: p(c₀) and, for each later stage, p(cₛ | cₛ₋₁).
+
+A model decodes any code, and training uses its options about equally, so codes are sampled uniformly by default. This
+prior measures how far the codes of real items are from that, as far as two stages that follow each other can tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import log
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vqtk.datasets._base import Splits
+from vqtk.errors import DataError
+from vqtk.evaluate.measure import Track, encode_all, untracked
+from vqtk.evaluate.walks import fixed_subset
+from vqtk.io.atomic import replacing
+
+ITEMS, TEST_ITEMS = 2000, 500
+"""Training items whose codes a prior is fitted on, and test items whose codes it is scored on."""
+STRENGTHS = tuple(2.0**power for power in range(14, -3, -1))
+"""The weights, in counts, among which that of what frequencies are smoothed towards is chosen."""
+_FORMAT = "vqtk prior 1"
+
+
+@dataclass(frozen=True)
+class Markov:
+    """Log probabilities of codes: `first` (k,) of stage 0, `later` (s - 1, k, k) of a stage's code, given the last."""
+
+    first: Tensor
+    later: Tensor
+
+    def nats(self, codes: Tensor) -> Tensor:
+        """Return the negative log probability of codes (n, s), the stages that they have: (n,)."""
+        steps = range(codes.shape[1] - 1)
+        given = [self.later[stage, codes[:, stage], codes[:, stage + 1]] for stage in steps]
+        return -torch.stack([self.first[codes[:, 0]], *given]).sum(0)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Return n codes (n, s), drawn on the CPU."""
+        codes = [torch.multinomial(self.first.exp(), n, replacement=True, generator=generator)]
+        for table in self.later:
+            codes.append(torch.multinomial(table[codes[-1]].exp(), 1, generator=generator)[:, 0])
+        return torch.stack(codes, 1)
+
+
+def fit_markov(codes: Tensor, options: int) -> Markov:
+    """Return the prior of codes (n, s) in [0, options).
+
+    A stage's own frequencies are smoothed towards uniform ones, and those given the last code towards the stage's own.
+    """
+    uniform = torch.full((options,), 1 / options, dtype=torch.float64)
+    nothing = torch.zeros_like(codes[:, 0])
+    own = [_smoothed(nothing, code, 1, towards=uniform)[0] for code in codes.unbind(1)]
+    later = [_smoothed(codes[:, s - 1], codes[:, s], options, towards=own[s]).log() for s in range(1, len(own))]
+    return Markov(own[0].log(), torch.stack(later) if later else uniform.new_zeros(0, options, options))
+
+
+def _smoothed(given: Tensor, code: Tensor, contexts: int, *, towards: Tensor) -> Tensor:
+    """Return p(code | given) (contexts, k) from pairs (n,), (n,), smoothed towards frequencies (k,).
+
+    The weight of these is that under which each pair is likeliest given all others.
+    """
+    k = len(towards)
+    counts = torch.bincount(given * k + code, minlength=contexts * k).double().reshape(contexts, k)
+    seen, each = counts.sum(1), counts[given, code]
+
+    def left_out(strength: float) -> float:
+        """Return the log probability of every pair, given all others."""
+        likely = (each - 1 + strength * towards[code]) / (seen[given] - 1 + strength)
+        return float(likely.log().sum())
+
+    strength = max(STRENGTHS, key=left_out)
+    return (counts + strength * towards) / (seen[:, None] + strength)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A prior, and what it was fitted and scored on.
+
+    `nats` and `uniform_nats` are what a test item's code costs on average under it and under the uniform prior;
+    `source` says where the items came from, `seed` which of them they are.
+    """
+
+    prior: Markov
+    nats: float
+    uniform_nats: float
+    items: int
+    test_items: int
+    seed: int
+    source: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the prior, as JSON values."""
+        return {key: value for key, value in asdict(self).items() if key != "prior"}
+
+
+def fitted_prior(
+    model: Any,
+    *,
+    weights: Path,
+    path: Path,
+    splits: Callable[[], Splits],
+    items: int = ITEMS,
+    seed: int = 0,
+    track: Track = untracked,
+) -> Fitted:
+    """Return the prior kept at `path` if it is of these weights and items; otherwise fit one, and keep it there.
+
+    It is fitted on a seeded subset of `items` training items, and scored on one of `TEST_ITEMS` test items; `splits`
+    is called only where that is needed. Raises: DataError if it cannot be written.
+    """
+    asked = {"format": _FORMAT, "weights": _sha256(weights), "items": str(items), "seed": str(seed)}
+    kept = _read(path, asked)
+    if kept:
+        return kept
+    fitted = _fit(model, splits(), items=items, seed=seed, track=track)
+    tensors = {"first": fitted.prior.first, "later": fitted.prior.later}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={**asked, "facts": json.dumps(fitted.facts())})
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path}: the prior cannot be kept there ({error}). Expected a place that can be written to. Make it "
+            "so, or free its disk."
+        ) from None
+    return fitted
+
+
+def place_of(model: Path, weights: Path) -> Path:
+    """Return where the prior of a model is kept: in its run directory, or in the cache for a weights file."""
+    if model.is_dir():
+        return model / "prior.safetensors"
+    return Path.home() / ".cache" / "vqtk" / "priors" / f"{weights.stem}_{_sha256(weights)[:12]}.safetensors"
+
+
+def _fit(model: Any, splits: Splits, *, items: int, seed: int, track: Track) -> Fitted:
+    train, test = fixed_subset(splits.train, items, seed), fixed_subset(splits.test, TEST_ITEMS, seed)
+    codes = encode_all(model, splits.train, items=train, track=track, what="training items")
+    prior = fit_markov(codes, model.options)
+    scored = prior.nats(encode_all(model, splits.test, items=test, track=track, what="test items"))
+    return Fitted(
+        prior,
+        nats=float(scored.mean()),
+        uniform_nats=model.stages * log(model.options),
+        items=len(train),
+        test_items=len(test),
+        seed=seed,
+        source=splits.source,
+    )
+
+
+def _read(path: Path, asked: dict[str, str]) -> Fitted | None:
+    """Return the prior at a path if it is there, whole, and what is asked for."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = file.metadata() or {}
+            if any(found.get(key) != value for key, value in asked.items()):
+                return None
+            return Fitted(Markov(file.get_tensor("first"), file.get_tensor("later")), **json.loads(found["facts"]))
+    except (OSError, SafetensorError):
+        return None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,126 @@
+"""A tree of pictures as boxes in boxes: a node's picture at the head of a box, its children in rows below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from vqtk.report.sheet import ImageSheet
+
+_GAP = 2
+_PADDING = 6
+_BETWEEN = 8
+_HEAD = 2
+_LABEL, _TITLE = 16, 40
+_WIDEST, _NARROWEST, _LARGEST = 3600, 900, 4
+_PAPER, _FRAME, _INK = "#ffffff", "#aab7c1", "#34495e"
+
+
+def mosaic(shown: Sequence[Tensor], codes: Sequence[Sequence[Sequence[int]]], *, alt: str) -> ImageSheet:
+    """Return a tree as one picture: of each level from the root on, the pictures (n, c, h, w) in [0, 1] and the codes.
+
+    A node's children stand side by side on the next level, in the order of their parents. Boxes are headed by the
+    node's picture, twice as large, and its option; the root of a whole tree has no picture. Pictures are enlarged or
+    reduced so that the whole is easily seen.
+    """
+    side = shown[0].shape[3]
+    columns = ceil(sqrt(len(shown[1])))
+    across = columns ** (len(shown) - 1)
+    resized = [_resized(level, min(_WIDEST // across, side * _enlarged(across * side))) for level in shown]
+    page = _Page([[_image(picture) for picture in level] for level in resized], codes, columns)
+    height, width = page.size(0)
+    canvas = Image.new("RGB", (width, height), _PAPER)
+    page.draw(canvas, level=0, node=0, top=0, left=0)
+    return ImageSheet(rearrange(torch.from_numpy(np.array(canvas)), "h w c -> c h w").float() / 255, alt)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Pictures and codes level by level, and how many pictures stand in a row."""
+
+    pictures: list[list[Image.Image]]
+    codes: Sequence[Sequence[Sequence[int]]]
+    columns: int
+
+    @property
+    def leaves(self) -> int:
+        return len(self.pictures) - 1
+
+    @property
+    def children(self) -> int:
+        return len(self.pictures[1])
+
+    def head(self, level: int) -> int:
+        """Return the height of what stands above the children of a node."""
+        return _HEAD * self.pictures[0][0].height + _PADDING if self.codes[level][0] else 0
+
+    def size(self, level: int) -> tuple[int, int]:
+        """Return height and width of a node with all that is below it."""
+        if level == self.leaves:
+            picture = self.pictures[0][0]
+            return picture.height + (_LABEL if self.leaves == 1 else 0), picture.width
+        height, width = self.size(level + 1)
+        gap, rows = self.gap(level), -(-self.children // self.columns)
+        inner = rows * (height + gap) - gap, self.columns * (width + gap) - gap
+        return inner[0] + 2 * _PADDING + self.head(level), inner[1] + 2 * _PADDING
+
+    def gap(self, level: int) -> int:
+        """Return the distance between the children of a node of that level."""
+        return _GAP if level + 1 == self.leaves else _BETWEEN
+
+    def draw(self, canvas: Image.Image, *, level: int, node: int, top: int, left: int) -> None:
+        """Draw a node and all that is below it."""
+        picture, code = self.pictures[level][node], self.codes[level][node]
+        if level == self.leaves:
+            canvas.paste(picture, (left, top))
+            if self.leaves == 1:
+                _write(canvas, str(code[-1]), left, top + picture.height + _LABEL // 2, size=_LABEL - 4)
+            return
+        if code:
+            self._draw_head(canvas, picture, code if level == 0 else code[-1:], top + _PADDING, left + _PADDING)
+        height, width = self.size(level + 1)
+        for child in range(self.children):
+            row, column = divmod(child, self.columns)
+            y = top + _PADDING + self.head(level) + row * (height + self.gap(level))
+            x = left + _PADDING + column * (width + self.gap(level))
+            if level + 1 < self.leaves:
+                frame = (x, y, x + width - 1, y + height - 1)
+                ImageDraw.Draw(canvas).rectangle(frame, outline=_FRAME, width=2)
+            self.draw(canvas, level=level + 1, node=node * self.children + child, top=y, left=x)
+
+    def _draw_head(self, canvas: Image.Image, picture: Image.Image, code: Sequence[int], top: int, left: int) -> None:
+        large = picture.resize((_HEAD * picture.width, _HEAD * picture.height), Image.Resampling.NEAREST)
+        canvas.paste(large, (left, top))
+        size = max(_LABEL, min(_TITLE, large.height // 2))
+        _write(canvas, ",".join(map(str, code)), left + large.width + _PADDING, top + large.height // 2, size=size)
+
+
+def _write(canvas: Image.Image, text: str, left: int, middle: int, *, size: int) -> None:
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size)
+    pen.text((left, middle), text, fill=_INK, font=font, anchor="lm")
+
+
+def _enlarged(width: int) -> int:
+    return max(1, min(_LARGEST, _NARROWEST // width))
+
+
+def _resized(pictures: Tensor, width: int) -> Tensor:
+    """Return pictures (n, c, h, w) with that width: enlarged pixel by pixel, or reduced."""
+    old = pictures.shape[3]
+    if width % old == 0:
+        return pictures.repeat_interleave(width // old, 2).repeat_interleave(width // old, 3)
+    size = (max(1, round(pictures.shape[2] * width / old)), width)
+    return interpolate(pictures, size=size, mode="bilinear", antialias=True)
+
+
+def _image(picture: Tensor) -> Image.Image:
+    pixels = (picture.expand(3, -1, -1).clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(rearrange(pixels, "c h w -> h w c").numpy())

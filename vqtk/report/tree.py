@@ -1,0 +1,163 @@
+"""The first levels of the tree of decisions below a prefix of codes, as one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.errors import VqtkError
+from vqtk.nn.types import DataSpec
+from vqtk.report import points
+from vqtk.report.cells import pictures, texts
+from vqtk.report.mosaic import mosaic
+from vqtk.report.pictures import in_pieces, require_stepwise
+from vqtk.report.sheet import Sheet
+from vqtk.report.text import Line, TextSheet
+
+MOST_NODES = 6000
+"""How many nodes below the prefix are shown at most."""
+
+_TEXT = 72
+_USUAL_LEVELS = {"image": 2, "voxels": 1, "text": 1}
+
+
+@dataclass(frozen=True)
+class Level:
+    """The nodes of one level: codes (n, s), and as they are shown: pictures (n, c, h, w), points (n, 2) or tokens.
+
+    Every node has equally many children; they stand side by side on the next level, in the order of their parents.
+    """
+
+    codes: Tensor
+    shown: Tensor
+
+
+@torch.no_grad()
+def tree(
+    model: Any,
+    *,
+    prefix: Sequence[int] = (),
+    levels: int | None = None,
+    options: int | None = None,
+    used_by: Tensor | None = None,
+) -> tuple[Sheet, list[Level]]:
+    """Return the tree below a prefix of codes as a sheet, and its levels, the first of which is the prefix alone.
+
+    Each node has all options for children; or the first `options`; or, given the codes `used_by` (n, stages) of items,
+    the `options` that most of those items take which come through the node. By default images have two levels, voxels
+    and text one, and points as many as can be shown.
+
+    Raises: VqtkError if the prefix or a number does not fit the model, or there would be too many nodes.
+    """
+    require_stepwise(model)
+    _check(model, prefix, levels, options)
+    width, left = options or model.options, model.stages - len(prefix)
+    count = levels or _usual_levels(model.data.kind, width, left)
+    _check_nodes(count, width)
+    grown = _grown(model, prefix, levels=count, width=width, used_by=used_by)
+    which = f"All {width}" if width == model.options else f"The {'first' if used_by is None else 'most used'} {width}"
+    alt = f"{which} options of each node, {count} stages deep, below {_named(prefix)}"
+    return _sheet(model.data, grown, alt), grown
+
+
+def _grown(model: Any, prefix: Sequence[int], *, levels: int, width: int, used_by: Tensor | None) -> list[Level]:
+    codes = torch.tensor([list(prefix)], dtype=torch.int64, device=model.device).reshape(1, -1)
+    grown = [Level(codes.cpu(), _cells(model.data, model.loss.show(model.decode(codes))))]
+    for _ in range(levels):
+        children = _children(codes, width, model.options, used_by)
+
+        def proposed(rows: Tensor) -> Tensor:
+            before, chosen = rows[:, :-width], rows[:, -width:]
+            picked = model.proposals(before)[torch.arange(len(rows), device=rows.device)[:, None], chosen]
+            return _cells(model.data, model.loss.show(picked.flatten(0, 1)))
+
+        shown = in_pieces(model, proposed, torch.cat([codes, children], 1))
+        codes = torch.cat([codes.repeat_interleave(width, 0), children.reshape(-1, 1)], 1)
+        grown.append(Level(codes.cpu(), shown))
+    return grown
+
+
+def _children(codes: Tensor, width: int, options: int, used_by: Tensor | None) -> Tensor:
+    """Return which options are shown below each node: codes (n, s) → (n, width)."""
+    if used_by is None:
+        return torch.arange(width, device=codes.device).expand(len(codes), -1)
+    stage, used_by = codes.shape[1], used_by.to(codes.device)
+    through = (used_by[:, None, :stage] == codes).all(2)
+    taken = torch.nn.functional.one_hot(used_by[:, stage], options)
+    counts = through.T.double() @ taken.double()
+    return counts.argsort(dim=1, descending=True, stable=True)[:, :width]
+
+
+def _cells(data: DataSpec, items: Tensor) -> Tensor:
+    return pictures(data, items) if data.kind in ("image", "voxels") else items.cpu()
+
+
+def _sheet(data: DataSpec, grown: list[Level], alt: str) -> Sheet:
+    codes = [level.codes.tolist() for level in grown]
+    if data.kind == "text":
+        return _lines(codes, [texts(data, level.shown) for level in grown])
+    shown = [level.shown for level in grown]
+    if data.kind == "points":
+        return points.tree(shown, first=len(codes[0][0]) + 1, alt=alt)
+    return mosaic(shown, codes, alt=alt)
+
+
+def _lines(codes: list[list[list[int]]], shown: list[list[str]]) -> TextSheet:
+    """Return the nodes as lines, indented by level, their codes as labels; a block a child of the root."""
+
+    def below(level: int, node: int) -> list[Line]:
+        text = shown[level][node]
+        short = text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
+        own = Line(",".join(map(str, codes[level][node])), "  " * (level - 1) + short)
+        if level + 1 == len(codes):
+            return [own]
+        width = len(codes[1])
+        return [own, *(line for child in range(width) for line in below(level + 1, node * width + child))]
+
+    roots = [below(1, node) for node in range(len(codes[1]))]
+    return TextSheet(roots if len(codes) > 2 else [[line for root in roots for line in root]])
+
+
+def _usual_levels(kind: str, width: int, left: int) -> int:
+    most = _USUAL_LEVELS.get(kind, left)
+    while most > 1 and _nodes(most, width) > MOST_NODES:
+        most -= 1
+    return min(most, left)
+
+
+def _nodes(levels: int, width: int) -> int:
+    return sum(width**level for level in range(1, levels + 1))
+
+
+def _named(prefix: Sequence[int]) -> str:
+    return f"the prefix {','.join(map(str, prefix))}" if prefix else "the root"
+
+
+def _check(model: Any, prefix: Sequence[int], levels: int | None, options: int | None) -> None:
+    left = model.stages - len(prefix)
+    if left < 1:
+        raise VqtkError(
+            f"--prefix {','.join(map(str, prefix))}: {len(prefix)} codes, and this model has {model.stages} stages. "
+            "Nothing lies below a whole code; give fewer."
+        )
+    if not all(0 <= code < model.options for code in prefix):
+        raise VqtkError(
+            f"--prefix {','.join(map(str, prefix))}: this model has the options 0 to {model.options - 1} at each stage."
+        )
+    if levels and not 1 <= levels <= left:
+        raise VqtkError(f"--levels {levels}: there are 1 to {left} stages below {_named(prefix)}.")
+    if options and not 1 <= options <= model.options:
+        raise VqtkError(f"--options {options}: this model has 1 to {model.options} options at each stage.")
+
+
+def _check_nodes(levels: int, width: int) -> None:
+    nodes = _nodes(levels, width)
+    if nodes > MOST_NODES:
+        raise VqtkError(
+            f"--levels {levels}: {width} options at each node make {nodes:,} nodes, and {MOST_NODES:,} can be shown. "
+            "Give fewer --levels, or show only some --options; --prefix looks further down."
+        )

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtk.cli.options import Device, Json, ModelPath, Output, Show, load_model, write_sheet
+from vqtk.cli.options import (
+    DataDir,
+    Device,
+    Json,
+    ModelPath,
+    Output,
+    Plugins,
+    Show,
+    load_model,
+    load_splits,
+    test_items,
+    write_sheet,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vqtk.evaluate.prior import Fitted
+    from vqtk.report.sheet import Sheet
+
+
+class Prior(str, Enum):
+    """How codes are drawn."""
+
+    uniform = "uniform"
+    markov = "markov"
 
 
 def sample(
@@ -19,34 +43,86 @@ def sample(
     columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
     stages: Annotated[int | None, typer.Option(min=1, help="Decode only the first so many stages.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which codes are drawn.")] = 0,
+    prior: Annotated[
+        Prior, typer.Option(help="Draw codes uniformly, or each given the last one, as they follow in training items.")
+    ] = Prior.uniform,
+    prior_items: Annotated[
+        int | None, typer.Option(min=1, help="Fit the prior on so many training items; 2,000 by default.")
+    ] = None,
     stl: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write samples of voxels as meshes, too, into this folder.")
     ] = None,
     output: Output = None,
     show: Show = False,
     device: Device = "auto",
+    data_dir: DataDir = None,
+    plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Decode uniformly drawn codes into a grid of samples, or into lines of text."""
+    """Decode random codes into a grid of samples, or into lines of text."""
     from vqtk.errors import VqtkError
-    from vqtk.report import pictures
+    from vqtk.report.pictures import random_codes, require_stepwise
     from vqtk.report.stl import check_meshes
 
-    loaded, _ = load_model(model, device)
+    if prior_items and prior is Prior.uniform:
+        raise VqtkError("--prior-items says on how many items a prior is fitted. Give --prior markov, too.")
+    loaded, recipe = load_model(model, device)
     if stages and stages > loaded.stages:
         raise VqtkError(f"--stages {stages}: this model has {loaded.stages} stages.")
+    if stages:
+        require_stepwise(loaded)
     if stl:
         check_meshes(loaded.data.kind)
-    sheet = pictures.samples(loaded, count=count, seed=seed, stages=stages, columns=columns)
-    codes = pictures.random_codes(loaded, count=count, seed=seed, stages=stages)
-    facts = {"count": count, "seed": seed, "stages": stages or loaded.stages, "codes": codes.tolist()}
-    meshes = _write_meshes(loaded, codes, stl) if stl else {}
+    facts: dict[str, Any] = {"count": count, "seed": seed, "stages": stages or loaded.stages}
     name = f"samples_{stages}_stages" if stages else "samples"
-    write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts={**facts, **meshes})
-    if stl and not json:
-        print(
-            f"{stl}: {len(meshes['meshes'])} mesh{'' if len(meshes['meshes']) == 1 else 'es'}{_told(meshes['empty'])}"
-        )
+    codes = random_codes(loaded, count=count, seed=seed, stages=stages)
+    if prior is Prior.markov:
+        fitted = _fitted(model, loaded, recipe, items=prior_items, data_dir=data_dir)
+        codes = _drawn(fitted, count=count, seed=seed).to(codes)[:, :stages]
+        facts, name = {**facts, "prior": {"name": "markov", **fitted.facts()}}, f"{name}_markov"
+    facts["codes"] = codes.tolist()
+    if stl:
+        facts |= _write_meshes(loaded, codes, stl)
+    sheet = _sheet(loaded, recipe, codes, columns=columns, data_dir=data_dir)
+    write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts=facts)
+    if not json:
+        for line in _lines(facts, stl):
+            print(line)
+
+
+def _sheet(model: Any, recipe: Any, codes: Tensor, *, columns: int, data_dir: Path | None) -> Sheet:
+    """Return the samples; those of points over as many test items."""
+    from vqtk.report.pictures import decoded
+
+    over = test_items(model, recipe, None, len(codes), data_dir)[0] if model.data.kind == "points" else None
+    return decoded(model, codes, columns=columns, over=over)
+
+
+def _fitted(path: Path, model: Any, recipe: Any, *, items: int | None, data_dir: Path | None) -> Fitted:
+    """Return the prior that is kept for a model, or fit it, telling the user that it takes a while."""
+    import sys
+
+    from vqtk.cli.eval import _tracked
+    from vqtk.evaluate.prior import ITEMS, TEST_ITEMS, fitted_prior, place_of
+    from vqtk.io.weights import weights_of
+
+    weights, place, asked = weights_of(path), place_of(path, weights_of(path)), items or ITEMS
+
+    def splits() -> Any:
+        loaded = load_splits(model, recipe, data_dir)
+        train, test = min(asked, len(loaded.train)), min(TEST_ITEMS, len(loaded.test))
+        print(f"Encoding {train:,} training and {test:,} test items, once; kept in {place}.", file=sys.stderr)
+        return loaded
+
+    return fitted_prior(
+        model, weights=weights, path=place, splits=splits, items=asked, seed=recipe.seed, track=_tracked
+    )
+
+
+def _drawn(fitted: Fitted, *, count: int, seed: int) -> Tensor:
+    from vqtk.train.seeds import generator
+
+    return fitted.prior.sample(count, generator(seed, "sample", "markov"))
 
 
 def _write_meshes(model: Any, codes: Tensor, folder: Path) -> dict[str, list[Any]]:
@@ -57,5 +133,19 @@ def _write_meshes(model: Any, codes: Tensor, folder: Path) -> dict[str, list[Any
     return {"meshes": [str(path) for path in written], "empty": empty}
 
 
-def _told(empty: list[int]) -> str:
-    return f"; skipped as empty: sample {', '.join(map(str, empty))}" if empty else ""
+def _lines(facts: dict[str, Any], stl: Path | None) -> list[str]:
+    """Return what there is to say of the prior and of the meshes."""
+    lines = []
+    if "prior" in facts:
+        prior = facts["prior"]
+        bits = prior["nats"] / log(2)
+        lines.append(
+            f"Prior: {prior['nats']:.2f} nats ({bits:.2f} bits) a code, mean of {prior['test_items']:,} test items. "
+            f"Fitted on {prior['items']:,} training items from {prior['source']}. "
+            f"Uniform: {prior['uniform_nats']:.2f} nats."
+        )
+    if stl:
+        count, empty = len(facts["meshes"]), ", ".join(map(str, facts["empty"]))
+        skipped = f"; skipped as empty: sample {empty}" if empty else ""
+        lines.append(f"{stl}: {count} mesh{'' if count == 1 else 'es'}{skipped}")
+    return lines

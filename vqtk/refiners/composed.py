@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from vqtk.backbones._base import Rise, SkipBackbone
 from vqtk.nn.stage import StageSequential
 from vqtk.nn.state import State
 from vqtk.nn.types import Size
@@ -20,6 +21,7 @@ _EXAMPLE = {
 class Composed(Refiner):
     """Backbone, blocks, head: features from the reconstruction, refined, and turned into deltas.
 
+    A backbone with an upward half is applied in two: its downward half before the blocks, its upward half after them.
     `output_scale` is one learned number that multiplies the deltas.
 
     Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size).
@@ -46,7 +48,11 @@ class Composed(Refiner):
         self.blocks = StageSequential(self.backbone.width, self.backbone.size)
         for block in blocks:
             self.blocks.append(block(self.blocks.width, self.blocks.size, stages))
-        self.head = head(self.blocks.width, self.blocks.size, stages, options, out_channels)
+        last: StageSequential | Rise = self.blocks
+        self.rise: Rise | None = None
+        if isinstance(self.backbone, SkipBackbone):
+            last = self.rise = self.backbone.rise(self.blocks.width, self.blocks.size, stages)
+        self.head = head(last.width, last.size, stages, options, out_channels)
         self.size = self.head.size
 
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
@@ -58,4 +64,7 @@ class Composed(Refiner):
         return self.head.choose(self._features(x, stage), stage, codes) * self.output_scale, None
 
     def _features(self, x: Tensor, stage: int) -> Tensor:
-        return self.blocks(self.backbone(x, stage), stage)
+        if self.rise is None:
+            return self.blocks(self.backbone(x, stage), stage)
+        features, skips = self.backbone.descend(x, stage)
+        return self.rise(self.blocks(features, stage), skips, stage)

@@ -1,0 +1,186 @@
+"""The contract of stage-selection losses: their shapes, each option alone, and the gradient of a selection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError, gradcheck
+
+from vqtk.nn.types import DataSpec
+from vqtk.testing._case import ITEMS, OPTIONS, Case, Clause, ContractError, draw
+from vqtk.testing._compare import Untouched, apart, compiled, near
+from vqtk.testing._surroundings import own_data
+
+CODES = torch.tensor([1, 3, 0])
+_EXACT_AT_MOST = 200
+"""Values of deltas up to which each entry of a gradient is compared; beyond it random directions are."""
+
+
+def translates_between_reconstructions_channels_and_data(case: Case) -> None:
+    """`shape`, `channels`, `out_channels` and `size` are what `to_channels`, `from_channels` and `show` keep to."""
+    for loss, x, deltas, target in tried(case):
+        one = draw(ITEMS, OPTIONS, loss.out_channels, *loss.size, seed=1)[:, 2]
+        for call, found, expected in (
+            ("to_channels", loss.to_channels(x), (ITEMS, loss.channels, *loss.size)),
+            ("from_channels", deltas, (ITEMS, OPTIONS, *loss.shape)),
+            ("show", loss.show(x), tuple(target.shape)),
+        ):
+            if tuple(found.shape) != tuple(expected):
+                case.fail(
+                    f"`{call}` yields shape {tuple(found.shape)}; expected {tuple(expected)}.",
+                    "Correct it, or what the loss gives its base class.",
+                )
+        if not torch.equal(loss.from_channels(one), deltas[:, 2]):
+            case.fail("`from_channels` gives one option another delta than among all.", "Count axes from the last.")
+
+
+def scores_each_option_of_each_item_alone(case: Case) -> None:
+    """A grid (n, k), finite, whose entries are the loss of that proposal for that item."""
+    for loss, x, deltas, target in tried(case):
+        grid = loss(x[:, None] + deltas, target)
+        if tuple(grid.shape) != (ITEMS, OPTIONS):
+            case.fail(f"the grid has shape {tuple(grid.shape)}; expected {(ITEMS, OPTIONS)}.", "Average over values.")
+        if not grid.isfinite().all():
+            case.fail("the grid is not finite.", "Look for a division, root or logarithm at 0, or an overflow.")
+        for item in range(ITEMS):
+            for option in range(OPTIONS):
+                alone = loss((x + deltas[:, option])[item, None, None], target[item, None])[0, 0]
+                if not near(alone, grid[item, option]):
+                    case.fail(
+                        f"the loss of option {option} for item {item} depends on what else is in the batch: "
+                        f"{apart(alone, grid[item, option])}.",
+                        "Reduce over the values of one proposal alone.",
+                    )
+
+
+def scores_the_same_each_time_and_changes_nothing(case: Case) -> None:
+    """Deterministic, in either mode; proposals, reconstruction, deltas and target stay as they are."""
+    for loss, x, deltas, target in tried(case):
+        proposals = x[:, None] + deltas
+        inputs = Untouched(case, x=x, deltas=deltas, target=target, proposals=proposals)
+        grids = [loss.train(training)(proposals, target) for training in (True, True, False)]
+        inputs.check("forward")
+        loss.select(x, deltas, target, lambda grid: CODES.clone())
+        inputs.check("select")
+        loss.to_channels(x)
+        inputs.check("to_channels")
+        loss.show(x)
+        inputs.check("show")
+        if not all(torch.equal(grid, grids[0]) for grid in grids):
+            case.fail("it gives another grid when called again.", "A loss draws nothing at random, and has no modes.")
+
+
+def selects_as_from_materialised_proposals(case: Case) -> None:
+    """`select` gives the grid, the codes and the new reconstruction of the plain definition, and their gradients."""
+    for loss, x, deltas, target in tried(case):
+        for leaves in ([deltas], [deltas, x]):
+            for leaf in leaves:
+                leaf.requires_grad_()
+            proposals = x[:, None] + deltas
+            plain = loss(proposals, target), proposals[torch.arange(ITEMS), CODES]
+            selected = _selected(case, loss, x, deltas=deltas, target=target)
+            weights = [draw(*value.shape, seed=3) for value in plain]
+            gradients = [torch.autograd.grad(values, leaves, weights) for values in (selected, plain)]
+            for what, found, expected in (
+                ("the grid", selected[0], plain[0]),
+                ("the new reconstruction", selected[1], plain[1]),
+                *(("a gradient", *pair) for pair in zip(*gradients, strict=True)),
+            ):
+                if not near(found, expected):
+                    case.fail(
+                        f"`select` gives {what} other than from the materialised proposals: {apart(found, expected)}.",
+                        "Compute the same, or leave `select` to the base class.",
+                    )
+
+
+def _selected(case: Case, loss: Any, x: Tensor, *, deltas: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the grid and the new reconstruction of a selection, by a selector that looks at what it is shown."""
+    shown: list[Tensor] = []
+
+    def select(grid: Tensor) -> Tensor:
+        shown.append(grid.clone())
+        return CODES.clone()
+
+    grid, codes, new = loss.select(x, deltas, target, select)
+    if len(shown) != 1 or shown[0].requires_grad or not torch.equal(shown[0], grid) or not torch.equal(codes, CODES):
+        case.fail(
+            "`select` does not show its selector the grid that it returns, once and detached, or does not return the "
+            "codes that it got.",
+            "Call `selector(grid.detach())` once, and return grid, codes and the chosen proposals.",
+        )
+    return grid, new
+
+
+def has_the_gradient_of_finite_differences(case: Case) -> None:
+    """Of a selection, by reconstruction and deltas."""
+    for loss, x, deltas, target in tried(case):
+
+        def select(x: Tensor, deltas: Tensor, loss: Any = loss, target: Tensor = target) -> tuple[Tensor, Tensor]:
+            grid, _, new = loss.select(x, deltas, target, lambda grid: CODES.clone())
+            return grid, new
+
+        inputs = x.requires_grad_(), deltas.detach().requires_grad_()
+        try:
+            gradcheck(select, inputs, fast_mode=deltas.numel() > _EXACT_AT_MOST)
+        except GradcheckError as error:
+            case.fail(
+                f"its gradient is not that of finite differences: {' '.join(str(error).split())[:200]}.",
+                "Correct its `backward`, or what it detaches.",
+            )
+
+
+def compiles(case: Case) -> None:
+    """Under `torch.compile` it gives the grid that it gives without."""
+    for loss, x, deltas, target in tried(case):
+        proposals = x[:, None] + deltas
+        found, expected = compiled(case, loss.forward)(proposals, target), loss(proposals, target)
+        if not near(found, expected, tolerance=1e-6):
+            case.fail(f"compiled, it gives another grid: {apart(found, expected)}.", "Keep Python's control flow out.")
+        break
+
+
+CHECKS: list[Clause] = [
+    translates_between_reconstructions_channels_and_data,
+    scores_each_option_of_each_item_alone,
+    scores_the_same_each_time_and_changes_nothing,
+    selects_as_from_materialised_proposals,
+    has_the_gradient_of_finite_differences,
+    compiles,
+]
+
+
+def tried(case: Case) -> Iterator[tuple[Any, Tensor, Tensor, Tensor]]:
+    """Yield a loss, reconstructions, four deltas of each as a network yields them, and targets."""
+    for size in case.sizes():
+        loss, data = _fitting(case, len(size))
+        deltas = loss.from_channels(draw(ITEMS, OPTIONS, loss.out_channels, *loss.size, seed=1))
+        if data.classes is None:
+            target = draw(ITEMS, *data.shape, seed=2)
+        else:
+            target = torch.arange(ITEMS * data.shape[0]).reshape(ITEMS, -1) % data.classes
+        yield loss, draw(ITEMS, *loss.shape), deltas, target
+
+
+def _fitting(case: Case, dimensions: int) -> tuple[Any, DataSpec]:
+    """Return the loss for the smallest data of so many dimensions that it takes, and what these are."""
+    first: ContractError | None = None
+    for data in _data(case, dimensions):
+        try:
+            return case.made(data), data
+        except ContractError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _data(case: Case, dimensions: int) -> list[DataSpec]:
+    own = own_data(case)
+    if own and own.kind == "text":
+        return [DataSpec("text", (4,), classes=5)]
+    if dimensions == 0:
+        return [DataSpec("points", (2,))]
+    tiny = [DataSpec("image", (2, *(3, 2, 2)[:dimensions])), DataSpec("image", (3, *[8] * dimensions))]
+    return [*tiny, own] if own and len(own.shape) == dimensions + 1 else tiny

@@ -1,0 +1,125 @@
+"""The contract of objectives: a loss whose gradient reaches the model, terms, and usage that counts every item."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.errors import VqtkError
+from vqtk.recipe.validate import synthetic
+from vqtk.registry import REGISTRIES
+from vqtk.testing._case import ITEMS, Case, Clause, seeded
+from vqtk.testing._compare import Untouched, apart, check_gradients, near
+from vqtk.testing._surroundings import moved_model, recipe_with
+
+
+def measures_a_loss_terms_and_usage(case: Case) -> None:
+    """The loss and each term are finite scalars; usage (stages, options) counts every item at every stage."""
+    objective, model, batch = _made(case)
+    passed = _pass(objective, batch, checkpoint=False)
+    for name, value in {"loss": passed.loss, **passed.terms}.items():
+        if value.dim() or not value.isfinite():
+            case.fail(f"`{name}` is {value}.", "The loss and every term are finite scalars, means over the batch.")
+    if not passed.terms:
+        case.fail("it reports no terms.", "Give at least one, for `metrics.jsonl`.")
+    expected = (model.stages, model.options)
+    if tuple(passed.usage.shape) != expected or passed.usage.is_floating_point():
+        case.fail(
+            f"usage is {passed.usage.dtype} of shape {tuple(passed.usage.shape)}.", f"Count options: int64, {expected}."
+        )
+    if not (passed.usage.sum(1) == len(batch)).all():
+        case.fail(
+            f"usage counts {passed.usage.sum(1).tolist()} choices at the stages, for a batch of {len(batch)}.",
+            "Count each item once at each stage.",
+        )
+
+
+def trains_every_parameter_of_its_model(case: Case) -> None:
+    """The loss has a gradient by each of them."""
+    objective, model, batch = _made(case)
+    _pass(objective, batch, checkpoint=False).loss.backward()
+    case.place = f"on a {type(model).__name__}"
+    check_gradients(case, model, over="a pass")
+
+
+def measures_the_same_each_time_and_with_recomputed_activations(case: Case) -> None:
+    """Given the same draws; the batch stays as it is."""
+    objective, _, batch = _made(case)
+    inputs = Untouched(case, batch=batch)
+    first, *others = (_pass(objective, batch, checkpoint=checkpoint) for checkpoint in (False, False, True))
+    inputs.check("__call__")
+    for other in others:
+        if not near(other.loss, first.loss):
+            case.fail(
+                f"the loss is another when it passes over the same batch again: {apart(other.loss, first.loss)}.",
+                "Draw what is random in `draw`, with the generator that it is given.",
+            )
+
+
+def says_of_test_items_and_itself_what_a_file_can_hold(case: Case) -> None:
+    """`figures` are finite numbers; `facts` plain values."""
+    objective, _, batch = _made(case)
+    for name, value in objective.figures(lambda: batch).items():
+        if not isinstance(value, (int, float)) or not isfinite(value):
+            case.fail(f"the figure `{name}` is {value!r}.", "Give finite numbers, not tensors: use `.item()`.")
+    _check_plain(case, objective.facts(), "facts")
+
+
+CHECKS: list[Clause] = [
+    measures_a_loss_terms_and_usage,
+    trains_every_parameter_of_its_model,
+    measures_the_same_each_time_and_with_recomputed_activations,
+    says_of_test_items_and_itself_what_a_file_can_hold,
+]
+
+
+def _made(case: Case) -> tuple[Any, Any, Tensor]:
+    """Return the objective for a model that it takes, the model, and a batch."""
+    recipe = case.kept("recipe", lambda: _recipe(case))
+    model = moved_model(recipe)
+    batch = synthetic(model.data, ITEMS)
+    objective = _objective(case, recipe, model)
+    return objective, model, batch.double() if batch.is_floating_point() else batch
+
+
+def _recipe(case: Case) -> Any:
+    """Return the recipe of the first registered model that the objective can be made for."""
+    registry, errors = REGISTRIES["model"], []
+    for name in sorted(registry.entries(), key=lambda name: name != registry.default):
+        try:
+            recipe = recipe_with(case, {"name": name, **registry.get(name).example}, case.spec)
+            _objective(case, recipe, moved_model(recipe))
+        except VqtkError as error:
+            errors.append(f"{name}: {' '.join(str(error).split())}")
+        else:
+            return recipe
+    case.fail(
+        f"it can be made for none of the models. {' '.join(errors)}",
+        "Write an `example={…}` that fits where it is registered.",
+    )
+
+
+def _objective(case: Case, recipe: Any, model: Any) -> Any:
+    """Return the objective; whichever trained model it asks for, it gets a small vqdraw."""
+    registry = REGISTRIES["model"]
+    trained = recipe_with(case, {"name": "vqdraw", **registry.get("vqdraw").example})
+    return seeded(lambda: recipe.train.objective(model, lambda name: moved_model(trained).eval()))
+
+
+def _pass(objective: Any, batch: Tensor, *, checkpoint: bool) -> Any:
+    draws = objective.draw(len(batch), torch.Generator().manual_seed(0), progress=0.5)
+    return objective(batch, draws=draws, checkpoint=checkpoint)
+
+
+def _check_plain(case: Case, value: Any, place: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_plain(case, inner, f"{place}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            _check_plain(case, inner, f"{place}.{index}")
+    elif not isinstance(value, (str, int, float, bool, type(None))):
+        case.fail(f"`{place}` is a {type(value).__name__}.", "Give texts, numbers, lists and mappings.")

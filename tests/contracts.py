@@ -21,7 +21,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "dataset image_folder": {"path": "celeba/celeba/img_align_celeba", "size": 8},
     "dataset text": {"path": "tinyshakespeare/input.txt", "length": 16},
     "dataset voxels": {"path": "modelnet/voxels32"},
-    "objective distillation": {"teacher": "any"},
 }
 """Settings for what has to be told which files to read, and smaller ones for data that take long to read."""
 

@@ -13,7 +13,7 @@ from vqtk.objectives._base import Load, Objective, Pass
 from vqtk.registry import objectives
 
 
-@objectives.register("distillation")
+@objectives.register("distillation", example={"teacher": "any"})
 class Distillation(Objective):
     """The student's loss on the teacher's codes and reconstructions of training data, and of random codes.
 

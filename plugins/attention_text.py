@@ -1,0 +1,112 @@
+"""A transformer as the refiner of text.
+
+An example of a refiner made from scratch, for one kind of data. Only its head is one of the toolkit's.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtk.errors import ShapeError
+from vqtk.heads.conv import ConvHead
+from vqtk.nn.convolution import convolution
+from vqtk.nn.state import State
+from vqtk.nn.types import Count, Size
+from vqtk.nn.unit import Positions
+from vqtk.refiners._base import Refiner
+from vqtk.registry import Condition, refiners
+
+_EXAMPLE = {"width": 8, "depth": 1, "heads": 2}
+_DATA = {"name": "wikitext2", "length": 8, "vocabulary": 5}
+
+
+class Layer(nn.Module):
+    """Attention over all positions, then two linear maps: both on normalised features, conditioned, and added.
+
+    Shapes: features (n, length, width) → the same.
+    """
+
+    def __init__(self, width: int, stages: int, *, heads: int, expansion: int, condition: Condition):
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.conditions = nn.ModuleList(condition(width, stages) for _ in range(2))
+        self.queries_keys_values = nn.Linear(width, 3 * width, bias=False)
+        self.joined = nn.Linear(width, width)
+        self.wide = nn.Linear(width, expansion * width)
+        self.narrow = nn.Linear(expansion * width, width)
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Apply both parts."""
+        for norm, part, condition in zip(self.norms, (self._attend, self._map), self.conditions, strict=True):
+            change = rearrange(part(norm(features)), "n l w -> n w l")
+            features = features + rearrange(condition(change, stage), "n w l -> n l w")
+        return features
+
+    def _attend(self, features: Tensor) -> Tensor:
+        together = self.queries_keys_values(features)
+        q, k, v = rearrange(together, "n l (three h w) -> three n h l w", three=3, h=self.heads)
+        return self.joined(rearrange(F.scaled_dot_product_attention(q, k, v), "n h l w -> n l (h w)"))
+
+    def _map(self, features: Tensor) -> Tensor:
+        return self.narrow(F.gelu(self.wide(features)))
+
+
+@refiners.register("attention_text", example=_EXAMPLE, data=_DATA, dimensions=(1,), staged=True)
+class AttentionText(Refiner):
+    """A transformer of `depth` layers over positions, with learned positions and norms before each part.
+
+    `heads` divide the `width`; the linear maps of a layer are `expansion` times as wide. `output_scale` is one
+    learned number that multiplies the deltas.
+
+    Shapes: x (n, in_width, length) → deltas (n, options, out_channels, length).
+    Raises: ShapeError if the data are not a sequence, or the heads do not divide the width.
+    Source: Vaswani et al. 2017, Attention Is All You Need; Xiong et al. 2020 for the norms' place. The text refiner of
+    the original implementation was such a transformer, norms last, before it was convolutional.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        options: int,
+        out_channels: int,
+        *,
+        width: Count = 128,
+        depth: Count = 6,
+        heads: Count = 4,
+        expansion: Count = 4,
+        output_scale: float = 0.1,
+        condition: Condition,
+    ):
+        super().__init__()
+        if len(size) != 1 or width % heads:
+            raise ShapeError(
+                f"attention_text refines a sequence by heads that divide its width; it was given size {size}, "
+                f"{heads} heads and width {width}. Use it for text, with a width that is a multiple of the heads."
+            )
+        self.size = size
+        self.output_scale = nn.Parameter(torch.tensor(output_scale))
+        self.embed, _ = convolution(in_width, width, size, kernel=1)
+        self.positions = Positions(width, size)
+        self.layers = nn.ModuleList(
+            Layer(width, stages, heads=heads, expansion=expansion, condition=condition) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = ConvHead(width, size, stages, options, out_channels, kernel=1, condition=condition)
+
+    def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
+        """Return all deltas; there is no state."""
+        return self.head(self._features(x, stage), stage) * self.output_scale, None
+
+    def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
+        """Return the chosen deltas, computed with the chosen options' filters alone."""
+        return self.head.choose(self._features(x, stage), stage, codes) * self.output_scale, None
+
+    def _features(self, x: Tensor, stage: int) -> Tensor:
+        features = rearrange(self.positions(self.embed(x)), "n w l -> n l w")
+        for layer in self.layers:
+            features = layer(features, stage)
+        return rearrange(self.norm(features), "n l w -> n w l")

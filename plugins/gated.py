@@ -1,0 +1,89 @@
+"""A refiner whose options move the reconstruction towards a value, instead of adding to it.
+
+An example of a refiner that turns another one's output into deltas, and keeps a running reconstruction of its own.
+"""
+
+from math import exp
+
+import torch
+from torch import Tensor
+
+from vqtk.nn.state import State
+from vqtk.nn.types import Size
+from vqtk.refiners.composed import Composed
+from vqtk.registry import Backbone, Block, Head, refiners
+
+_EXAMPLE = {
+    "backbone": {"name": "conv", "layers": [{"width": 8, "stride": 2}]},
+    "head": {"name": "conv", "layers": [{"width": 6, "upsample": 2}]},
+}
+
+
+@refiners.register("gated", example=_EXAMPLE, staged=True)
+class Gated(Composed):
+    """Backbone, blocks, head, as `composed`; each option yields gates g and values v, and the delta g·(v - r).
+
+    r is the refiner's part of the reconstruction, the sum of its chosen deltas, as channels: everything but the
+    bias of stage 0, which is the model's. So any loss will do. g is a sigmoid around `gate_bias`. Values are divided
+    by the gate that the training starts near: with a low bias the deltas start as the additive ones, `output_scale`
+    times the head's output, less a small part of r.
+
+    Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size); state (n, out_channels, *size).
+    Raises: ShapeError if parts do not fit.
+    Source: VQ-DRAW's refiner; gates as in Srivastava et al. 2015, Highway Networks.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        options: int,
+        out_channels: int,
+        *,
+        backbone: Backbone,
+        blocks: list[Block] = [],
+        head: Head,
+        output_scale: float = 0.1,
+        gate_bias: float = -3.0,
+    ):
+        super().__init__(
+            in_width,
+            size,
+            stages,
+            options,
+            2 * out_channels,
+            backbone=backbone,
+            blocks=blocks,
+            head=head,
+            output_scale=output_scale,
+        )
+        self.gate_bias = gate_bias
+        self.gate_at_start = 1 / (1 + exp(-gate_bias))
+        self.out_channels = out_channels
+
+    def initial_state(self, like: Tensor) -> State:
+        """Return a reconstruction of zeros (n, out_channels, *size)."""
+        return like.new_zeros(len(like), self.out_channels, *self.size)
+
+    def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
+        """Return all deltas, and them beside the state."""
+        both, _ = super().propose(x, stage, None)
+        deltas = self._gated(both, state[:, None], axis=2)
+        return deltas, (state, deltas)
+
+    def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
+        """Return the chosen deltas by the head's own path, and them beside the state, as the only option."""
+        both, _ = super().choose(x, stage, None, codes)
+        delta = self._gated(both, state, axis=1)
+        return delta, (state, delta[:, None])
+
+    def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
+        """Return the state with the chosen deltas added."""
+        state, deltas = carry
+        chosen = codes if deltas.shape[1] > 1 else torch.zeros_like(codes)
+        return state + deltas[torch.arange(len(codes), device=codes.device), chosen]
+
+    def _gated(self, both: Tensor, reconstruction: Tensor, *, axis: int) -> Tensor:
+        values, gates = both.chunk(2, axis)
+        return torch.sigmoid(gates + self.gate_bias) * (values / self.gate_at_start - reconstruction)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, ModelPath, Plugins, load_model, load_splits, print_json
+from vqtk.cli.options import DataDir, Device, Json, ModelPath, Plugins, load_model, load_splits, print_json, tracked
 
 _COLUMNS = {
     "stage": ("stage", "d"),
@@ -73,21 +72,12 @@ def evaluate(
     loaded, recipe = load_model(model, device)
     splits = load_splits(loaded, recipe, data_dir)
     asked = Asked(items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality)
-    found = findings(loaded, recipe, splits, asked=asked, track=_tracked)
+    found = findings(loaded, recipe, splits, asked=asked, track=tracked)
     written = _write(found, model) if model.is_dir() else []
     if json:
         print_json(found)
     else:
         _print(found, written)
-
-
-def _tracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
-    """Yield the parts; in a terminal, with a line on stderr that shows how far it is, and goes when it is done."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(parts, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _write(found: dict[str, Any], run: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,15 @@ def print_json(values: Any) -> None:
     import json
 
     print(json.dumps(values, indent=2, ensure_ascii=False))
+
+
+def tracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
+    """Yield the parts; in a terminal, with a line on stderr that shows how far it is, and goes when it is done."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(parts, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
 def load_model(path: Path, device: str) -> tuple[Any, Any]:

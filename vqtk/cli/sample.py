@@ -102,7 +102,7 @@ def _fitted(path: Path, model: Any, recipe: Any, *, items: int | None, data_dir:
     """Return the prior that is kept for a model, or fit it, telling the user that it takes a while."""
     import sys
 
-    from vqtk.cli.eval import _tracked
+    from vqtk.cli.options import tracked
     from vqtk.evaluate.prior import ITEMS, TEST_ITEMS, fitted_prior, place_of
     from vqtk.io.weights import weights_of
 
@@ -114,9 +114,7 @@ def _fitted(path: Path, model: Any, recipe: Any, *, items: int | None, data_dir:
         print(f"Encoding {train:,} training and {test:,} test items, once; kept in {place}.", file=sys.stderr)
         return loaded
 
-    return fitted_prior(
-        model, weights=weights, path=place, splits=splits, items=asked, seed=recipe.seed, track=_tracked
-    )
+    return fitted_prior(model, weights=weights, path=place, splits=splits, items=asked, seed=recipe.seed, track=tracked)
 
 
 def _drawn(fitted: Fitted, *, count: int, seed: int) -> Tensor:

@@ -14,12 +14,13 @@ from torch.testing import assert_close
 
 from vqtk.blocks.attention import Attention
 from vqtk.blocks.convnext import ConvNeXt
-from vqtk.blocks.depthwise import Depthwise, depthwise_convolution
+from vqtk.blocks.depthwise import Depthwise
 from vqtk.blocks.stage_norm import StageNorm
 from vqtk.conditions.film import Film
 from vqtk.conditions.none import NoCondition
 from vqtk.conditions.scale import Scale
 from vqtk.errors import ShapeError
+from vqtk.nn.convolution import convolution
 
 STAGES, WIDTH = 3, 6
 SIZES = {1: (5,), 2: (4, 3), 3: (3, 2, 4)}
@@ -67,6 +68,10 @@ def linear(vector: Tensor, module: Any) -> Tensor:
     return module.weight.flatten(1) @ vector + module.bias
 
 
+def grouped(size: tuple[int, ...], *, kernel: int) -> Any:
+    return convolution(WIDTH, WIDTH, size, kernel=kernel, groups=WIDTH)[0]
+
+
 def gelu(vector: Tensor) -> Tensor:
     return torch.stack([v * (1 + erf(v / sqrt(2))) / 2 for v in vector.detach()])
 
@@ -74,14 +79,14 @@ def gelu(vector: Tensor) -> Tensor:
 @DIMENSIONS
 @pytest.mark.parametrize("kernel", [1, 3, 7])
 def test_a_depthwise_convolution_is_one_convolution_for_each_channel(dimensions: int, kernel: int) -> None:
-    x, module = draw(2, WIDTH, *SIZES[dimensions]), depthwise_convolution(WIDTH, SIZES[dimensions], kernel=kernel)
+    x, module = draw(2, WIDTH, *SIZES[dimensions]), grouped(SIZES[dimensions], kernel=kernel)
     assert sum(p.numel() for p in module.parameters()) == WIDTH * (kernel**dimensions + 1)
     close(module.double()(x), channel_by_channel(x, module))
 
 
 def test_a_depthwise_convolution_starts_as_torchs_own() -> None:
     torch.manual_seed(0)
-    ours = list(depthwise_convolution(WIDTH, (4, 3), kernel=3).parameters())
+    ours = list(grouped((4, 3), kernel=3).parameters())
     torch.manual_seed(0)
     assert all(map(torch.equal, ours, nn.Conv2d(WIDTH, WIDTH, 3, groups=WIDTH).parameters()))
 

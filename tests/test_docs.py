@@ -114,8 +114,8 @@ def _parsed(words: list[str]) -> dict[str, Any]:
 
 
 def _has_data(parsed: dict[str, Any]) -> bool:
-    """Whether the recipe's data are those that ship with vqtk; those of the others are not to be had in a test."""
-    return parsed["recipe"] is None or load_recipe(parsed["recipe"]).data.entry.name == "mnist"
+    """Whether the recipe's data ship with vqtk or are drawn; those of the others are not to be had in a test."""
+    return parsed["recipe"] is None or load_recipe(parsed["recipe"]).data.entry.name in ("mnist", "toy2d")
 
 
 def _small(words: list[str], run: Path) -> list[str]:

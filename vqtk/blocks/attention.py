@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from vqtk.errors import ShapeError
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
-from vqtk.nn.unit import Positions
+from vqtk.nn.unit import ChannelNorm, Positions
 from vqtk.registry import Condition, blocks
 
 
@@ -42,7 +42,7 @@ class Attention(StageModule):
         if in_width % heads:
             raise ShapeError(f"{heads} heads do not divide {in_width} channels. Choose a divisor of {in_width}.")
         self.heads = heads
-        self.norms = nn.ModuleList(nn.LayerNorm(in_width) for _ in range(2))
+        self.norms = nn.ModuleList(ChannelNorm(in_width) for _ in range(2))
         self.conditions = nn.ModuleList(condition(in_width, stages) for _ in range(2))
         self.positions = Positions(in_width, size) if positions else nn.Identity()
         # No bias: the softmax does not change by a bias of the keys.
@@ -59,8 +59,7 @@ class Attention(StageModule):
         return x + rearrange(self.layers(wise), "n ... c -> n c ...")
 
     def _normed(self, x: Tensor, stage: int, index: int) -> Tensor:
-        normed = self.norms[index](rearrange(x, "n c ... -> n ... c"))
-        return self.conditions[index](rearrange(normed, "n ... c -> n c ..."), stage)
+        return self.conditions[index](self.norms[index](x), stage)
 
     def _attend(self, x: Tensor) -> Tensor:
         """Attend among the positions: (n, p, c) → the same."""

@@ -1,14 +1,13 @@
 """The ConvNeXt block."""
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtk.blocks.depthwise import depthwise_convolution
 from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Positive, Size
+from vqtk.nn.unit import ChannelNorm
 from vqtk.registry import Condition, blocks
 
 
@@ -37,8 +36,8 @@ class ConvNeXt(StageModule):
     ):
         super().__init__(in_width, size)
         wide = expansion * in_width
-        self.depthwise = depthwise_convolution(in_width, size, kernel=kernel)
-        self.norm = nn.LayerNorm(in_width)
+        self.depthwise, _ = convolution(in_width, in_width, size, kernel=kernel, groups=in_width)
+        self.norm = ChannelNorm(in_width)
         self.normed_condition = condition(in_width, stages)
         self.expand, _ = convolution(in_width, wide, size, kernel=1)
         self.wide_condition = condition(wide, stages)
@@ -48,7 +47,6 @@ class ConvNeXt(StageModule):
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Apply the branch and add the input."""
-        x = self.norm(rearrange(self.depthwise(features), "n c ... -> n ... c"))
-        x = self.normed_condition(rearrange(x, "n ... c -> n c ..."), stage)
+        x = self.normed_condition(self.norm(self.depthwise(features)), stage)
         x = self.project(F.gelu(self.wide_condition(self.expand(x), stage)))
         return features + (x if self.layer_scale is None else x * self.layer_scale)

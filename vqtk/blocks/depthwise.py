@@ -1,30 +1,12 @@
 """The depthwise separable convolution."""
 
-from typing import Any
-
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from vqtk.errors import ShapeError
 from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
 from vqtk.registry import Condition, blocks
-
-
-def depthwise_convolution(width: int, size: Size, *, kernel: int) -> nn.Module:
-    """Return a convolution of each channel by itself, with one filter a channel, that pads to keep the size.
-
-    Shapes: features (n, width, *size) → the same; weight (width, 1, *kernel).
-    Raises: ShapeError if the kernel is even, or the size has not one to three dimensions.
-    """
-    if not size:
-        raise ShapeError("a depthwise convolution works in 1, 2 or 3 dimensions, not on vectors. Take a `conv` block.")
-    module: Any
-    # The weight for one input channel is that of `width` groups, and as large at the start.
-    module, _ = convolution(1, width, size, kernel=kernel)
-    module.in_channels = module.groups = width
-    return module
 
 
 @blocks.register("depthwise", example={"width": 8, "kernel": 5})
@@ -50,7 +32,7 @@ class Depthwise(StageModule):
         condition: Condition,
     ):
         super().__init__(width or in_width, size)
-        self.depthwise = depthwise_convolution(in_width, size, kernel=kernel)
+        self.depthwise, _ = convolution(in_width, in_width, size, kernel=kernel, groups=in_width)
         self.pointwise, _ = convolution(in_width, self.width, size, kernel=1)
         self.condition = condition(self.width, stages)
 

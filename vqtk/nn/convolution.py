@@ -17,16 +17,21 @@ _TRANSPOSED: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose
 
 
 def convolution(
-    in_width: int, width: int, size: Size, *, kernel: int, stride: int = 1, dilation: int = 1
+    in_width: int, width: int, size: Size, *, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> tuple[Any, Size]:
     """Return a convolution that pads to keep the size (divided by `stride`, rounded up), and that size.
 
     Vectors, whose size is (), take a linear map: they have one place, so `kernel` and `dilation` change nothing.
-    Raises: ShapeError if the kernel is even, a vector is to be strided, or the size has more than three dimensions.
+    Raises: ShapeError if the kernel is even, a vector is to be strided or taken in groups, or the size has more than
+    three dimensions.
     """
     if not size:
         if stride != 1:
             raise ShapeError(f"`stride: {stride}` divides a size, and vectors have none. Leave it out.")
+        if groups != 1:
+            raise ShapeError(
+                "a convolution in groups works in 1, 2 or 3 dimensions, not on vectors. Take a `conv` block."
+            )
         return nn.Linear(in_width, width), size
     if kernel % 2 == 0:
         raise ShapeError(
@@ -34,7 +39,7 @@ def convolution(
         )
     make = _CONVOLUTIONS[_dimensions(size) - 1]
     padding = dilation * (kernel - 1) // 2
-    module = make(in_width, width, kernel, stride=stride, padding=padding, dilation=dilation)
+    module = make(in_width, width, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
     return module, tuple(-(-length // stride) for length in size)
 
 

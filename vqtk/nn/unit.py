@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from vqtk.errors import ShapeError
@@ -72,6 +73,17 @@ class _Conditioned(StageModule):
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         return self.module(features, stage)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """A layer norm over the channels of each position.
+
+    Shapes: (n, width, *size) → the same.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Norm each position by itself."""
+        return rearrange(super().forward(rearrange(features, "n c ... -> n ... c")), "n ... c -> n c ...")
 
 
 def norm(kind: int | Literal["layer"], width: int, size: Size) -> nn.Module:

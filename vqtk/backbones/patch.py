@@ -1,0 +1,52 @@
+"""Patch embedding: the size divided in one step, as vision transformers begin."""
+
+from torch import Tensor, nn
+
+from vqtk.errors import ShapeError
+from vqtk.nn.stage import StageModule
+from vqtk.nn.types import Count, Size
+from vqtk.nn.unit import Operation, Unit, unit
+from vqtk.registry import Condition, backbones
+
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@backbones.register("patch", example={"patch": 2, "width": 8})
+class PatchBackbone(StageModule):
+    """Each patch mapped to one feature vector by a linear map, then conditioned, then given its position.
+
+    `patch` is the length of a patch along each axis; it has to divide the size, nothing is padded. `then` are the
+    operations that follow the map, as in a layer unit; without `positions` in it, no position is learned.
+
+    Shapes: input (n, in_width, *size) → (n, width, *size divided by `patch`); 1, 2 or 3 dimensions.
+    Raises: ShapeError if the patch does not divide the size, or a norm does not fit.
+    Source: Dosovitskiy et al. 2021, An Image is Worth 16x16 Words.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        *,
+        patch: Count,
+        width: Count,
+        then: list[Operation] = ["condition", "positions"],
+        condition: Condition,
+    ):
+        if not 1 <= len(size) <= 3:
+            raise ShapeError(f"an input of size {size}: patches have 1, 2 or 3 dimensions, not {len(size)}.")
+        if any(length % patch for length in size):
+            fits = [number for number in range(1, min(size) + 1) if not any(length % number for length in size)]
+            raise ShapeError(
+                f"patches of {patch} do not divide an input of size {size}. Set `patch` to one of "
+                f"{', '.join(map(str, fits))}."
+            )
+        coarser = tuple(length // patch for length in size)
+        super().__init__(width, coarser)
+        self.embed = _CONVOLUTIONS[len(size) - 1](in_width, width, patch, stride=patch)
+        self.then = unit(width, coarser, stages, Unit(then=then), condition)
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Map each patch, and apply what follows."""
+        return self.then(self.embed(features), stage)

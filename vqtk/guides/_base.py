@@ -1,0 +1,56 @@
+"""What every guide is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vqtk.datasets._base import Splits
+from vqtk.errors import ShapeError
+
+HIDDEN = (0.55, 0.62, 0.78)
+"""The colour of what a guide does not see, where that is shown."""
+
+
+class Guide(ABC):
+    """A loss of every option by which a trained model is led, stage after stage, in place of a whole target.
+
+    It sees reconstructions as data, in training units, and of the targets only what `observed` keeps. `kinds` are
+    the kinds of data that it is for. One that `observes` nothing of any item takes no targets at all. `hidden`
+    (*data shape), bool, are the values that are not seen; errors are measured there.
+
+    Raises: ShapeError if the model's data are of another kind.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    observes: ClassVar[bool] = True
+    hidden: Tensor
+
+    def __init__(self, model: Any):
+        self.data = model.data
+        self.device = model.device
+        self.hidden = torch.ones(model.data.shape, dtype=torch.bool, device=model.device)
+        if model.data.kind not in self.kinds:
+            raise ShapeError(
+                f"{type(self).__name__} guides models of {' or '.join(self.kinds)} data, and this model's data are "
+                f"{model.data.kind}. Take another model, or write a guide for {model.data.kind} as a plugin."
+            )
+
+    @abstractmethod
+    def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:
+        """Return the grid, lower is better: proposals (n, k, *data shape), observed (n, …) → (n, k)."""
+
+    def prepare(self, load: Callable[[], Splits], *, seed: int) -> None:  # noqa: B027
+        """Learn what is to be learnt from the model's data, which `load` reads; nothing by default."""
+
+    def observed(self, targets: Tensor) -> Tensor:
+        """Return what is seen of targets (n, *data shape) in training units → (n, …)."""
+        return targets
+
+    def seen(self, observed: Tensor) -> Tensor:
+        """Return what is seen as pictures in [0, 1], for images: observed (n, …) → (n, 3, h, w)."""
+        return self.data.pixels(observed).expand(-1, 3, -1, -1)

@@ -1,0 +1,66 @@
+"""Items of a class: a classifier says how far a reconstruction is one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqtk.datasets._base import Splits
+from vqtk.errors import DataError
+from vqtk.evaluate import features
+from vqtk.evaluate.probe import BATCH, fit
+from vqtk.evaluate.walks import fixed_subset
+from vqtk.guides._base import Guide
+from vqtk.nn.types import Count, Whole
+from vqtk.registry import guides
+from vqtk.train.seeds import generator
+
+EPOCHS = 5
+"""Epochs that the classifier is trained for at most."""
+
+
+@guides.register("label", example={"wanted": 0})
+class Label(Guide):
+    """The negative log-probability of a class, `wanted`, in nats, by a small classifier of pixels.
+
+    The classifier is trained before the walk, on at most `items` training items and their labels, for 5 epochs or a
+    thousand updates, whichever is less. Nothing of any test item is seen.
+
+    Shapes: proposals (n, k, c, h, w) → (n, k), in nats.
+    Raises: DataError if the data have no labels, or no such class.
+    """
+
+    observes = False
+    classifier: nn.Module
+
+    def __init__(self, model: Any, *, wanted: Whole, items: Count = 10_000):
+        super().__init__(model)
+        self.wanted, self.items = wanted, items
+
+    def prepare(self, load: Callable[[], Splits], *, seed: int) -> None:
+        """Train the classifier."""
+        train = load().train
+        if train.labels is None:
+            raise DataError(
+                "label needs data with labels to train a classifier on, and these have none. Take a model of mnist, "
+                "svhn or cifar10, or of a folder of images with a sub-folder a class."
+            )
+        classes = int(train.labels.max()) + 1
+        if self.wanted >= classes:
+            raise DataError(f"`wanted` is {self.wanted}, and the classes of these data are 0 to {classes - 1}.")
+        chosen = fixed_subset(train, self.items, seed)
+        images = self.data.normalise(train[chosen].to(self.device))
+        labels = train.labels.to(self.device)[chosen.to(self.device)].long()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(generator(seed, "label").initial_seed())
+            self.classifier = features.Classifier(self.data.shape, classes).to(self.device)
+        epochs = min(EPOCHS, -(-features.UPDATES // -(-len(chosen) // BATCH)))
+        fit(self.classifier, images, labels, seed=seed, epochs=epochs)
+        self.classifier.eval()
+
+    @torch.no_grad()
+    def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:
+        """Return the grid, whatever is observed."""
+        logits = self.classifier(proposals.flatten(0, 1).float()).unflatten(0, proposals.shape[:2])
+        return -logits.log_softmax(2)[..., self.wanted]

@@ -1,0 +1,94 @@
+"""Inpainting: a part of each image is hidden."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import doc
+from PIL import Image
+from torch import Tensor
+
+from vqtk.errors import VqtkError, nearest
+from vqtk.guides._base import HIDDEN, Guide
+from vqtk.nn.types import Fraction, Whole
+from vqtk.registry import guides
+from vqtk.train.seeds import generator
+
+SIDES = ("right", "left", "top", "bottom", "centre", "random")
+Hide = Annotated[str, doc(f"{', '.join(SIDES)}, or the path of a picture whose white is hidden")]
+
+
+@guides.register("mask", example={"hide": "centre", "fraction": 0.25})
+class Mask(Guide):
+    """The mean squared error over the pixels that are seen; the others are hidden.
+
+    `hide` is a side, the centre, or random pixels, and `fraction` the part of the pixels that is hidden there; or the
+    path of a picture of the images' size, which is white where they are hidden. `seed` draws random pixels; they are
+    the same for all images.
+
+    Shapes: proposals (n, k, c, h, w), observed (n, c, h, w) with zeros where it is hidden → (n, k), in training units
+    squared.
+    Raises: VqtkError if `hide` is neither a word nor such a picture, or nothing is left to be seen.
+    """
+
+    def __init__(self, model: Any, *, hide: Hide = "right", fraction: Fraction = 0.5, seed: Whole = 0):
+        super().__init__(model)
+        channels, height, width = self.data.shape
+        size = (height, width)
+        hidden = _region(size, hide, fraction, seed) if hide in SIDES else _picture(size, Path(hide).expanduser())
+        if hidden.all():
+            raise VqtkError("every pixel is hidden, and nothing is left to be guided by. Hide a smaller part.")
+        self.hidden = hidden.expand(channels, -1, -1).to(self.device)
+
+    def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:
+        """Return the grid."""
+        shown = ~self.hidden
+        return (proposals[..., shown] - observed[:, None, shown]).square().mean(2)
+
+    def observed(self, targets: Tensor) -> Tensor:
+        """Return the targets, zero where they are hidden."""
+        return targets.masked_fill(self.hidden, 0)
+
+    def seen(self, observed: Tensor) -> Tensor:
+        """Return the targets, in a colour of its own where they are hidden."""
+        colour = torch.tensor(HIDDEN, device=observed.device)[:, None, None]
+        return torch.where(self.hidden[:1], colour, self.data.pixels(observed))
+
+
+def _region(size: tuple[int, int], hide: str, fraction: float, seed: int) -> Tensor:
+    """Return which pixels (h, w) are hidden: rows or columns from a side, a box, or so many drawn at random."""
+    height, width = size
+    hidden = torch.zeros(size, dtype=torch.bool)
+    rows, columns = round(height * fraction), round(width * fraction)
+    if hide in ("left", "right"):
+        hidden[:, slice(columns) if hide == "left" else slice(width - columns, width)] = True
+    elif hide in ("top", "bottom"):
+        hidden[slice(rows) if hide == "top" else slice(height - rows, height)] = True
+    elif hide == "centre":
+        box = [round(side * fraction**0.5) for side in size]
+        top, left = ((side - inner) // 2 for side, inner in zip(size, box, strict=True))
+        hidden[top : top + box[0], left : left + box[1]] = True
+    else:
+        drawn = torch.randperm(height * width, generator=generator(seed, "mask"))
+        hidden.view(-1)[drawn[: round(height * width * fraction)]] = True
+    return hidden
+
+
+def _picture(size: tuple[int, int], path: Path) -> Tensor:
+    """Return which pixels (h, w) are white in a picture. Raises: VqtkError if there is none of that size."""
+    expected = (
+        f"Expected {', '.join(SIDES)}, or the path of a picture of {size[1]}×{size[0]} pixels, white where pixels are "
+        "hidden."
+    )
+    try:
+        with Image.open(path) as picture:
+            values = np.asarray(picture.convert("L"))
+    except FileNotFoundError:
+        advice = nearest(str(path), list(SIDES))
+        raise VqtkError(f"hide is {str(path)!r}, and there is no such file. {advice}{expected}") from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise VqtkError(f"{path}: not a picture that can be read ({error}). {expected}") from None
+    if values.shape != size:
+        raise VqtkError(f"{path}: a picture of {values.shape[1]}×{values.shape[0]} pixels. {expected}")
+    return torch.from_numpy(values >= 128)

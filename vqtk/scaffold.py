@@ -17,8 +17,9 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
     Raises: RegistryError if the name cannot be one, is taken, or a file is there already.
     """
     if kind not in REGISTRIES:
-        known = list(REGISTRIES)
-        raise RegistryError(f"there is no registry {kind!r}. {nearest(kind, known)}Known: {', '.join(known)}.")
+        raise RegistryError(
+            f"there is no registry {kind!r}. {nearest(kind, list(REGISTRIES))}Known: {', '.join(REGISTRIES)}."
+        )
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         suggested = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
         better = f" Take {suggested!r}." if re.fullmatch(r"[a-z][a-z0-9_]*", suggested) else ""

@@ -38,8 +38,17 @@ class Example(Composed):
         head: Head,
         output_scale: float = 0.1,
     ):
-        parts = {"backbone": backbone, "blocks": blocks, "head": head, "output_scale": output_scale}
-        super().__init__(2 * in_width, size, stages, options, out_channels, **parts)
+        super().__init__(
+            2 * in_width,
+            size,
+            stages,
+            options,
+            out_channels,
+            backbone=backbone,
+            blocks=blocks,
+            head=head,
+            output_scale=output_scale,
+        )
 
     def initial_state(self, like: Tensor) -> State:
         """Return the state before the first stage: a reconstruction of zeros."""

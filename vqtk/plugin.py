@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vqtk.errors import RegistryError
+from vqtk.errors import RegistryError, nearest
 from vqtk.registry import REGISTRIES, Entry, Registry
 
 PREFIX = "vqtk_plugin_"
@@ -113,7 +113,11 @@ def told(error: BaseException) -> str:
 def _registered(path: Path) -> Plugin:
     """Return the plugin at a path, its components registered."""
     if source_of(path) is None:
-        raise RegistryError(f"plugin {path}: expected a .py file, or a folder with an __init__.py.")
+        found = "it is neither" if path.exists() else "there is no such file"
+        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise RegistryError(
+            f"plugin {path}: {found}. {nearest(path.name, beside)}Expected a .py file, or a folder with an __init__.py."
+        )
     sha256 = hash_of(path)
     if sha256 in _loaded:
         for registry, entry in _loaded[sha256].entries:

@@ -120,7 +120,8 @@ class Registry:
                 if one.error
             )
             raise RegistryError(
-                f"no {self.kind} is called {name!r}. {nearest(name, list(entries))}Known: {', '.join(entries)}.{broken}"
+                f"no {self.kind} is called {name!r}. {nearest(name, list(entries))}Known: {', '.join(entries)}. "
+                f"One of a plugin needs its file under `plugins:` in the recipe, or --plugin FILE.{broken}"
             )
         return entries[name]
 
@@ -189,7 +190,10 @@ def _check_signature(registry: Registry, entry: Entry) -> None:
                 "Write an `__init__` that names each parameter."
             )
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.annotation is parameter.empty:
-            raise RegistryError(f"{where}: parameter {parameter.name!r} has no type; a recipe could not be checked.")
+            raise RegistryError(
+                f"{where}: parameter {parameter.name!r} has no type; a recipe could not be checked. "
+                f"Write it as in `{parameter.name}: int`."
+            )
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name in {"name", "repeat", *registry.common}:
             raise RegistryError(f"{where}: {parameter.name!r} is a word of the recipe language; rename the parameter.")
     supplied = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

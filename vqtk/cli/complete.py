@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def complete(
     model: ModelPath,
-    guide: Annotated[str, typer.Argument(metavar="GUIDE", help="A guide by its name: see vqtk list guide.")],
+    guide: Annotated[str | None, typer.Argument(metavar="GUIDE", help="A guide, as `vqtk list guide` shows.")] = None,
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of the guide, as in hide=left.")
     ] = None,
@@ -57,8 +57,15 @@ def complete(
     A row an item: the item, what is seen of it, the answers, and the mean of them.
     """
     from vqtk.cli.options import tracked
+    from vqtk.errors import VqtkError
     from vqtk.evaluate import complete as evaluate
+    from vqtk.registry import REGISTRIES
 
+    if guide is None:
+        raise VqtkError(
+            f"vqtk complete {model}: by which guide? Give one of: {', '.join(REGISTRIES['guide'].entries())}; as in "
+            f"vqtk complete {model} mask hide=right."
+        )
     loaded, recipe = load_model(model, device)
     made = evaluate.guide_of(loaded, guide, settings or [])
     targets, indices = _observable(loaded, recipe, made, item, count, data_dir)

@@ -25,15 +25,21 @@ app = typer.Typer(
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The component's name, and the file's.")],
     registry: Annotated[
-        str, typer.Option("--registry", "-r", metavar="REGISTRY", help="Which registry; `vqtk list` shows them.")
-    ] = ...,  # type: ignore[assignment]
+        str | None, typer.Option("--registry", "-r", metavar="REGISTRY", help="Which registry; see `vqtk list`.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="The folder to write into.")] = Path(),
     json: Json = False,
 ) -> None:
     """Write a plugin that works, to be changed, and its test: NAME.py and test_NAME.py."""
     from vqtk.cli.options import print_json
+    from vqtk.errors import RegistryError
+    from vqtk.registry import REGISTRIES
     from vqtk.scaffold import new_plugin
 
+    if registry is None:
+        raise RegistryError(
+            f"vqtk plugin new {name}: of which registry? Give --registry, one of: {', '.join(REGISTRIES)}."
+        )
     plugin, test = new_plugin(name, registry, out)
     if json:
         print_json({"plugin": str(plugin), "test": str(test)})

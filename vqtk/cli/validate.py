@@ -19,6 +19,7 @@ def validate(
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError
     from vqtk.recipe.guard import unchanged
+    from vqtk.recipe.node import shown_path
     from vqtk.recipe.recipe import load_recipe
     from vqtk.recipe.validate import validate as try_out
 
@@ -30,8 +31,9 @@ def validate(
         except VqtkError as error:
             results.append({"recipe": str(path), "ok": False, "error": str(error)})
         else:
+            plugins = [shown_path(plugin.path) for plugin in recipe.plugins]
             facts = {"parameters": shown.parameters, "bits": shown.bits, "seconds": round(shown.seconds, 1)}
-            results.append({"recipe": str(path), "ok": True, **facts, "warnings": warnings})
+            results.append({"recipe": str(path), "ok": True, **facts, "warnings": warnings, "plugins": plugins})
         if not json:
             _print(results[-1])
     if json:
@@ -45,6 +47,8 @@ def _print(result: dict[str, Any]) -> None:
     if result["ok"]:
         size = f"{result['parameters']:,} parameters  {result['bits']:g} bits"
         print(f"ok     {result['recipe']}  {size}  {result['seconds']} s")
+        for plugin in result["plugins"]:
+            print(f"       its plugin is held to its contract by: vqtk plugin check {plugin}")
         for warning in result["warnings"]:
             print(f"       warning: {warning}")
     else:

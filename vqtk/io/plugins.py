@@ -79,8 +79,8 @@ def _found(record: Record, weights: Path) -> Path:
     same = [place for place in there if hash_of(place) == record["sha256"]]
     if not there:
         raise CheckpointError(
-            f"{weights}: these weights were trained with the plugin {record['path']}, which is not there, nor in "
-            f"{folders[0]}. Give the file with --plugin, or put it beside the weights."
+            f"{weights}: these weights were trained with the plugin {record['path']}, which is not there, nor beside "
+            "them. Give the file with --plugin, or put it beside the weights."
         )
     if same and there[-1] == places[-1] and places[-1] not in same:
         warnings.warn(

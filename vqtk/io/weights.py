@@ -83,8 +83,9 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
     Raises: CheckpointError if the file is damaged or does not fit its recipe.
     """
     tensors, metadata = read_weights(path)
+    plugins = found(metadata["plugins"], path)
     try:
-        recipe = from_plain(metadata["recipe"], origin=str(path), plugins=found(metadata["plugins"], path))
+        recipe = from_plain(metadata["recipe"], origin=str(path), plugins=plugins)
         model = build_model(recipe)
     except VqtkError as error:
         raise CheckpointError(f"{path}: the recipe that these weights carry cannot be built here: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ _GAP = 2
 _PADDING = 6
 _BETWEEN = 8
 _HEAD = 2
+_FEW = 16
 _LABEL, _TITLE = 16, 40
 _WIDEST, _NARROWEST, _LARGEST = 3600, 900, 4
 _PAPER, _FRAME, _INK = "#ffffff", "#aab7c1", "#34495e"
@@ -58,6 +60,22 @@ class _Page:
     def children(self) -> int:
         return len(self.pictures[1])
 
+    @property
+    def numbered(self) -> bool:
+        """Whether the pictures of the last level bear their options: there is room, or a choice of options to tell."""
+        return self.leaves == 1 or self.children <= _FEW
+
+    @property
+    def title(self) -> int:
+        """The size of the letters at the head of a box."""
+        return max(_LABEL, min(_TITLE, _HEAD * self.pictures[0][0].height // 2))
+
+    def head_width(self, level: int) -> int:
+        """Return the width of what stands above the children of a node: its picture and its option."""
+        code = self.codes[level][0]
+        widest = "8" * (2 * len(code) + len(code) - 1 if level == 0 else 3)
+        return int(_HEAD * self.pictures[0][0].width + _PADDING + _font(self.title).getlength(widest)) if code else 0
+
     def head(self, level: int) -> int:
         """Return the height of what stands above the children of a node."""
         return _HEAD * self.pictures[0][0].height + _PADDING if self.codes[level][0] else 0
@@ -66,11 +84,11 @@ class _Page:
         """Return height and width of a node with all that is below it."""
         if level == self.leaves:
             picture = self.pictures[0][0]
-            return picture.height + (_LABEL if self.leaves == 1 else 0), picture.width
+            return picture.height + (_LABEL if self.numbered else 0), picture.width
         height, width = self.size(level + 1)
         gap, rows = self.gap(level), -(-self.children // self.columns)
         inner = rows * (height + gap) - gap, self.columns * (width + gap) - gap
-        return inner[0] + 2 * _PADDING + self.head(level), inner[1] + 2 * _PADDING
+        return inner[0] + 2 * _PADDING + self.head(level), max(inner[1], self.head_width(level)) + 2 * _PADDING
 
     def gap(self, level: int) -> int:
         """Return the distance between the children of a node of that level."""
@@ -81,7 +99,7 @@ class _Page:
         picture, code = self.pictures[level][node], self.codes[level][node]
         if level == self.leaves:
             canvas.paste(picture, (left, top))
-            if self.leaves == 1:
+            if self.numbered:
                 _write(canvas, str(code[-1]), left, top + picture.height + _LABEL // 2, size=_LABEL - 4)
             return
         if code:
@@ -99,13 +117,16 @@ class _Page:
     def _draw_head(self, canvas: Image.Image, picture: Image.Image, code: Sequence[int], top: int, left: int) -> None:
         large = picture.resize((_HEAD * picture.width, _HEAD * picture.height), Image.Resampling.NEAREST)
         canvas.paste(large, (left, top))
-        size = max(_LABEL, min(_TITLE, large.height // 2))
-        _write(canvas, ",".join(map(str, code)), left + large.width + _PADDING, top + large.height // 2, size=size)
+        middle = top + large.height // 2
+        _write(canvas, ",".join(map(str, code)), left + large.width + _PADDING, middle, size=self.title)
 
 
 def _write(canvas: Image.Image, text: str, left: int, middle: int, *, size: int) -> None:
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size)
-    pen.text((left, middle), text, fill=_INK, font=font, anchor="lm")
+    ImageDraw.Draw(canvas).text((left, middle), text, fill=_INK, font=_font(size), anchor="lm")
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
 
 
 def _enlarged(width: int) -> int:

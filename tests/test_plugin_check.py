@@ -356,4 +356,4 @@ def test_a_component_that_is_not_there_is_told_with_the_nearest(kind: str, name:
 
 def test_a_file_that_is_no_plugin_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed) -> None:
     assert vqtk_main(monkeypatch, "plugin", "check", tmp_path / "absent.py") == 2
-    assert "expected a .py file, or a folder with an __init__.py" in printed()[1]
+    assert "there is no such file. Expected a .py file, or a folder with an __init__.py" in printed()[1]

@@ -24,7 +24,7 @@ PAGES = [page for folder in ("", "experiments", "examples") for page in sorted((
 IN_ORDER = ROOT / "docs" / "plugins.md"
 """A page whose commands build on one another."""
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
-SMALL = ["train.updates=2", "train.evaluate_items=8"]
+SMALL = ["train.updates=2", "train.evaluate_items=8", "train.picture_items=4"]
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -126,6 +126,8 @@ def _small(words: list[str], run: Path) -> list[str]:
         sizes = ["model.stages=3", "model.options=4"] if distils else ["model.stages=2", "model.options=4"]
         teacher = [f"train.objective.teacher={run}", "data.batch=8"] if distils else []
         words = [*(word for word in words if not word.startswith("train.updates")), *sizes, *teacher, *SMALL]
+        if words[0] == "bench":
+            words = [*words, "--rounds", "1", "--batch", "4"]
         return ["2s" if re.fullmatch(r"\d+[mh]", word) else word for word in words]
     if words[0] == "validate":
         return [word for word in words if "*" not in word and "svhn" not in word] + ["recipes/mnist.yaml"]

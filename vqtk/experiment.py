@@ -15,6 +15,7 @@ from vqtk.datasets._base import Splits
 from vqtk.errors import DataError
 from vqtk.evaluate.walks import evaluate, fixed_subset
 from vqtk.io.plugins import records
+from vqtk.io.weights import checkpoints
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.registry import installed
@@ -33,13 +34,17 @@ AFFORDABLE_S = 20.0
 
 @dataclass
 class Experiment:
-    """A recipe's model and data on a device, ready to be trained."""
+    """A recipe's model and data on a device, ready to be trained.
+
+    With `whole_test` all test items are evaluated at the end, however long it takes.
+    """
 
     recipe: Recipe
     trainer: Trainer
     splits: Splits
     device: torch.device
     watcher: Watcher
+    whole_test: bool = False
 
     def __post_init__(self) -> None:
         subset = fixed_subset(self.splits.test, self.recipe.train.evaluate_items, self.recipe.seed)
@@ -58,6 +63,7 @@ class Experiment:
         device: torch.device,
         watcher: Watcher,
         splits: Splits | None = None,
+        whole_test: bool = False,
     ) -> Experiment:
         """Build a recipe's model and read its data, unless it is given. Raises: RecipeError, DataError."""
         model = build_model(recipe, device=device)
@@ -66,7 +72,7 @@ class Experiment:
             if splits.note:
                 watcher.say(splits.note)
         model.data = replace(model.data, characters=splits.characters)
-        return cls(recipe, Trainer(recipe, model), splits, device, watcher)
+        return cls(recipe, Trainer(recipe, model), splits, device, watcher, whole_test)
 
     def evaluate(self, *, all_items: bool = False) -> dict[str, Any]:
         """Return the test figures on the fixed subset, or on all items: `row`, `stages`, and `usage` (s, k)."""
@@ -139,10 +145,25 @@ def updates_within(experiment: Experiment, budget: str) -> int:
 
 
 def _final_items(experiment: Experiment, run_s: float, measured: Measured) -> int:
-    """Return how many test items the end of a run evaluates: all, if that is a small part of the run's time."""
+    """Return how many test items the end of a run evaluates: all, if asked to or if it takes little of its time."""
     subset, every = len(experiment._subset), len(experiment.splits.test)
+    if experiment.whole_test:
+        return every
     whole_s = measured.evaluation_s * every / subset
     return every if whole_s <= max(AFFORDABLE_S, AFFORDABLE_SHARE * run_s) else subset
+
+
+def go_on(experiment: Experiment, directory: RunDirectory) -> None:
+    """Bring an experiment to where its run was stopped: the newest checkpoint, or the start before the first one.
+
+    Raises: CheckpointError if none of its checkpoints can be read, DataError if the data are not the same.
+    """
+    note = directory.restore(experiment.trainer) if checkpoints(directory.path) else None
+    if note:
+        experiment.watcher.say(note)
+    experiment.check_same_data(directory.manifest())
+    directory.rewind_metrics(experiment.trainer.done)
+    experiment.watcher.say(f"Going on after update {experiment.trainer.done} of {experiment.recipe.train.updates}.")
 
 
 def run(experiment: Experiment, directory: RunDirectory, stop: Stop) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from vqtk.cli.ablate import ablate
 from vqtk.cli.bench import bench
+from vqtk.cli.compare import compare
 from vqtk.cli.complete import complete
 from vqtk.cli.eval import evaluate
 from vqtk.cli.export import export
@@ -35,7 +37,9 @@ _TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and c
 
 app.command("run", rich_help_panel=_TRAIN)(run)
 app.command("eval", rich_help_panel=_TRAIN)(evaluate)
+app.command("ablate", rich_help_panel=_TRAIN)(ablate)
 app.command("bench", rich_help_panel=_TRAIN)(bench)
+app.command("compare", rich_help_panel=_TRAIN)(compare)
 app.command("sample", rich_help_panel=_LOOK)(sample)
 app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct)
 app.command("stages", rich_help_panel=_LOOK)(stages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -47,8 +48,16 @@ class RunDirectory:
         stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
         base = parent / recipe.name
         path = next(p for n in range(10_000) if not (p := base / (stamp + (f"-{n}" if n else ""))).exists())
+        return cls.create_at(path, recipe)
+
+    @classmethod
+    def create_at(cls, path: Path, recipe: Recipe) -> RunDirectory:
+        """Make a run directory at this path, where no run has its recipe yet. Raises: VqtkError."""
         try:
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / "recipe.yaml").exists():
+                raise FileExistsError("there is a run in it")
+            shutil.rmtree(path / "plugins", ignore_errors=True)
             write_text(path / "recipe.yaml", as_yaml(recipe.node, keep(recipe.plugins, path)))
         except OSError as error:
             raise VqtkError(

@@ -1,0 +1,213 @@
+"""A study run: killed and gone on with, a failing cell, and one process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.running import vqtk_main
+from vqtk.ablate.cells import Plan, plan, write_plan
+from vqtk.ablate.executor import Event, Settings
+from vqtk.ablate.local import Local
+from vqtk.ablate.progress import reached
+from vqtk.ablate.running import run_study
+from vqtk.ablate.state import State, locked, read_state, write_state
+from vqtk.ablate.study import load_study
+from vqtk.ablate.worker import STOP, train_cell
+from vqtk.errors import VqtkError
+from vqtk.train.loop import Stop
+
+STUDY = """\
+name: tiny
+base: {recipes}/toy2d.yaml
+overrides: [data.items=500, data.test=50, data.batch=16, train.evaluate_items=20, train.picture_items=8]
+axes:
+  condition: {{scale: [], film: ["model.condition=film"]}}
+seeds: [0, 1]
+equal: {{updates: 30}}
+"""
+CPU = Settings("cpu", None, 1)
+COMMAND = [sys.executable, "-c", "import vqtk.cli; vqtk.cli.main()", "ablate", "study.yaml", "--device", "cpu"]
+
+
+class Here:
+    """An executor that runs the cells in this process."""
+
+    workers, settings = 1, CPU
+
+    def __init__(self) -> None:
+        self.waiting: list[Path] = []
+        self.ran: list[Path] = []
+
+    def submit(self, cell: Path) -> None:
+        self.waiting.append(cell)
+
+    def events(self) -> Iterator[Event | None]:
+        while self.waiting:
+            self.ran.append(self.waiting.pop(0))
+            yield Event(self.ran[-1], "begun", "here")
+            train_cell(self.ran[-1], CPU)
+            yield Event(self.ran[-1], "ended", "here")
+
+    def stop(self) -> None:
+        self.waiting.clear()
+
+    def kill(self) -> None:
+        self.waiting.clear()
+
+
+class Silent:
+    """A board that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def happened(self, event: Event) -> None: ...
+
+    def tick(self) -> None: ...
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study to run, without the pictures and pages that take the most time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vqtk.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.experiment.write_all", lambda *_: None)
+    recipes = Path(__file__).parent.parent / "recipes"
+    Path("study.yaml").write_text(STUDY.format(recipes=recipes))
+
+
+def planned(folder: Path) -> Plan:
+    made = plan(load_study(Path("study.yaml")), folder, lambda recipe: 1.0)
+    write_plan(made, folder)
+    return made
+
+
+def go(made: Plan, folder: Path, executor: Any, *, stop: Stop | None = None, retry: bool = False) -> list[State]:
+    return run_study(made, folder, executor, Silent(), stop or Stop(), retry=retry)
+
+
+def figures(cell: Path) -> list[Any]:
+    """What a cell measured, less times and memory."""
+    summary = json.loads((cell / "summary.json").read_text())
+    rows = [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in row.items() if key != "step_ms"} for row in rows]
+    return [summary["test"], summary["stages"], summary["updates"], kept]
+
+
+def test_a_study_killed_in_the_middle_goes_on_to_the_same_results() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--workers", "2"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    folder = Path("studies/tiny")
+    _wait_for(lambda: any(folder.glob("*/seed0/metrics.jsonl")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    made, uninterrupted = planned(folder), Path("uninterrupted")
+    done = [cell.path for cell in made.cells() if read_state(folder / cell.path).state == "done"]
+    executor = Here()
+    assert {state.state for state in go(made, folder, executor)} == {"done"}
+    assert len(executor.ran) == 4 - len(done)
+    go(planned(uninterrupted), uninterrupted, Here())
+    for cell in made.cells():
+        assert figures(folder / cell.path) == figures(uninterrupted / cell.path)
+    again = Here()
+    go(made, folder, again, retry=True)
+    assert not again.ran
+
+
+def _wait_for(happened: Any, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_cell_that_was_stopped_goes_on_from_its_checkpoint() -> None:
+    folder, other = Path("studies/tiny"), Path("other")
+    path = folder / planned(folder).cells()[0].path
+    (folder / STOP).touch()
+    assert train_cell(path, CPU).state == "stopped"
+    assert 0 < reached(path).update < 30
+    (folder / STOP).unlink()
+    assert train_cell(path, CPU) == State("done", None, 2, f"pid {os.getpid()}")
+    straight = other / planned(other).cells()[0].path
+    train_cell(straight, CPU)
+    assert figures(path) == figures(straight)
+
+
+def test_a_study_asked_to_stop_begins_no_other_cell() -> None:
+    folder, executor, stop = Path("studies/tiny"), Here(), Stop(asked=True)
+    states = go(planned(folder), folder, executor, stop=stop)
+    assert [state.state for state in states] == ["stopped", "waiting", "waiting", "waiting"]
+    assert not (folder / STOP).exists()
+
+
+@pytest.mark.parametrize(("script", "told"), [("kill -9 $$", "SIGKILL; the system does that"), ("exit 3", "code 3")])
+def test_a_process_that_is_lost_costs_its_cell_alone(script: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, stub = Path("studies/tiny"), Path("python").resolve()
+    stub.write_text(f"#!/bin/sh\n{script}\n")
+    stub.chmod(0o755)
+    made = planned(folder)
+    write_state(folder / made.cells()[1].path, State("done"))
+    monkeypatch.setattr(sys, "executable", str(stub))
+    monkeypatch.setattr("vqtk.ablate.local.POLL_S", 0.01)
+    states = go(made, folder, Local(CPU, workers=2))
+    assert [state.state for state in states] == ["failed", "done", "failed", "failed"]
+    assert all(told in str(state.error) for state in states if state.state == "failed")
+    executor = Here()
+    go(made, folder, executor)
+    assert not executor.ran
+
+
+def test_a_cell_that_fails_says_why_and_is_tried_again_when_asked() -> None:
+    text = Path("study.yaml").read_text()
+    Path("study.yaml").write_text(text.replace('["model.condition=film"]', "[train.optimizer.lr=1e30]"))
+    folder = Path("studies/tiny")
+    made = planned(folder)
+    states = go(made, folder, Here())
+    assert [state.state for state in states] == ["done", "failed", "done", "failed"]
+    assert "training diverged" in str(states[1].error)
+    executor = Here()
+    assert [state.attempts for state in go(made, folder, executor, retry=True)] == [1, 2, 1, 2]
+    assert len(executor.ran) == 2
+
+
+def test_a_study_that_runs_elsewhere_is_refused_and_a_lock_left_behind_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = Path("studies/tiny/lock")
+    with locked(lock, what="it"):
+        assert vqtk_main(monkeypatch, "ablate", "study.yaml", "--device", "cpu") == 2
+    told = capsys.readouterr().err
+    assert "studies/tiny is being run by another process" in told
+    assert f'"pid": {os.getpid()}' in told
+    lock.write_text('{"pid": 1, "host": "gone"}\n')
+    with locked(lock, what="it"):
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+    with locked(lock, what="it"), pytest.raises(VqtkError, match="it is being run"), locked(lock, what="it"):
+        pass
+
+
+def test_a_dry_run_prints_the_cells_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert vqtk_main(monkeypatch, "ablate", "study.yaml", "--dry-run", "--device", "cpu") == 0
+    out = capsys.readouterr().out
+    assert "film" in out
+    assert "5,921" in out
+    assert "4 runs" in out
+    assert not Path("studies").exists()

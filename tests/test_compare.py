@@ -1,0 +1,237 @@
+"""Comparing runs: from directories to variants, figures, words, tables and the page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.running import vqtk_main
+from vqtk.ablate.changes import changes
+from vqtk.ablate.compare import Asked, compare, write_comparison
+from vqtk.ablate.effects import main_effects
+from vqtk.ablate.figures import pareto_front
+from vqtk.errors import VqtkError
+from vqtk.recipe.recipe import load_recipe
+from vqtk.recipe.show import as_yaml
+
+TOY = Path(__file__).parent.parent / "recipes" / "toy2d.yaml"
+NOISE = (0.0, 0.02, -0.01, 0.015, -0.02)
+
+
+def made(path: Path, seed: int, final: float, *overrides: str, late: float = 1.0, **summary: Any) -> Path:
+    """A finished run that was never trained: `final` at the end, `late` times that after 80 of 100 updates."""
+    recipe = load_recipe(TOY, [f"seed={seed}", "train.updates=100", *overrides])
+    path.mkdir(parents=True)
+    (path / "recipe.yaml").write_text(as_yaml(recipe.node))
+    data = {"train_items": 900, "test_items": 100, "sha256": "ab" * 32}
+    facts = {"parameters": 10_000, "bits_per_item": 12.0, "options": 8, "kind": "points", "data": data}
+    (path / "manifest.json").write_text(json.dumps({**facts, **summary.pop("manifest", {})}))
+    rows: list[dict[str, Any]] = [{"update": 10 * n, "final": 1.0, "step_ms": 9.0 + n % 3} for n in range(1, 11)]
+    curve = ((40, 3 * final), (80, late * final))
+    rows += [{"update": at, "test": {"items": 100, "final": value}} for at, value in curve]
+    rows += [{"update": 100, "test": {"items": 100, "final": final}, "end": True}]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"upd')
+    usage = {"entropy_nats": 2.0, "used": 7}
+    stages = [{"stage": s, "bits": 3.0 * s, "distortion": final * (5 - s), **usage} for s in (1, 2, 3, 4)]
+    test = {"items": 100, "final": final, "choice": 2 * final, "used": 8}
+    told = {"updates": 100, "train_s": 5.0, "peak_memory_mb": 400, "test_items": 100, "test": test, "stages": stages}
+    (path / "summary.json").write_text(json.dumps({**told, **summary}))
+    return path
+
+
+def study(folder: Path, seeds: int = 5) -> Path:
+    """A study of two axes: width matters by 0.3, condition does not; its last cell failed."""
+    cells: list[dict[str, Any]] = []
+    for width, shift in (("narrow", 0.3), ("wide", 0.0)):
+        for condition, noise in (("scale", 1), ("none", -1)):
+            for seed in range(seeds):
+                name = f"{width}-{condition}"
+                path = folder / f"{name}-0" / f"seed{seed}"
+                value = 1 + shift + seed + noise * NOISE[seed] / 2
+                made(path, seed, value, f"model.condition={condition}", f"data.batch={64 if shift else 32}")
+                (path / "cell.json").write_text(json.dumps({"state": "done", "error": None}))
+                choices = {"width": width, "condition": condition}
+                cells.append({"variant": name, "choices": choices, "seed": seed, "path": str(path.relative_to(folder))})
+    failed = folder / cells[-1]["path"]
+    (failed / "cell.json").write_text(json.dumps({"state": "failed", "error": "Traceback\nout of memory"}))
+    told = {
+        "name": "widths",
+        "baseline": "wide-scale",
+        "metrics": [{"name": name, "better": "lower"} for name in ("final", "area", "choice")],
+        "terms": {"equal": "updates", "value": 100, "said": "100 updates each."},
+        "axes": {"width": ["narrow", "wide"], "condition": ["scale", "none"]},
+        "cells": cells,
+    }
+    (folder / "study.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return study(tmp_path_factory.mktemp("studies") / "widths")
+
+
+@pytest.fixture(scope="module")
+def found(made_study: Path) -> dict[str, Any]:
+    return write_comparison(made_study)
+
+
+def test_a_study_says_which_differences_stand(found: dict[str, Any]) -> None:
+    rows = {row["name"]: row for row in found["variants"]}
+    assert list(rows) == ["wide-scale", "narrow-scale", "narrow-none", "wide-none"]
+    assert rows["wide-scale"]["difference"] is None
+    assert rows["narrow-scale"]["difference"]["mean"] == pytest.approx(0.3)
+    assert rows["narrow-none"]["difference"]["verdict"] == "worse"
+    assert rows["wide-none"]["difference"]["verdict"] == "within the noise"
+    told = "\n".join(found["verdicts"])
+    assert "narrow-scale is worse than wide-scale, and this stands: final +0.3 (95 % interval" in told
+    assert "wide-none does not differ from wide-scale beyond the noise" in told
+
+
+def test_a_variant_has_its_figures_and_costs(found: dict[str, Any]) -> None:
+    row = found["variants"][0]
+    assert (row["n"], row["seeds"]) == (5, [0, 1, 2, 3, 4])
+    assert row["mean"] == pytest.approx(3.0005)
+    assert row["area"]["mean"] == pytest.approx(row["mean"] * 3 * (3.5 + 2.5 + 1.5))
+    assert (row["step_ms"], row["items_per_s"]) == (10.0, 3200.0)
+    assert row["flops"]["encode"] > row["flops"]["decode"] > 0
+    assert [stage["entropy"] for stage in row["stages"]] == pytest.approx([2 / 2.0794415] * 4)
+
+
+def test_the_main_effect_of_an_axis_is_that_which_was_planted(found: dict[str, Any]) -> None:
+    narrow, wide = found["effects"]["width"]
+    assert narrow["mean"] - wide["mean"] == pytest.approx(0.3)
+    assert (narrow["cells"], narrow["seeds"]) == (2, 4)
+
+
+def test_main_effects_are_taken_over_cells_that_differ_in_the_axis_alone() -> None:
+    cells = [({"a": "1", "b": "x"}, {0: 1.0}), ({"a": "2", "b": "x"}, {0: 2.0}), ({"a": "1", "b": "y"}, {0: 9.0})]
+    effects = main_effects({"a": ["1", "2"], "b": ["x", "y"]}, cells)
+    assert [row["mean"] for row in effects["a"]] == [1.0, 2.0]
+    assert [row["mean"] for row in effects["b"]] == [1.0, 9.0]
+
+
+def test_what_failed_is_left_out_and_said(found: dict[str, Any]) -> None:
+    (one,) = found["left_out"]
+    assert one["path"].endswith("wide-none-0/seed4")
+    assert one["why"] == "failed: out of memory"
+    assert found["variants"][-1]["n"] == 4
+    assert any("Not all variants have the same seeds" in note for note in found["notes"])
+
+
+def test_a_study_keeps_its_comparison_in_every_form(found: dict[str, Any], made_study: Path) -> None:
+    assert json.loads((made_study / "comparison.json").read_text()) == json.loads(json.dumps(found))
+    rows = list(csv.DictReader((made_study / "comparison.csv").open()))
+    assert [row["variant"] for row in rows] == [row["name"] for row in found["variants"]]
+    assert float(rows[1]["difference"]) == pytest.approx(0.3)
+    assert "| narrow-scale | 5 | 3.3" in (made_study / "comparison.md").read_text()
+    tex = (made_study / "comparison.tex").read_text()
+    assert tex.count(r"\\") == 5
+    assert r"\toprule" in tex
+
+
+def test_the_page_needs_no_other_file(found: dict[str, Any], made_study: Path) -> None:
+    page = (made_study / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|url\((?!#)|@import|<script|<link', page)
+    assert page.count("<svg") == 6
+    assert "<th>choice ± sd</th>" in page
+    assert "prefers-color-scheme: dark" in page
+    assert "#010203" not in page
+    assert '<td class="code">model.condition</td>' in page
+
+
+def test_two_seeds_say_nothing(tmp_path: Path) -> None:
+    found = compare([study(tmp_path / "s", seeds=2)])
+    assert {row["difference"]["verdict"] for row in found["variants"][1:]} == {"too few seeds"}
+    assert all(row["difference"]["low"] is None for row in found["variants"][1:])
+    assert "nothing can be said. It has 2 seeds in common" in found["verdicts"][0]
+
+
+def test_runs_of_equal_recipes_are_one_variant(tmp_path: Path) -> None:
+    for seed in range(3):
+        made(tmp_path / "a" / str(seed), seed, 1.0 + seed, "name=any")
+        made(tmp_path / "b" / str(seed), seed, 1.1 + seed, "name=any", "model.condition=none")
+    made(tmp_path / "c", 0, 1.0, "name=other")
+    (made(tmp_path / "d", 7, 1.0) / "summary.json").unlink()
+    found = compare([tmp_path], Asked(baseline="any-2"))
+    assert [(row["name"], row["n"]) for row in found["variants"]] == [("any-2", 3), ("any", 3)]
+    reasons = {Path(one["path"]).name: one["why"] for one in found["left_out"]}
+    assert "same variant with the same seed" in reasons["c"]
+    assert reasons["d"] == "not finished: 100 of 100 updates."
+    assert [change["path"] for change in found["variants"][1]["changes"]] == ["model.condition"]
+
+
+def test_unequal_terms_are_refused_and_else_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path / "a", 0, 1.0)
+    made(tmp_path / "b", 0, 0.9, "name=other", "data.batch=32", manifest={"data": {"sha256": "cd" * 32}}, test_items=50)
+    assert vqtk_main(monkeypatch, "compare", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert "Updates × items an update differ: 100 × 256 (toy2d); 100 × 32 (other)." in told
+    assert "Data differ:" in told
+    assert "Test items differ: 100 (toy2d); 50 (other)." in told
+    assert "--unequal" in told
+    assert vqtk_main(monkeypatch, "compare", tmp_path, "--unequal", "-o", tmp_path / "out") == 0
+    assert "UNEQUAL TERMS." in capsys.readouterr().out
+    for name in ("comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "report.html"):
+        assert "nequal" in (tmp_path / "out" / name).read_text(encoding="utf-8").replace("UNEQUAL", "Unequal"), name
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["unequal"]
+
+
+def test_curves_that_still_fall_are_told(tmp_path: Path) -> None:
+    made(tmp_path / "a", 0, 1.0, late=1.01)
+    made(tmp_path / "b", 0, 1.0, "name=slow", "model.condition=none", late=1.25)
+    (note,) = [note for note in compare([tmp_path])["notes"] if "still moving" in note]
+    assert "slow 20 %" in note
+    assert "toy2d" not in note
+
+
+def test_any_figure_can_be_the_metric(tmp_path: Path) -> None:
+    made(tmp_path / "a", 0, 1.0)
+    assert compare([tmp_path], Asked(metric="stages.2.distortion"))["variants"][0]["mean"] == 3.0
+    assert compare([tmp_path], Asked(metric="area"))["variants"][0]["mean"] == pytest.approx(22.5)
+    assert compare([tmp_path], Asked(metric="used", higher=True))["better"] == "higher"
+    with pytest.raises(VqtkError, match=r"--metric chioce: .* Did you mean 'choice'\?"):
+        compare([tmp_path], Asked(metric="chioce"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["none"], "no such directory"),
+        (["empty"], "there is no run in it"),
+        (["damaged"], "not the study.json of a study"),
+        (["run", "--baseline", "toy3d"], "Did you mean 'toy2d'?"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    made(tmp_path / "run", 0, 1.0)
+    for name in ("empty", "damaged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "damaged" / "study.json").write_text('{"cells": 3}')
+    assert vqtk_main(monkeypatch, "compare", tmp_path / arguments[0], *arguments[1:]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_recipes_are_compared_value_by_value_and_components_whole() -> None:
+    old = {"name": "x", "seed": 1, "model": {"head": {"name": "conv", "k": 1}, "layers": [{"w": 1}, {"w": 2}]}}
+    new = {"name": "y", "seed": 2, "model": {"head": {"name": "mlp"}, "layers": [{"w": 1}, {"w": 3}], "more": True}}
+    assert [tuple(row.values()) for row in changes(old, new)] == [
+        ("model.head", "{name: conv, k: 1}", "{name: mlp}"),
+        ("model.layers.1.w", "2", "3"),
+        ("model.more", "absent", "true"),
+    ]
+
+
+def test_the_front_holds_what_no_other_beats_in_both() -> None:
+    points = [(1.0, 5.0), (2.0, 3.0), (3.0, 4.0), (4.0, 1.0)]
+    assert pareto_front(points, higher=False) == [(1.0, 5.0), (2.0, 3.0), (4.0, 1.0)]
+    assert pareto_front(points, higher=True) == [(1.0, 5.0)]

@@ -1,0 +1,82 @@
+"""The statistics of comparisons, against SciPy, by hand, and by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vqtk.ablate.statistics import area, holm, late_fall, paired
+
+STUDIES, SEEDS = 5000, 5
+
+
+def simulated(variants: int, effect: float = 0.0, *, shared: bool = False) -> np.ndarray:
+    """The p-values (studies, variants) of studies whose seeds have an effect of their own, as large as the noise."""
+    drawn = np.random.default_rng(7)
+    seeds = drawn.normal(size=(STUDIES, 1, SEEDS))
+    baseline = seeds + drawn.normal(size=(STUDIES, 1 if shared else variants, SEEDS))
+    return paired(seeds + effect + drawn.normal(size=(STUDIES, variants, SEEDS)), baseline).p
+
+
+def test_a_paired_difference_is_that_of_scipys_paired_t_test() -> None:
+    drawn = np.random.default_rng(0)
+    variant, baseline = drawn.normal(size=(2, 4, SEEDS))
+    ours, theirs = paired(variant, baseline), stats.ttest_rel(variant, baseline, axis=-1)
+    np.testing.assert_allclose(ours.p, theirs.pvalue)
+    np.testing.assert_allclose([ours.low, ours.high], theirs.confidence_interval(0.95))
+
+
+def test_a_paired_difference_is_that_computed_by_hand() -> None:
+    found = paired([1.1, 2.3, 3.2], [1.0, 2.0, 3.0])
+    assert found.mean == pytest.approx(0.2)
+    assert found.high - found.mean == pytest.approx(4.302653 * 0.1 / np.sqrt(3))
+
+
+def test_seeds_are_compared_with_themselves() -> None:
+    assert paired([0.9, 11.0, 21.1, 31.0], [0.0, 10.0, 20.0, 30.0]).p < 0.001
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 2])
+def test_below_three_pairs_there_is_no_interval(pairs: int) -> None:
+    found = paired(np.ones(pairs), np.zeros(pairs))
+    assert np.isnan([found.low, found.high, found.p]).all()
+    assert np.isnan(found.mean) if pairs == 0 else found.mean == 1
+
+
+def test_equal_results_do_not_differ() -> None:
+    found = paired([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_holm_is_that_computed_by_hand() -> None:
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.02, np.nan, 0.03]), [0.04, np.nan, 0.04])
+    np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
+
+
+def test_with_nothing_planted_one_study_in_twenty_finds_something() -> None:
+    assert (simulated(1) < 0.05).mean() == pytest.approx(0.05, abs=0.01)
+    assert (holm(simulated(4)) < 0.05).any(1).mean() == pytest.approx(0.05, abs=0.01)
+    assert (holm(simulated(4, shared=True)) < 0.05).any(1).mean() < 0.06
+
+
+def test_a_planted_difference_is_found() -> None:
+    assert (simulated(1, effect=8.0) < 0.05).mean() > 0.99
+
+
+def test_the_interval_holds_the_planted_difference_nineteen_times_in_twenty() -> None:
+    drawn = np.random.default_rng(1)
+    found = paired(0.3 + drawn.normal(size=(STUDIES, SEEDS)), drawn.normal(size=(STUDIES, SEEDS)))
+    assert ((found.low < 0.3) & (found.high > 0.3)).mean() == pytest.approx(0.95, abs=0.01)
+
+
+def test_an_area_is_that_of_its_trapezoids() -> None:
+    assert area([6, 12, 24], [1.0, 0.5, 0.25], low=6, high=24) == pytest.approx(6 * 0.75 + 12 * 0.375)
+    assert area([6, 12, 24], [1.0, 0.5, 0.25], low=9, high=18) == pytest.approx(3 * 0.625 + 6 * 0.4375)
+
+
+def test_a_late_fall_is_over_the_last_fifth() -> None:
+    assert late_fall([0, 80, 100], [2.0, 1.0, 0.9]) == pytest.approx(0.1)
+    assert late_fall([0, 50, 100], [1.0, 1.0, 1.0]) == 0
+    assert late_fall([90, 100], [1.0, 0.5]) is None

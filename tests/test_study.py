@@ -1,0 +1,207 @@
+"""Studies: the cells that they name, the terms that they train on, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vqtk.ablate.cells import Plan, plan, try_out
+from vqtk.ablate.equal import items_per_update, training_flops
+from vqtk.ablate.study import Study, load_study
+from vqtk.errors import RecipeError
+from vqtk.evaluate.cost import flops
+from vqtk.evaluate.walks import fixed_subset
+from vqtk.recipe.build import build_dataset, build_model
+from vqtk.recipe.recipe import load_recipe
+from vqtk.train.loop import Batches
+from vqtk.train.trainer import Trainer
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+SHIPPED = sorted((RECIPES / "ablations").glob("*.yaml"))
+GOOD = """\
+name: tiny
+base: base.yaml
+axes:
+  condition:
+    scale: []
+    film: ["model.condition=film"]
+  all:
+    low: []
+    high: ["train.objective.all=0.1"]
+seeds: [0, 1]
+baseline: scale+low
+equal: {updates: 30}
+"""
+BASE = """\
+name: base
+data: {name: toy2d, items: 64, test: 16, batch: 8}
+model:
+  stages: 2
+  options: 4
+  loss: mse
+  refiner: {backbone: {name: mlp, widths: [8]}, head: {name: conv}}
+train: {updates: 100}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text(BASE)
+
+
+def study(text: str = GOOD) -> Study:
+    Path("study.yaml").write_text(text)
+    return load_study(Path("study.yaml"))
+
+
+def planned(text: str = GOOD, *, step_s: float = 1.0) -> Plan:
+    return plan(study(text), Path("nowhere"), lambda recipe: step_s)
+
+
+# What GOOD says, what stands there instead, and what the message has to hold.
+WRONG = {
+    "an axis without variants": ("    scale: []\n    film: [\"model.condition=film\"]\n", "    {}\n",
+        ["study.yaml:4: axes.condition: this axis has no variants"]),
+    "a baseline that is no cell": ("scale+low", "scale+lo",
+        ["study.yaml:11: baseline: no cell is called 'scale+lo'. Did you mean 'scale+low'?", "film+high"]),
+    "a baseline that is excluded": ("equal:", "exclude: [{all: low}]\nequal:",
+        ["study.yaml:11: baseline: 'scale+low' is no cell", "scale+high, film+high"]),
+    "two variants of one recipe": ('["model.condition=film"]', "[model.condition=scale]",
+        ["study.yaml:6: ", "'scale+low' and 'film+low' come to the same recipe"]),
+    "an override that matches nothing": ("model.condition=film", "model.conditon=film",
+        ["study.yaml:6: axes.condition.film: override 'model.conditon=film': model.conditon: unknown key. Did you "
+         "mean 'condition'?"]),
+    "no seeds": ("seeds: [0, 1]\n", "", ["study.yaml:1: `seeds` is missing"]),
+    "an empty list of seeds": ("[0, 1]", "[]", ["study.yaml:10: seeds: expected a list"]),
+    "a seed twice": ("[0, 1]", "[0, 1, 0]", ["study.yaml:10: seeds: the seed 0 stands twice"]),
+    "a budget of nothing": ("updates: 30", "updates: 0",
+        ["study.yaml:12: equal.updates: expected a whole number ≥ 1, got 0."]),
+    "a budget of no time": ("updates: 30", "time: 0s", ["study.yaml:12: equal.time: expected a duration", "'0s'"]),
+    "a budget below one update": ("updates: 30", "items: 7", ["less than one update", "which takes 8 items"]),
+    "two budgets": ("updates: 30", "updates: 30, items: 240",
+        ["study.yaml:12: equal: expected one budget, of updates, items, flops, time", "got updates, items."]),
+    "an unknown key": ("seeds:", "sead: 3\nseeds:", ["study.yaml:10: sead: unknown key. Did you mean 'seeds'?"]),
+    "an exclude that matches nothing": ("equal:", "exclude: [{condition: film}, {condition: film, all: low}]\nequal:",
+        ["study.yaml:12: exclude.1: no cell has condition film, all low"]),
+    "a base that is missing": ("base.yaml", "bass.yaml", ["study.yaml:2: base: there is no file bass.yaml. Did you"]),
+    "an unknown metric": ("equal:", "metrics: [finale]\nequal:",
+        ["study.yaml:12: metrics.0: no metric is called 'finale'. Did you mean 'final'?", "stages.K.distortion"]),
+    "a stage that is not there": ("equal:", "metrics: [stages.3.distortion]\nequal:", ["is of stage 3", "has 2"]),
+    "an override of what a study decides": ('["model.condition=film"]', '["seed=3"]',
+        ["study.yaml:6: axes.condition.film: 'seed' is not for a variant to set: `seeds` says it."]),
+    "cells in another word": ("equal:", "cells: grids\nequal:", ["study.yaml:12: cells:", "Did you mean 'grid'?"]),
+    "a choice of no axis": ("equal:", "cells: [{al: low}]\nequal:", ["no axis is called 'al'. Did you mean 'all'?"]),
+    "a choice of no value": ("equal:", "cells: [{all: lo}]\nequal:", ["has no value 'lo'. Did you mean 'low'?"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_study_that_is_wrong_is_told_where_and_why(case: str) -> None:
+    there, instead, told = WRONG[case]
+    assert there in GOOD
+    with pytest.raises(RecipeError) as refused:
+        planned(GOOD.replace(there, instead))
+    assert "\n" not in str(refused.value)
+    for fragment in told:
+        assert fragment in str(refused.value)
+
+
+def test_everything_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(RecipeError, match="2 problems in the study"):
+        study(GOOD.replace("[0, 1]", "[0, 0]").replace("base.yaml", "none.yaml"))
+
+
+def test_a_missing_study_is_told_with_the_nearest() -> None:
+    study()
+    with pytest.raises(RecipeError, match=r"no such study\. Did you mean 'study\.yaml'"):
+        load_study(Path("stud.yaml"))
+
+
+def names(text: str) -> list[str]:
+    return [variant.name for variant in planned(text).variants]
+
+
+def test_a_grid_has_every_choice_and_one_at_a_time_the_neighbours_of_the_baseline() -> None:
+    assert names(GOOD) == ["scale+low", "scale+high", "film+low", "film+high"]
+    assert names(GOOD + "cells: one_at_a_time\n") == ["scale+low", "film+low", "scale+high"]
+    assert names(GOOD + "cells: [{all: low}, {condition: film, all: high}]\n") == ["scale+low", "film+high"]
+    assert names(GOOD + "exclude: [{condition: film, all: high}]\n") == ["scale+low", "scale+high", "film+low"]
+
+
+def test_a_value_may_be_a_recipe_of_its_own() -> None:
+    Path("other.yaml").write_text("extends: base.yaml\nname: other\nmodel: {condition: none}\n")
+    variants = planned(GOOD.replace('["model.condition=film"]', "{recipe: other.yaml}")).variants
+    assert variants[-1].recipe.plain()["model"]["condition"]["name"] == "none"
+    assert variants[-1].recipe.plain()["train"]["objective"]["all"] == 0.1
+
+
+def test_the_same_study_has_the_same_directories_and_another_recipe_another() -> None:
+    paths = [cell.path for cell in planned().cells()]
+    assert paths == [cell.path for cell in planned().cells()]
+    assert len(set(paths)) == len(paths) == 8
+    changed = [cell.path for cell in planned(GOOD.replace("updates: 30", "updates: 31")).cells()]
+    assert not set(paths) & set(changed)
+
+
+def updates(equal: str, **measured: float) -> list[int]:
+    variants = planned(GOOD.replace("{updates: 30}", equal), **measured).variants
+    return [variant.recipe.train.updates for variant in variants]
+
+
+def test_equal_terms_come_to_updates() -> None:
+    assert updates("{updates: 30}") == [30] * 4
+    assert updates("{items: 250}") == [31] * 4
+    assert updates("{time: 1m}", step_s=0.25) == [240] * 4
+    assert planned(GOOD.replace("equal: {updates: 30}\n", "")).variants[0].recipe.train.updates == 100
+
+
+def test_equal_operations_are_those_of_each_variant() -> None:
+    text = GOOD.replace('["model.condition=film"]', '["model.stages=4"]').replace("updates: 30", "flops: 1e6")
+    few, _, many, _ = planned(text).variants
+    for variant in (few, many):
+        each = training_flops(variant.recipe) * items_per_update(variant.recipe)
+        assert variant.recipe.train.updates == int(1e6 // each)
+    assert few.recipe.train.updates > 1.8 * many.recipe.train.updates
+
+
+def test_training_takes_between_two_and_four_times_the_operations_of_encoding() -> None:
+    recipe = load_recipe(RECIPES / "toy2d.yaml")
+    assert 2 < training_flops(recipe) / flops(recipe)["encode"] < 4
+
+
+def test_variants_of_one_seed_train_on_the_same_items_in_the_same_order_and_are_tested_on_the_same() -> None:
+    scale, _, film, _ = planned().variants
+    seen = []
+    for recipe in (scale.at(0), film.at(0), film.at(1)):
+        splits = build_dataset(recipe).load(Path())
+        batches = Batches(Trainer(recipe, build_model(recipe)), splits.train)
+        trained = torch.cat([item for _ in range(12) for item in next(batches)])
+        seen.append((trained, fixed_subset(splits.test, 10, recipe.seed)))
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])
+    assert not torch.equal(seen[1][0], seen[2][0])
+
+
+def test_a_variant_whose_setting_is_not_used_is_told() -> None:
+    text = GOOD.replace('["model.condition=film"]', '["model.segment=2"]')  # Of 2 stages: one segment, as without.
+    told = [warning for _, _, warnings in try_out(planned(text)) for warning in warnings]
+    assert len(told) == 2
+    assert "the variant 'film+low' says another model than 'scale+low' does, but it is the same one" in told[0]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_study_that_ships_can_be_resolved(path: Path) -> None:
+    checked = plan(load_study(path), Path("nowhere"), lambda recipe: 1.0)
+    assert len(checked.variants) > 2
+    assert len(checked.study.seeds) >= 3
+    assert checked.study.name == path.stem
+    small = path.with_name(f"{path.stem.removesuffix('_small')}_small.yaml")
+    assert small.is_file()
+
+
+def test_the_codes_of_the_study_of_stages_and_options_are_of_equal_bits() -> None:
+    checked = plan(load_study(RECIPES / "ablations" / "stages_options.yaml"), Path("nowhere"), lambda recipe: 1.0)
+    assert {build_model(variant.recipe, device="meta").bits for variant in checked.variants} == {60}

@@ -1,0 +1,132 @@
+"""Which cells of a study there are: a value of every axis each."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from vqtk.errors import nearest
+from vqtk.recipe.node import Node, Problems
+
+Choices = dict[str, str]
+"""The value that is chosen on each axis, by their names."""
+Names = dict[str, list[str]]
+"""The names of each axis' values."""
+JOIN = "+"
+
+
+def name_of(choices: Choices) -> str:
+    """Return the name of the variant of these choices."""
+    return JOIN.join(choices.values())
+
+
+def word(node: Node) -> str | None:
+    """Return the text of a name, also one that YAML reads as a number; None if it is none."""
+    plain = isinstance(node.value, (str, int, float)) and not isinstance(node.value, bool)
+    return str(node.value) if plain else None
+
+
+def baseline_of(root: Node, names: Names, problems: Problems) -> Choices:
+    """Return the baseline's choices: those that `baseline` says, the first value of an axis that it leaves out."""
+    first = {axis: values[0] for axis, values in names.items()}
+    node = root.value.get("baseline")
+    if node is None:
+        return first
+    if isinstance(node.value, dict):
+        return {**first, **_choices(node, names, "baseline", problems)}
+    named = word(node)
+    known = {name_of(choices): choices for choices in _grid(names)}
+    if named not in known:
+        near = nearest(str(named), list(known))
+        problems.add(
+            node, "baseline", f"no cell is called {named!r}. {near}The cells: {_listed(list(known))}; a number that "
+            "is written in another way needs quotes.",
+        )  # fmt: skip
+        return first
+    return known[named]
+
+
+def cells_of(root: Node, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
+    """Return the choices of each cell: `cells`, without those that `exclude` takes out."""
+    cells = _all_cells(root.value.get("cells"), names, baseline, problems)
+    excluded = root.value.get("exclude")
+    for index, (node, chosen) in enumerate(_list_of_choices(excluded, names, "exclude", problems)):
+        left = [cell for cell in cells if not chosen.items() <= cell.items()]
+        if len(left) == len(cells):
+            problems.add(node, f"exclude.{index}", f"no cell has {_said(chosen)}: this takes nothing out. Remove it.")
+        cells = left
+    if baseline not in cells and not problems.found:
+        node = root.value.get("baseline", root)
+        problems.add(
+            node, "baseline", f"{name_of(baseline)!r} is no cell of this study, so nothing can be compared with it. "
+            f"The cells: {_listed([name_of(cell) for cell in cells]) or 'none'}.",
+        )  # fmt: skip
+    return cells
+
+
+def _all_cells(node: Node | None, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
+    if node is None or node.value == "grid":
+        return _grid(names)
+    if node.value == "one_at_a_time":
+        others = [{**baseline, axis: value} for axis, values in names.items() for value in values]
+        return _distinct([baseline, *others])
+    if not isinstance(node.value, list) or not node.value:
+        near = nearest(str(node.value), ["grid", "one_at_a_time"])
+        problems.add(
+            node, "cells", f"expected grid, one_at_a_time, or a list of choices as in [{{{next(iter(names))}: "
+            f"{next(iter(names.values()))[0]}}}]. {near}".rstrip(),
+        )  # fmt: skip
+        return []
+    cells = [{**baseline, **chosen} for _, chosen in _list_of_choices(node, names, "cells", problems)]
+    for index, cell in enumerate(cells):
+        if cell in cells[:index]:
+            problems.add(node.value[index], f"cells.{index}", f"the cell {name_of(cell)!r} stands twice. Remove one.")
+    return cells
+
+
+def _grid(names: Names) -> list[Choices]:
+    return [dict(zip(names, values, strict=True)) for values in product(*names.values())]
+
+
+def _distinct(cells: list[Choices]) -> list[Choices]:
+    return [cell for index, cell in enumerate(cells) if cell not in cells[:index]]
+
+
+def _list_of_choices(node: Node | None, names: Names, path: str, problems: Problems) -> list[tuple[Node, Choices]]:
+    if node is None:
+        return []
+    if not isinstance(node.value, list):
+        problems.add(node, path, f"expected a list of choices, as in [{{{next(iter(names))}: …}}].")
+        return []
+    return [(child, _choices(child, names, f"{path}.{i}", problems)) for i, child in enumerate(node.value)]
+
+
+def _choices(node: Node, names: Names, path: str, problems: Problems) -> Choices:
+    """Return the value of each axis that a mapping names; with one axis, its value's name is enough."""
+    given: Any = node.value
+    if len(names) == 1 and word(node) is not None:
+        given = {next(iter(names)): node}
+    if not isinstance(given, dict) or not given:
+        problems.add(node, path, f"expected a mapping from axes ({', '.join(names)}) to their values.")
+        return {}
+    chosen = {}
+    for axis, child in given.items():
+        value = word(child)
+        known = names.get(axis)
+        if known is None:
+            near = nearest(axis, list(names))
+            problems.add(child, path, f"no axis is called {axis!r}. {near}The axes: {', '.join(names)}.")
+        elif value not in known:
+            near = nearest(str(value), known)
+            problems.add(child, path, f"the axis {axis!r} has no value {value!r}. {near}It has {', '.join(known)}.")
+        else:
+            chosen[axis] = value
+    return chosen
+
+
+def _said(choices: Choices) -> str:
+    return ", ".join(f"{axis} {value}" for axis, value in choices.items())
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" … ({len(names)} in all)" if len(names) > 12 else "")

@@ -1,0 +1,209 @@
+"""The runs of a comparison, gathered from paths into variants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from vqtk.errors import CheckpointError, VqtkError
+from vqtk.recipe.recipe import Recipe
+from vqtk.train.run_directory import RunDirectory
+
+STUDY = "study.json"
+_SUMMARY = {"updates", "train_s", "peak_memory_mb", "test_items", "test", "stages"}
+_STAGE = {"stage", "bits", "distortion", "entropy_nats", "used"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its recipe, and what it wrote."""
+
+    path: Path
+    recipe: Recipe
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+
+@dataclass
+class Variant:
+    """Runs that differ in their seed alone, by that seed. `choices` is the variant's value on each axis of a study."""
+
+    name: str
+    choices: dict[str, str]
+    runs: dict[int, Run] = field(default_factory=dict)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of its first run."""
+        return next(iter(self.runs.values())).recipe
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that takes no part, and why."""
+
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Variants to compare, in the order given. `study` is what study.json says if a single study was given."""
+
+    variants: list[Variant]
+    left_out: list[LeftOut]
+    study: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run should be; a cell of a study has the `variant` that it belongs to."""
+
+    path: Path
+    variant: tuple[Path, str] | None = None
+    choices: dict[str, str] = field(default_factory=dict)
+
+
+def collect(paths: Sequence[Path]) -> Collected:
+    """Gather the finished runs of run directories, folders of runs and studies into variants.
+
+    Cells of a study belong to the variant that study.json says; other runs of equal recipes, less seed and name, are
+    one variant. Raises: CheckpointError if a path is none of these, VqtkError if there is no finished run.
+    """
+    groups: dict[object, Variant] = {}
+    left_out: list[LeftOut] = []
+    for place in _places(paths):
+        try:
+            run = _read(place.path)
+        except VqtkError as error:
+            left_out.append(LeftOut(place.path, str(error)))
+            continue
+        key = place.variant or _identity(run)
+        name = place.variant[1] if place.variant else run.recipe.name
+        variant = groups.setdefault(key, Variant(name, place.choices))
+        other = variant.runs.setdefault(run.recipe.seed, run)
+        if other is not run:
+            left_out.append(LeftOut(run.path, f"{other.path} is the same variant with the same seed."))
+    if not groups:
+        told = f" The first: {left_out[0].path}: {left_out[0].why}" if left_out else ""
+        raise VqtkError(f"{', '.join(map(str, paths))}: there is no finished run to compare.{told}")
+    study = read_study(paths[0]) if len(paths) == 1 and (paths[0] / STUDY).is_file() else None
+    return Collected(_named(list(groups.values())), left_out, study)
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """Return what study.json of a study's directory says. Raises: CheckpointError if it is damaged."""
+    path = folder / STUDY
+    study = _json(path)
+    cells = study.get("cells") if isinstance(study, dict) else None
+    whole = isinstance(cells, list) and all(
+        isinstance(cell, dict) and isinstance(cell.get("variant"), str) and isinstance(cell.get("path"), str)
+        for cell in cells
+    )
+    if not whole:
+        raise CheckpointError(
+            f"{path}: not the study.json of a study: expected `cells`, each with `variant` and `path`. Write it anew "
+            "by giving the study's command again: vqtk ablate STUDY.yaml."
+        )
+    return study
+
+
+def _places(paths: Sequence[Path]) -> Iterator[_Place]:
+    seen: set[Path] = set()
+    for path in paths:
+        for place in _below(path):
+            if place.path.resolve() not in seen:
+                seen.add(place.path.resolve())
+                yield place
+
+
+def _below(path: Path) -> list[_Place]:
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path}: no such directory. Expected a run directory, as runs/mnist/20260101-120000, a folder of them, or "
+            "the directory of a study, as studies/condition."
+        )
+    if (path / STUDY).is_file():
+        cells = read_study(path)["cells"]
+        return [_Place(path / cell["path"], (path, cell["variant"]), cell.get("choices") or {}) for cell in cells]
+    if (path / "recipe.yaml").is_file():
+        return [_Place(path)]
+    runs = sorted(recipe.parent for recipe in path.rglob("recipe.yaml"))
+    if not runs:
+        raise CheckpointError(f"{path}: there is no run in it: no recipe.yaml in it or below. Train one: vqtk run.")
+    return [_Place(run) for run in runs]
+
+
+def _read(path: Path) -> Run:
+    """Return a finished run. Raises: VqtkError that says why it is none."""
+    cell = _json(path / "cell.json") if (path / "cell.json").is_file() else {}
+    state = cell.get("state", "done")
+    if state == "failed":
+        raise VqtkError(f"failed: {(str(cell.get('error') or '').strip().splitlines() or ['no reason was given'])[-1]}")
+    if state != "done":
+        raise VqtkError(f"not finished: {state}.")
+    if not path.is_dir():
+        raise VqtkError("not begun.")
+    directory, recipe = RunDirectory.open(path)
+    metrics = _rows(path / "metrics.jsonl")
+    if not (path / "summary.json").is_file():
+        done = max((row["update"] for row in metrics), default=0)
+        raise VqtkError(f"not finished: {done:,} of {recipe.train.updates:,} updates.")
+    return Run(path, recipe, directory.manifest(), _summary(path / "summary.json"), metrics)
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """Return a run's summary. Raises: CheckpointError if it is damaged."""
+    summary = _json(path)
+    stages = summary.get("stages")
+    whole = summary.keys() >= _SUMMARY and isinstance(summary["test"], dict) and isinstance(stages, list)
+    if not whole or not stages or not all(isinstance(row, dict) and row.keys() >= _STAGE for row in stages):
+        raise CheckpointError(f"{path}: the summary is damaged: expected {', '.join(sorted(_SUMMARY))}.")
+    return summary
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}).") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: expected a JSON object.")
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of metrics; lines that were cut short are left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("update"), int):
+            rows.append(row)
+    return rows
+
+
+def _identity(run: Run) -> str:
+    """Return a hash of the recipe less seed and name, and of its plugins."""
+    recipe = {key: value for key, value in run.recipe.plain().items() if key not in ("seed", "name")}
+    plugins = sorted(plugin["sha256"] for plugin in run.manifest.get("plugins", []))
+    return sha256(json.dumps([recipe, plugins], sort_keys=True).encode()).hexdigest()
+
+
+def _named(variants: list[Variant]) -> list[Variant]:
+    """Give each variant a name of its own: the second `mnist` is `mnist-2`."""
+    taken: set[str] = set()
+    for variant in variants:
+        name = variant.name
+        variant.name = next(each for n in count(1) if (each := name if n == 1 else f"{name}-{n}") not in taken)
+        taken.add(variant.name)
+        variant.runs = dict(sorted(variant.runs.items()))
+    return variants

@@ -1,0 +1,59 @@
+"""What a study compares its cells by."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+
+from vqtk.errors import nearest
+from vqtk.recipe.node import Node, Problems
+
+BETTER = {
+    "final": "lower",
+    "area": "lower",
+    "choice": "lower",
+    "all": "lower",
+    "entropy_pooled_nats": "higher",
+    "used": "higher",
+}
+"""The metrics by name, and which way each is better."""
+_STAGE = re.compile(r"stages\.([1-9]\d*)\.distortion")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of the test items, and whether `lower` or `higher` is better."""
+
+    name: str
+    better: str
+
+    @property
+    def stage(self) -> int | None:
+        """The stage whose distortion it is, if it is that of one stage."""
+        found = _STAGE.fullmatch(self.name)
+        return int(found[1]) if found else None
+
+    def plain(self) -> dict[str, str]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+def metrics_of(node: Node | None, problems: Problems) -> list[Metric]:
+    """Return the metrics that a study names, the main one first: final and area where it names none."""
+    if node is None:
+        return [Metric("final", "lower"), Metric("area", "lower")]
+    children = node.value if isinstance(node.value, list) else [node]
+    if not children:
+        problems.add(node, "metrics", f"expected a list of metrics, of {', '.join(BETTER)}.")
+    metrics: list[Metric] = []
+    for index, child in enumerate(children):
+        if not isinstance(child.value, str) or not (child.value in BETTER or _STAGE.fullmatch(child.value)):
+            problems.add(
+                child, f"metrics.{index}", f"no metric is called {child.value!r}. "
+                f"{nearest(str(child.value), list(BETTER))}Known: {', '.join(BETTER)}, stages.K.distortion.",
+            )  # fmt: skip
+            continue
+        if child.value in [metric.name for metric in metrics]:
+            problems.add(child, f"metrics.{index}", f"{child.value!r} stands twice. Remove one.")
+        metrics.append(Metric(child.value, BETTER.get(child.value, "lower")))
+    return metrics

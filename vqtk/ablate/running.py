@@ -1,0 +1,111 @@
+"""A study run: its cells handed to an executor, what becomes of them written down, and stopped when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from vqtk.ablate.cells import Plan, Variant, to_run
+from vqtk.ablate.equal import items_per_update, step_s, training_flops
+from vqtk.ablate.executor import Event, Executor
+from vqtk.ablate.state import State, read_state, write_state
+from vqtk.ablate.worker import STOP
+from vqtk.evaluate.cost import total_parameters
+from vqtk.recipe.build import build_dataset, build_model
+from vqtk.train.loop import Stop
+
+STEPS = 5
+"""Updates that an estimate of time is made by."""
+
+
+class Board(Protocol):
+    """Who is told how a study goes."""
+
+    def happened(self, event: Event) -> None:
+        """A cell was begun or has ended."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+    def say(self, line: str) -> None:
+        """There is something to tell the user."""
+
+
+def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, stop: Stop, *, retry: bool) -> list[State]:
+    """Run the cells that are left, and return the states of all; asked to stop, have each end with a checkpoint."""
+    request, asked = folder / STOP, False
+    request.unlink(missing_ok=True)
+    for cell in to_run(plan, folder, retry=retry):
+        path = folder / cell.path
+        write_state(path, replace(read_state(path), state="waiting", error=None))
+        executor.submit(path)
+    try:
+        for event in executor.events():
+            if event is None:
+                board.tick()
+            else:
+                _settle(event)
+                board.happened(event)
+            if stop.asked and not asked:
+                asked = True
+                request.touch()
+                executor.stop()
+                board.say("Stopping: each run ends with a checkpoint. Ctrl-C again ends them at once.")
+    except KeyboardInterrupt:
+        executor.kill()
+        raise
+    finally:
+        request.unlink(missing_ok=True)
+    return [read_state(folder / cell.path) for cell in plan.cells()]
+
+
+def _settle(event: Event) -> None:
+    """Record the failure of a worker that ended without saying how."""
+    state = read_state(event.cell)
+    if event.what == "ended" and event.error and state.state in ("waiting", "running"):
+        write_state(event.cell, replace(state, state="failed", error=event.error))
+
+
+def read_data(plan: Plan, root: Path, say: Callable[[str], object]) -> None:
+    """Read each data set of a study once, so that its runs find it whole. Raises: DataError."""
+    seen = []
+    for variant in plan.variants:
+        data = variant.recipe.plain()["data"]
+        if data not in seen:
+            seen.append(data)
+            note = build_dataset(variant.recipe).load(root).note
+            if note:
+                say(note)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run of a variant costs; `flops` are those of training on one item, `seconds` those of all its updates."""
+
+    variant: Variant
+    parameters: int
+    bits: float
+    flops: int
+    updates: int
+    items: int
+    seconds: float
+
+
+def cost(variant: Variant, device: torch.device) -> Cost:
+    """Return what a run of a variant costs, its time foretold from a few updates on synthetic items."""
+    recipe = variant.recipe
+    model = build_model(recipe, device="meta")
+    updates = recipe.train.updates
+    return Cost(
+        variant=variant,
+        parameters=total_parameters(model),
+        bits=model.bits,
+        flops=training_flops(recipe),
+        updates=updates,
+        items=updates * items_per_update(recipe),
+        seconds=updates * step_s(recipe, device, steps=STEPS),
+    )

@@ -1,0 +1,81 @@
+"""Whether runs were trained and tested on equal terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vqtk.ablate.collect import Collected, Run, Variant
+from vqtk.errors import VqtkError
+
+_Said = Callable[[Run], str]
+
+
+def differing(collected: Collected) -> list[str]:
+    """Return a sentence for each term that is not the same for all runs.
+
+    Where a study sets items, operations or time equal, that stands in place of the number of updates.
+    """
+    found = [_differing(what, of, collected.variants) for what, of in _terms(collected.study or {}).items()]
+    return [sentence for sentence in found if sentence]
+
+
+def require_equal(sentences: Sequence[str]) -> None:
+    """Raise VqtkError if terms differ."""
+    if sentences:
+        raise VqtkError(
+            f"these runs cannot be compared on equal terms. {' '.join(sentences)} Compare runs of the same terms, or "
+            "give --unequal to compare them all the same; every output is then marked."
+        )
+
+
+def items_per_update(run: Run) -> int:
+    """Return how many items an update of a run trains on."""
+    return run.recipe.batch * run.recipe.train.accumulate
+
+
+def _terms(study: dict[str, Any]) -> dict[str, _Said]:
+    """Return the terms to hold equal, each with how a run's is said."""
+    terms: dict[str, _Said] = {"Data": _data, "Test items": _tested, "Losses": _loss}
+    equal = study.get("terms", {}).get("equal")
+    if equal in ("items", "flops", "time"):
+        return terms
+    if equal == "updates":
+        return {"Updates": lambda run: f"{run.summary['updates']:,}", **terms}
+    return {"Updates × items an update": _trained, **terms}
+
+
+def _trained(run: Run) -> str:
+    return f"{run.summary['updates']:,} × {items_per_update(run):,}"
+
+
+def _data(run: Run) -> str:
+    data: dict[str, Any] = run.manifest["data"]
+    counts = f"{data.get('train_items', 0):,} + {data.get('test_items', 0):,} items"
+    return f"{counts}, SHA-256 {str(data.get('sha256'))[:8]}"
+
+
+def _tested(run: Run) -> str:
+    return f"{run.summary['test_items']:,}"
+
+
+def _loss(run: Run) -> str:
+    loss = run.recipe.plain()["model"].get("loss")
+    return str(loss.get("name") if isinstance(loss, dict) else loss)
+
+
+def _differing(what: str, of: _Said, variants: Sequence[Variant]) -> str:
+    """Return a sentence that says who has which, or an empty string if all have the same."""
+    having: dict[str, list[str]] = {}
+    for variant in variants:
+        for run in variant.runs.values():
+            names = having.setdefault(of(run), [])
+            if variant.name not in names:
+                names.append(variant.name)
+    if len(having) == 1:
+        return ""
+    return f"{what} differ: " + "; ".join(f"{value} ({_some(names)})" for value, names in having.items()) + "."
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"

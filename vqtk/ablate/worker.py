@@ -1,0 +1,131 @@
+"""One cell, trained to its end or until asked to stop: `python -m vqtk.ablate.worker CELL_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vqtk.ablate.executor import Settings
+from vqtk.ablate.state import State, locked, read_state, write_state
+from vqtk.errors import VqtkError
+from vqtk.train.loop import Stop
+
+STOP = "stop"
+"""The file in a study's directory that asks its workers to stop."""
+ORPHAN_S = 120.0
+"""How long a worker waits for one that its parent left behind to end."""
+_LOOK_S = 0.5
+
+
+@dataclass
+class _Watcher:
+    """Prints what is said, and looks for a reason to stop: a file, or the end of the process that began this one."""
+
+    stop_file: Path
+    stop: Stop
+    parent: int = field(default_factory=os.getppid)
+    looked: float = 0.0
+
+    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
+        if time.monotonic() - self.looked >= _LOOK_S:
+            self.looked = time.monotonic()
+            self.stop.asked |= self.stop_file.exists() or os.getppid() != self.parent
+
+    def evaluated(self, done: int, row: dict[str, Any]) -> None:
+        print(f"test after {done}: {row}", flush=True)
+
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+
+def train_cell(cell: Path, settings: Settings, *, worker: str = "", stop: Stop | None = None) -> State:
+    """Train a cell's run to its end, from its newest checkpoint if there is one; return the state that it reached.
+
+    What fails is recorded in the state, and raised no further.
+    """
+    with locked(cell / "cell.lock", what=f"The cell {cell}", wait_s=ORPHAN_S):
+        before = read_state(cell)
+        if before.state == "done":
+            return before
+        state = State("running", None, before.attempts + 1, worker or f"pid {os.getpid()}")
+        write_state(cell, state)
+        try:
+            finished = _train(cell, settings, stop or Stop())
+        except Exception as error:  # A cell's failure is its own; the study goes on.
+            state = replace(state, state="failed", error=_told(error))
+        else:
+            state = replace(state, state="done" if finished else "stopped")
+        write_state(cell, state)
+    return state
+
+
+def _train(cell: Path, settings: Settings, stop: Stop) -> bool:
+    import torch
+
+    from vqtk.datasets._base import data_root
+    from vqtk.experiment import Experiment, go_on, run
+    from vqtk.recipe.recipe import load_recipe
+    from vqtk.train.device import choose_device
+    from vqtk.train.run_directory import RunDirectory
+
+    begun = (cell / "manifest.json").is_file()
+    directory, recipe = RunDirectory.open(cell) if begun else (RunDirectory(cell), load_recipe(cell / "recipe.yaml"))
+    torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
+    experiment = Experiment.of(
+        recipe,
+        data_root=data_root(settings.data_dir),
+        device=choose_device(settings.device),
+        watcher=_Watcher(cell.parent.parent / STOP, stop),
+        whole_test=True,
+    )
+    if begun:
+        go_on(experiment, directory)
+    else:
+        directory.write_manifest(experiment.manifest())
+    return run(experiment, directory, stop)
+
+
+def _stopped_by_sigterm() -> Stop:
+    """Return a stop that SIGTERM asks for. Ctrl-C is left to the parent, which asks in its own way."""
+    stop = Stop()
+
+    def ask(*_: object) -> None:
+        stop.asked = True
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return stop
+
+
+def _told(error: Exception) -> str:
+    from vqtk.plugin import told
+
+    if isinstance(error, VqtkError):
+        return str(error)
+    traceback.print_exc()
+    return told(error)
+
+
+def main() -> None:
+    """Train the cell that the command line names."""
+    parser = argparse.ArgumentParser(prog="vqtk.ablate.worker", description="Train one cell of a study.")
+    parser.add_argument("cell", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--worker", default="")
+    given = parser.parse_args()
+    settings = Settings(given.device, given.data_dir, given.threads)
+    reached = train_cell(given.cell, settings, worker=given.worker, stop=_stopped_by_sigterm())
+    sys.exit(1 if reached.state == "failed" else 0)
+
+
+if __name__ == "__main__":
+    main()

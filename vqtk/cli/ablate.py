@@ -1,0 +1,149 @@
+"""`vqtk ablate`: run an ablation study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vqtk.cli.options import DataDir, Device, Plugins
+
+if TYPE_CHECKING:
+    import torch
+
+    from vqtk.ablate.cells import Plan
+    from vqtk.ablate.executor import Executor, Settings
+    from vqtk.ablate.state import State
+
+
+def ablate(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, a .yaml file.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and their cost; run nothing.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run cells that failed again.")] = False,
+    executor: Annotated[str, typer.Option(help="local: processes here; ray: a Ray cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each; a share of the cores.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; one of its own here by default.")] = None,
+    plugin: Plugins = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(help="Where studies are kept.")] = Path("studies"),
+) -> None:
+    """Train every variant of a study at every seed, and compare them. Stopped, the same command goes on."""
+    from vqtk.ablate.cells import plan as planned
+    from vqtk.ablate.equal import step_s
+    from vqtk.ablate.executor import Settings
+    from vqtk.ablate.state import locked
+    from vqtk.ablate.study import load_study
+    from vqtk.train.device import choose_device
+
+    checked = load_study(study)
+    on, folder = choose_device(device), out / checked.name
+    made = _executor(executor, Settings(device, data_dir, threads), workers, address, dry_run=dry_run)
+    _share_cores(made)
+    if dry_run:
+        _print_costs(planned(checked, folder, lambda recipe: step_s(recipe, on)), on, made.workers)
+        return
+    with locked(folder / "lock", what=f"The study {folder}"):
+        plan = planned(checked, folder, lambda recipe: step_s(recipe, on))
+        _run(plan, folder, made, data_dir, retry=retry)
+
+
+def _executor(name: str, settings: Settings, workers: int | None, address: str | None, *, dry_run: bool) -> Executor:
+    from vqtk.ablate.local import Local
+    from vqtk.errors import VqtkError
+
+    if name not in ("local", "ray"):
+        raise VqtkError(f"--executor {name!r}: expected local or ray.")
+    if name == "local" and address:
+        raise VqtkError("--address is that of a Ray cluster: give --executor ray with it.")
+    if name == "local" or dry_run:
+        return Local(settings, workers=workers)
+    from vqtk.ablate.ray import Ray
+
+    return Ray(settings, address=address, workers=workers)
+
+
+def _share_cores(executor: Executor) -> None:
+    """Have this process measure with as many threads as a worker trains with."""
+    import torch
+
+    torch.set_num_threads(executor.settings.threads or 1)
+
+
+def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> None:
+    from vqtk.ablate.cells import to_run, try_out, write_plan
+    from vqtk.ablate.progress import make_board
+    from vqtk.ablate.running import read_data, run_study
+    from vqtk.cli.run import _stopping_on_signals
+    from vqtk.datasets._base import data_root
+    from vqtk.train.loop import Stop
+
+    cells, left, stop = plan.cells(), to_run(plan, folder, retry=retry), Stop()
+    board = make_board(plan, folder)
+    board.say(f"{folder}: {len(cells)} cells, {len(left)} of them to run. {plan.equal.said()}")
+    if left:
+        for variant, tried, warnings in try_out(plan):
+            board.say(f"ok     {variant.name}  {tried.parameters:,} parameters  {tried.bits:g} bits")
+            for told in warnings:
+                board.say(f"       warning: {told}")
+        read_data(plan, data_root(data_dir), board.say)
+    write_plan(plan, folder)
+    with board, _stopping_on_signals(stop):
+        states = run_study(plan, folder, executor, board, stop, retry=retry)
+    _conclude(folder, states)
+
+
+def _conclude(folder: Path, states: list[State]) -> None:
+    """Compare what is done once every cell has ended, and say what failed."""
+    from vqtk.ablate.compare import write_comparison
+    from vqtk.errors import VqtkError
+
+    failed = [state for state in states if state.state == "failed"]
+    done = [state for state in states if state.state == "done"]
+    left = len(states) - len(failed) - len(done)
+    if left:
+        print(f"Stopped: {left} of {len(states)} cells are not done. The same command goes on with them.")
+        raise typer.Exit(130)
+    problems = []
+    if failed:
+        problems = [f"{len(failed)} of {len(states)} cells failed; --retry tries again. The first: {failed[0].error}"]
+    try:
+        if done:
+            write_comparison(folder)
+            print(f"Look at it: {folder / 'report.html'}")
+    except VqtkError as error:
+        problems.append(f"The runs are not compared: {error}")
+    if problems:
+        raise VqtkError(f"{folder}: {' '.join(problems)}")
+
+
+def _print_costs(plan: Plan, device: torch.device, workers: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vqtk.ablate.cells import try_out
+    from vqtk.ablate.progress import duration
+    from vqtk.ablate.running import cost
+
+    seeds, total, warned = len(plan.study.seeds), 0.0, []
+    columns = ("variant", "seeds", "parameters", "bits", "FLOPs an item", "updates", "items", "time a run")
+    table = Table(*columns, box=None)
+    for variant, _, warnings in try_out(plan):
+        one = cost(variant, device)
+        total += seeds * one.seconds
+        warned += warnings
+        table.add_row(
+            variant.name, str(seeds), f"{one.parameters:,}", f"{one.bits:g}", f"{one.flops:.3g}", f"{one.updates:,}",
+            f"{one.items:,}", duration(one.seconds),
+        )  # fmt: skip
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for told in warned:
+        console.print(f"warning: {told}", markup=False)
+    console.print(
+        f"{plan.equal.said()} {len(plan.cells())} runs, {workers} at a time: about {duration(total / workers)} of "
+        "training here, by a few updates of each on synthetic items.",
+        markup=False,
+    )

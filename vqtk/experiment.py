@@ -153,12 +153,12 @@ def _final_items(experiment: Experiment, run_s: float, measured: Measured) -> in
     return every if whole_s <= max(AFFORDABLE_S, AFFORDABLE_SHARE * run_s) else subset
 
 
-def go_on(experiment: Experiment, directory: RunDirectory) -> None:
-    """Bring an experiment to where its run was stopped: the newest checkpoint, or the start before the first one.
+def go_on(experiment: Experiment, directory: RunDirectory, *, anew: bool = False) -> None:
+    """Bring an experiment to where its run was stopped: the newest checkpoint; with `anew` the start, if there is none.
 
     Raises: CheckpointError if none of its checkpoints can be read, DataError if the data are not the same.
     """
-    note = directory.restore(experiment.trainer) if checkpoints(directory.path) else None
+    note = None if anew and not checkpoints(directory.path) else directory.restore(experiment.trainer)
     if note:
         experiment.watcher.say(note)
     experiment.check_same_data(directory.manifest())

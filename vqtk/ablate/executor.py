@@ -20,11 +20,12 @@ class Event:
 
 @dataclass(frozen=True)
 class Settings:
-    """What each worker is told: the device, where data lie, and its CPU threads."""
+    """What each worker is told: the device, where data lie, its CPU threads, and the process without which it ends."""
 
     device: str = "auto"
     data_dir: Path | None = None
     threads: int | None = None
+    parent: int | None = None
 
 
 class Executor(Protocol):

@@ -56,6 +56,7 @@ class Local:
     def _begin(self, slot: int, cell: Path) -> Event:
         worker = f"local {slot}"
         options = ["--device", self.settings.device, "--threads", str(self.threads), "--worker", worker]
+        options += ["--parent", str(os.getpid())]
         if self.settings.data_dir:
             options += ["--data-dir", str(self.settings.data_dir)]
         with (cell / LOG).open("ab") as log:
@@ -67,7 +68,7 @@ class Local:
         return Event(cell, "begun", worker)
 
     def _environment(self, slot: int) -> dict[str, str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONSAFEPATH": "1"}
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
         return environment

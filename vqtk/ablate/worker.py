@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class _Watcher:
 
     stop_file: Path
     stop: Stop
-    parent: int = field(default_factory=os.getppid)
+    parent: int
     looked: float = 0.0
 
     def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
@@ -82,11 +82,11 @@ def _train(cell: Path, settings: Settings, stop: Stop) -> bool:
         recipe,
         data_root=data_root(settings.data_dir),
         device=choose_device(settings.device),
-        watcher=_Watcher(cell.parent.parent / STOP, stop),
+        watcher=_Watcher(cell.parent.parent / STOP, stop, settings.parent or os.getppid()),
         whole_test=True,
     )
     if begun:
-        go_on(experiment, directory)
+        go_on(experiment, directory, anew=True)
     else:
         directory.write_manifest(experiment.manifest())
     return run(experiment, directory, stop)
@@ -120,9 +120,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--parent", type=int)
     parser.add_argument("--worker", default="")
     given = parser.parse_args()
-    settings = Settings(given.device, given.data_dir, given.threads)
+    settings = Settings(given.device, given.data_dir, given.threads, given.parent)
     reached = train_cell(given.cell, settings, worker=given.worker, stop=_stopped_by_sigterm())
     sys.exit(1 if reached.state == "failed" else 0)
 

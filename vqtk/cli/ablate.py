@@ -76,7 +76,7 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
     from vqtk.ablate.cells import to_run, try_out, write_plan
     from vqtk.ablate.progress import make_board
     from vqtk.ablate.running import read_data, run_study
-    from vqtk.cli.run import _stopping_on_signals
+    from vqtk.cli.run import stopping_on_signals
     from vqtk.datasets._base import data_root
     from vqtk.train.loop import Stop
 
@@ -90,7 +90,7 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
                 board.say(f"       warning: {told}")
         read_data(plan, data_root(data_dir), board.say)
     write_plan(plan, folder)
-    with board, _stopping_on_signals(stop):
+    with board, stopping_on_signals(stop):
         states = run_study(plan, folder, executor, board, stop, retry=retry)
     _conclude(folder, states)
 

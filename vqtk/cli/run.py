@@ -91,7 +91,7 @@ def _resumed(
     import torch
 
     from vqtk.datasets._base import data_root
-    from vqtk.experiment import Experiment
+    from vqtk.experiment import Experiment, go_on
     from vqtk.train.device import choose_device
     from vqtk.train.run_directory import RunDirectory
 
@@ -105,12 +105,7 @@ def _resumed(
         device=choose_device(device),
         watcher=watcher,
     )
-    note = directory.restore(experiment.trainer)
-    if note:
-        experiment.watcher.say(note)
-    experiment.check_same_data(directory.manifest())
-    directory.rewind_metrics(experiment.trainer.done)
-    experiment.watcher.say(f"Going on after update {experiment.trainer.done} of {recipe.train.updates}.")
+    go_on(experiment, directory)
     return experiment, directory
 
 
@@ -120,7 +115,7 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> N
 
     stop = Stop()
     experiment.watcher.say(f"Run directory: {directory.path}")
-    with watcher, _stopping_on_signals(stop):
+    with watcher, stopping_on_signals(stop):
         finished = run_experiment(experiment, directory, stop)
     if finished:
         experiment.watcher.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
@@ -132,7 +127,7 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> N
 
 
 @contextmanager
-def _stopping_on_signals(stop: Stop) -> Iterator[None]:
+def stopping_on_signals(stop: Stop) -> Iterator[None]:
     """Ask for a stop at the first Ctrl-C or SIGTERM; the second one ends at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:

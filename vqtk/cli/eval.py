@@ -1,4 +1,4 @@
-"""`vqtk eval`: rate, distortion, code usage and speed; a probe of the codes and the quality of samples if asked for."""
+"""`vqtk eval`: rate, distortion, code usage and speed; probe, sample quality and references if asked for."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ def evaluate(
         int | None, typer.Option(min=1, help="Train them on only so many train items, a seeded subset.")
     ] = None,
     quality: Annotated[bool, typer.Option("--quality", help="Compare samples with test images.")] = False,
+    references: Annotated[
+        bool, typer.Option("--references", help="Compare with K-means of raw pixels and a Gaussian, at the same rates.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -72,12 +75,21 @@ def evaluate(
     loaded, recipe = load_model(model, device)
     splits = load_splits(loaded, recipe, data_dir)
     asked = Asked(items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality)
-    found = findings(loaded, recipe, splits, asked=asked, track=tracked)
+    compared = _references(loaded, recipe, splits, model) if references else {}
+    found = {**findings(loaded, recipe, splits, asked=asked, track=tracked), **compared}
     written = _write(found, model) if model.is_dir() else []
     if json:
         print_json(found)
     else:
         _print(found, written)
+
+
+def _references(loaded: Any, recipe: Any, splits: Any, model: Path) -> dict[str, Any]:
+    """Return the references as a part of what was found; a run keeps them."""
+    from vqtk.evaluate.references import references
+
+    keep = model / "references.json" if model.is_dir() else None
+    return {"references": references(loaded, splits, seed=recipe.seed, keep=keep, track=tracked).plain()}
 
 
 def _write(found: dict[str, Any], run: Path) -> list[Path]:
@@ -88,7 +100,7 @@ def _write(found: dict[str, Any], run: Path) -> list[Path]:
 
     figures, plot = run / "eval.json", run / "images" / "rate_distortion.png"
     write_text(figures, dumps(found, indent=2, ensure_ascii=False) + "\n")
-    write_figure(rate_distortion_figure(found["stages"], found["kind"]), plot)
+    write_figure(rate_distortion_figure(found["stages"], found["kind"], references=found.get("references")), plot)
     return [figures, plot]
 
 
@@ -102,6 +114,9 @@ def _print(found: dict[str, Any], written: list[Path]) -> None:
     if "probe" in found:
         console.print()
         console.print(_probe_table(found["probe"]))
+    if "references" in found:
+        console.print()
+        console.print(_reference_table(found["references"]))
     for line in [*_lines(found), *(f"Written: {path}" for path in written)]:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -123,6 +138,15 @@ def _probe_table(found: dict[str, Any]) -> Any:
         table.add_column(title, justify="right", overflow="fold")
     for stage, (linear, mlp) in enumerate(zip(found["linear"], found["mlp"], strict=True)):
         table.add_row(str(stage + 1), f"{linear:.4f}", f"{mlp:.4f}")
+    return table
+
+
+def _reference_table(found: dict[str, Any]) -> Any:
+    table = _table("references: MSE (pixels)")
+    for title in ("bits", "K-means", "Gaussian R(D)"):
+        table.add_column(title, justify="right", overflow="fold")
+    for one, other in zip(found["kmeans"]["stages"], found["gaussian"]["stages"], strict=True):
+        table.add_row(f"{one['bits']:.5g}", f"{one['mse_pixels']:.5f}", f"{other['mse_pixels']:.5f}")
     return table
 
 
@@ -151,6 +175,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
         )
     if "quality" in found:
         lines += _quality(found["quality"])
+    if "references" in found:
+        compared = found["references"]
+        fitted = f"fitted on {compared['items']:,} training items, measured on {compared['test_items']:,} test items"
+        lines += [f"{compared['kmeans']['label']}: {fitted}.", f"{compared['gaussian']['label']}."]
     return lines
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -13,6 +15,8 @@ from vqtk.errors import VqtkError
 from vqtk.io.atomic import replacing
 
 INK = "#1b4f72"
+REFERENCES = {"kmeans": ("#b9770e", "-"), "gaussian": ("#7d8a93", "--")}
+"""How the references are drawn: colour and line."""
 
 
 class _Axis(NamedTuple):
@@ -30,20 +34,28 @@ _DISTORTION = {
 
 
 def rate_distortion_figure(
-    rows: Sequence[dict[str, Any]], kind: Literal["image", "text", "voxels", "points"]
+    rows: Sequence[dict[str, Any]],
+    kind: Literal["image", "text", "voxels", "points"],
+    *,
+    references: dict[str, Any] | None = None,
 ) -> Figure:
     """Return a plot of distortion over rate, a point a stage, from the rows of `Evaluation.stages`.
 
     Images show the error of pixels and points their distance, on a logarithmic axis; text nats per token; voxels
-    intersection over union. Stages without a reconstruction are left out.
+    intersection over union. Stages without a reconstruction are left out. `references`, as `References.plain` has
+    them, are drawn beside errors of pixels.
     """
     axis = _DISTORTION[kind]
     if axis.key not in rows[0]:
         axis = _Axis("distortion", "distortion (loss)", kind in ("image", "points"))
     points = [(row["bits"], row[axis.key]) for row in rows if row[axis.key] is not None]
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    compared = references if references and axis.key == "mse_pixels" else None
+    figure = Figure(figsize=(5.6, 4.6 if compared else 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.5, marker="o", markersize=4 if len(points) < 40 else 2)
+    size = 4 if len(points) < 40 else 2
+    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.5, marker="o", markersize=size, label="the model")
+    if compared:
+        _draw(axes, compared)
     if axis.logarithmic and min(value for _, value in points) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
@@ -55,6 +67,16 @@ def rate_distortion_figure(
     axes.grid(True, which="both", color="#dddddd", linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _draw(axes: Axes, references: dict[str, Any]) -> None:
+    """Draw the references as lines, and a legend below the axes."""
+    for name, (colour, line) in REFERENCES.items():
+        curve = references[name]
+        points = [(point["bits"], point["mse_pixels"]) for point in curve["stages"]]
+        label = fill(curve["label"], 60)
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, linestyle=line, label=label)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
 
 
 def write_figure(figure: Figure, path: Path) -> None:

@@ -1,0 +1,243 @@
+"""VQ-VAE, residual quantisation and their objective, compared with the textbook's words for them."""
+
+from __future__ import annotations
+
+import copy
+from itertools import product
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.contracts import VQDRAW, draw
+from tests.tiny import few, shipped
+from vqtk.datasets._base import Splits
+from vqtk.errors import RecipeError, VqtkError
+from vqtk.evaluate.cost import flops, total_parameters
+from vqtk.io.weights import load_weights, save_weights
+from vqtk.models import _codebook
+from vqtk.recipe.build import build_model
+from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
+from vqtk.train.loop import Batches
+from vqtk.train.trainer import Trainer
+
+pytest.importorskip("vector_quantize_pytorch", reason="the extra `baselines` is not installed")
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+SMALL = {"options": 4, "loss": "mse", "width": 8, "code_width": 4, "blocks": 1}
+KINDS = {
+    "by place": {"name": "vqvae", "stages": 49, **SMALL},
+    "by all of the image": {"name": "vqvae", "stages": 5, **SMALL},
+    "residual": {"name": "residual_vq", "stages": 3, **SMALL},
+    "with a prior": {"name": "vqvae", "stages": 3, **SMALL, "prior": "autoregressive"},
+}
+
+
+def recipe_of(model: dict[str, Any], **train: Any) -> Recipe:
+    values = {
+        "name": "it",
+        "data": {"name": "mnist", "batch": 8},
+        "model": model,
+        "train": {"updates": 8, "objective": {"name": "quantisation"}, "evaluate_items": 10, **train},
+    }
+    return from_plain(values, "it.yaml")
+
+
+def model_of(kind: str) -> Any:
+    """One in float64 whose codebooks lie among the encoder's vectors, so that codes differ."""
+    model = build_model(recipe_of(KINDS[kind]), dtype=torch.float64)
+    with torch.no_grad():
+        encoded = model.encoder(digits(16)).flatten(0, 1)
+        for book in model.codebooks:
+            book.vectors.copy_(encoded.mean(0) + encoded.std(0) * draw(*book.vectors.shape, seed=1))
+    return model
+
+
+def digits(n: int) -> Tensor:
+    return draw(n, 1, 28, 28)
+
+
+@pytest.mark.parametrize("name", ["mnist_vqvae", "mnist_vqvae_60", "mnist_residual_vq"])
+def test_a_recipe_has_its_rate_and_about_as_many_parameters_as_the_original(name: str) -> None:
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    model = build_model(recipe, device="meta")
+    assert model.bits == (49 * 5 if name == "mnist_vqvae" else 10 * 6)
+    assert total_parameters(model) == pytest.approx(537_793, rel=0.05)
+    # The search among the options: a product with each vector, at each stage.
+    extra = flops(recipe)["encode"] - flops(load_recipe(RECIPES / f"{name}.yaml", ["model.options=1"]))["encode"]
+    assert extra == 2 * model.stages * (model.options - 1) * model.code_width
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_decode_to_the_models_own_reconstruction(kind: str) -> None:
+    model, target = model_of(kind), digits(6)
+    codes = model.encode(target)
+    assert len(codes.unique(dim=0)) > 1
+    torch.testing.assert_close(model.decode(codes), model.reconstruct(model.quantise(target).vectors))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_code_is_the_nearest_vector_to_what_is_left(kind: str) -> None:
+    model, target = model_of(kind), digits(4)
+    codes, encoded = model.encode(target), model.encoder(target)
+    for item, vectors in enumerate(encoded):
+        expected = []
+        for vector in vectors:
+            left = vector
+            for book in model.codebooks:
+                distances = [(left - candidate).square().sum() for candidate in book.vectors[0]]
+                expected.append(min(range(4), key=lambda k: distances[k].item()))
+                left = left - book.vectors[0, expected[-1]]
+        assert codes[item].tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["by place", "residual"])
+def test_the_loss_is_the_papers(kind: str) -> None:
+    recipe = recipe_of(KINDS[kind], objective={"name": "quantisation", "codebook": 2.0, "commitment": 0.5})
+    model, batch = model_of(kind), digits(6)
+    passed = recipe.train.objective(model, lambda name: None)(batch, draws=None, checkpoint=False)
+    left, distance = model.encoder(batch), 0.0
+    for book, codes in zip(model.codebooks, passed_codes(model, batch), strict=True):
+        chosen = book.vectors[0][codes]
+        distance += F.mse_loss(chosen, left).item()
+        left = left - chosen
+    final = F.mse_loss(model.decode(model.encode(batch)), batch)
+    assert passed.terms["final"].item() == pytest.approx(final.item())
+    assert passed.terms["codebook"].item() == pytest.approx(distance)
+    assert passed.terms["commitment"].item() == pytest.approx(distance)
+    assert passed.loss.item() == pytest.approx(final.item() + 2.5 * distance)
+    assert passed.usage.tolist() == [column.bincount(minlength=4).tolist() for column in model.encode(batch).T]
+
+
+def passed_codes(model: Any, batch: Tensor) -> list[Tensor]:
+    codes = model.encode(batch)
+    return [codes] if len(model.codebooks) == 1 else [column[:, None] for column in codes.T]
+
+
+def test_the_gradient_of_the_reconstruction_passes_straight_to_the_encoder() -> None:
+    model, target = model_of("residual"), digits(3)
+    vectors = model.quantise(target).vectors
+    leaf = vectors.detach().requires_grad_()
+    (at_vectors,) = torch.autograd.grad(F.mse_loss(model.reconstruct(leaf), target), leaf)
+    weights = list(model.encoder.parameters())
+    expected = torch.autograd.grad(model.encoder(target), weights, at_vectors)
+    found = torch.autograd.grad(F.mse_loss(model.reconstruct(vectors), target), weights)
+    torch.testing.assert_close(found, expected)
+
+
+def test_each_side_of_a_distance_learns_by_its_own_term() -> None:
+    model, target = model_of("by place"), digits(3)
+    found = model.quantise(target)
+    for term, own, other in (
+        (found.codebook, model.codebooks, model.encoder),
+        (found.commitment, model.encoder, model.codebooks),
+    ):
+        gradients = torch.autograd.grad(term, list(own.parameters()), retain_graph=True)
+        assert all(gradient.any() for gradient in gradients)
+        assert not any(
+            gradient is not None
+            for gradient in torch.autograd.grad(term, list(other.parameters()), allow_unused=True, retain_graph=True)
+        )
+
+
+def test_the_prior_is_a_distribution_over_all_codes_and_samples_follow_it() -> None:
+    model = model_of("with a prior")
+    every = torch.tensor(list(product(range(4), repeat=3)))
+    chances = (-model.code_nats(every).sum(1)).exp()
+    assert chances.sum().item() == pytest.approx(1)
+    drawn = model.random_codes(4000, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn @ torch.tensor([16, 4, 1]), minlength=64)
+    spread = (4000 * chances * (1 - chances)).sqrt()
+    assert ((counts - 4000 * chances).abs() < 5 * spread).all()
+    assert model.sample(2, generator=torch.Generator().manual_seed(0)).shape == (2, 1, 28, 28)
+
+
+def test_the_prior_changes_nothing_of_the_autoencoder() -> None:
+    model, batch = model_of("with a prior"), digits(4)
+    recipe = recipe_of(KINDS["with a prior"])
+    passed = recipe.train.objective(model, lambda name: None)(batch, draws=None, checkpoint=False)
+    assert passed.terms["prior_nats"].item() == pytest.approx(model.code_nats(model.encode(batch)).sum(1).mean().item())
+    rest = [value for part in (model.encoder, model.codebooks, model.decoder) for value in part.parameters()]
+    by_prior = torch.autograd.grad(model.code_nats(model.encode(batch)).mean(), rest, allow_unused=True)
+    assert all(gradient is None for gradient in by_prior)
+
+
+def test_codes_cost_the_uniform_priors_nats_where_there_is_none() -> None:
+    model = model_of("residual")
+    torch.testing.assert_close(model.code_nats(model.encode(digits(2))), torch.full((2, 3), log(4)).double())
+
+
+def test_a_vector_without_a_choice_for_long_takes_a_half_of_the_most_used_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_codebook, "PATIENCE", 3)
+    book = _codebook.Codebook(4, 2)
+    optimizer = torch.optim.Adam(book.parameters())
+    book(torch.arange(4)[None]).square().sum().backward()
+    optimizer.step()
+    before, moments = book.vectors.detach()[0].clone(), optimizer.state[book.vectors]["exp_avg"][0].clone()
+    usage = torch.tensor([5, 0, 7, 2])
+    for _ in range(2):
+        book.mend(optimizer, usage)
+    assert torch.equal(book.vectors[0], before)
+    book.mend(optimizer, usage)
+    torch.testing.assert_close(book.vectors[0], torch.stack([before[0], 0.99 * before[2], 1.01 * before[2], before[3]]))
+    assert torch.equal(optimizer.state[book.vectors]["exp_avg"][0], moments[[0, 2, 2, 3]])
+    assert book.idle.tolist() == [0, 0, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
+    return few(shipped(tmp_path_factory.mktemp("home")))
+
+
+@pytest.mark.parametrize("kind", ["residual", "with a prior"])
+def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(
+    kind: str, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_codebook, "PATIENCE", 2)
+    recipe = recipe_of(KINDS[kind])
+    whole, first, rest = (Trainer(recipe, build_model(recipe)) for _ in range(3))
+    for trainer, until in ((whole, 8), (first, 5), (rest, 8)):
+        if trainer is rest:
+            save_weights(tmp_path / "it.safetensors", first.model, recipe)
+            rest.model.load_state_dict(load_weights(tmp_path / "it.safetensors")[0].state_dict())
+            rest.restore(copy.deepcopy(first.state()))
+        batches = Batches(trainer, splits.train)
+        while trainer.done < until:
+            trainer.update(next(batches), updates=8)
+    states = [trainer.model.state_dict() for trainer in (whole, rest)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("name", ["mnist_vqvae", "mnist_vqvae_60", "mnist_residual_vq"])
+def test_a_recipes_loss_falls_within_sixty_updates(name: str, splits: Splits) -> None:
+    small = ["model.width=8", "model.code_width=4", "model.blocks=1", "data.batch=16", "train.updates=60"]
+    recipe = load_recipe(RECIPES / f"{name}.yaml", [*small, "train.optimizer.lr=1e-2"])
+    trainer = Trainer(recipe, build_model(recipe))
+    batches = Batches(trainer, splits.train)
+    finals = [trainer.update(next(batches), updates=60).terms["final"][0] for _ in range(60)]
+    assert sum(finals[-5:]) < 0.75 * sum(finals[:5])
+
+
+def test_a_prefix_is_decoded_where_it_means_something_and_refused_elsewhere() -> None:
+    residual, target = model_of("residual"), digits(2)
+    codes = residual.encode(target)
+    first, second = (book.vectors[0][codes[:, stage]] for stage, book in enumerate(residual.codebooks[:2]))
+    torch.testing.assert_close(residual.decode(codes[:, :2]), residual.reconstruct((first + second)[:, None]))
+    with pytest.raises(VqtkError, match="VQVAE decodes whole codes only, of 49 stages"):
+        model_of("by place").decode(torch.zeros(1, 48, dtype=torch.int64))
+
+
+def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_of(VQDRAW)
+    with pytest.raises(RecipeError, match="VQDraw has no codebooks"):
+        Trainer(recipe, build_model(recipe))
+    text = {"data": {"name": "wikitext2", "length": 8, "vocabulary": 5}, "model": {**KINDS["residual"], "loss": "mse"}}
+    with pytest.raises(RecipeError, match="ResidualVQ works on images whose sides are multiples of 4"):
+        build_model(from_plain({"name": "it", "train": {"updates": 1}, **text}, "it.yaml"))
+    monkeypatch.setattr(_codebook, "find_spec", lambda name: None)
+    with pytest.raises(VqtkError, match=r"not installed\. Run: pip install 'vqtk\[baselines\]'"):
+        build_model(recipe_of(KINDS["residual"]))

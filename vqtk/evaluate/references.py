@@ -1,0 +1,194 @@
+"""What can be said of rate and distortion without a network: K-means on raw pixels, and a Gaussian's function.
+
+Both are computed from training items, at the rates of a model's stages, and kept beside its run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from math import log, log2, prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.datasets._base import Splits
+from vqtk.datasets._split import batches_of
+from vqtk.errors import DataError
+from vqtk.evaluate.measure import Track, targets, untracked
+from vqtk.evaluate.walks import fixed_subset
+from vqtk.io.atomic import write_text
+from vqtk.train.seeds import generator
+
+ITEMS = 10_000
+"""Training items that K-means is fitted on."""
+ROUNDS = 25
+"""Rounds of K-means a stage."""
+BATCH = 1000
+LABELS = {
+    "kmeans": "K-means residual quantisation of raw pixels",
+    "gaussian": "R(D) of a Gaussian with the data's covariance: an asymptotic reference, neither floor nor ceiling "
+    "for such data",
+}
+_FORMAT = "vqtk references 1"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a reference: bits an item, the mean squared error in training units, and that of pixels in [0, 1]."""
+
+    stage: int
+    bits: float
+    mse: float
+    mse_pixels: float
+
+
+@dataclass(frozen=True)
+class References:
+    """Both curves, and what they were computed from: `items` of the train split for K-means, all for the Gaussian."""
+
+    kmeans: list[Point]
+    gaussian: list[Point]
+    facts: dict[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """Return them as JSON values, each curve with the label to show it by."""
+        curves = {
+            name: {"label": label, "stages": [asdict(point) for point in getattr(self, name)]}
+            for name, label in LABELS.items()
+        }
+        return {**curves, **self.facts}
+
+
+def references(
+    model: Any, splits: Splits, *, seed: int, items: int = ITEMS, keep: Path | None = None, track: Track = untracked
+) -> References:
+    """Return the references at the rates of a model's stages; those kept at `keep` if they are of the same.
+
+    K-means is fitted on a seeded subset of `items` training items and measured on all test items; the covariance is
+    that of all training items. Raises: DataError if the data are no images, or `keep` cannot be written.
+    """
+    if model.data.kind != "image":
+        raise DataError(
+            f"--references compares with what pixels allow, and the data are {model.data.kind}. Take a model of images."
+        )
+    facts = {
+        "format": _FORMAT, "data": splits.fingerprint()["sha256"], "stages": model.stages, "options": model.options,
+        "items": min(items, len(splits.train)), "test_items": len(splits.test), "rounds": ROUNDS, "seed": seed,
+    }  # fmt: skip
+    kept = _read(keep, facts) if keep else None
+    if kept:
+        return kept
+    found = References(
+        _kmeans_points(model, splits, items=items, seed=seed, track=track),
+        _gaussian_points(model, splits, track=track),
+        facts,
+    )
+    if keep:
+        try:
+            write_text(keep, json.dumps(asdict(found), indent=2) + "\n")
+        except OSError as error:
+            raise DataError(f"{keep}: the references cannot be kept there ({error}). Make it writable.") from None
+    return found
+
+
+# ── K-means residual quantisation ────────────────────────────────────────────────────────────────
+
+
+def kmeans(vectors: Tensor, options: int, *, seed: torch.Generator, rounds: int = ROUNDS) -> Tensor:
+    """Return the centres (k, d) of vectors (n, d), from k of them drawn at random, after rounds of Lloyd's algorithm.
+
+    Centres that nothing is near to stay where they are.
+    Source: Lloyd 1982, Least squares quantization in PCM.
+    """
+    drawn = torch.randperm(len(vectors), generator=seed)[:options].to(vectors.device)
+    centres = vectors[drawn].clone()
+    for _ in range(rounds):
+        chosen = nearest(vectors, centres)
+        counts = torch.bincount(chosen, minlength=len(centres))[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, chosen, vectors)
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+    return centres
+
+
+def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
+    """Return which centre (k, d) is the nearest to each of the vectors (n, d) → (n,)."""
+    return (centres.square().sum(1) - 2 * vectors @ centres.T).argmin(1)
+
+
+def _kmeans_points(model: Any, splits: Splits, *, items: int, seed: int, track: Track) -> list[Point]:
+    taken = fixed_subset(splits.train, items, seed)
+    train = _flat(model, splits.train, taken, track, "training items")
+    target = _flat(model, splits.test, torch.arange(len(splits.test)), track, "test items")
+    decoded = torch.zeros_like(target)
+    points = []
+    for stage in track(range(model.stages), "stages of K-means"):
+        centres = kmeans(train, model.options, seed=generator(seed, "references", stage))
+        train -= centres[nearest(train, centres)]
+        decoded += centres[nearest(target - decoded, centres)]
+        error = (decoded - target).square().mean(dtype=torch.float64)
+        pixels = (model.data.pixels(decoded) - model.data.pixels(target)).square().mean(dtype=torch.float64)
+        points.append(Point(stage + 1, (stage + 1) * log2(model.options), float(error), float(pixels)))
+    return points
+
+
+def _flat(model: Any, split: Any, items: Tensor, track: Track, what: str) -> Tensor:
+    return torch.cat([part.flatten(1) for part in targets(model, split, items, batch=BATCH, track=track, what=what)])
+
+
+# ── the rate–distortion function of a Gaussian ───────────────────────────────────────────────────
+
+
+def gaussian_distortion(variances: Tensor, bits: float) -> float:
+    """Return the distortion D(R) of independent normal values at so many bits for all: a mean over the values.
+
+    Reverse water-filling: values whose variance is below the water level get no bits and are lost, the others are
+    kept down to it.
+    Shapes: variances (d,), such as the eigenvalues of a covariance.
+    Source: Cover and Thomas, Elements of Information Theory, theorem 10.3.3.
+    """
+    falling = variances.double().clamp(min=0).sort(descending=True).values
+    positive = falling[falling > 0]
+    if not len(positive):
+        return 0.0
+    count = torch.arange(1, len(positive) + 1, dtype=torch.float64, device=positive.device)
+    levels = ((positive.log().cumsum(0) - 2 * bits * log(2)) / count).exp()
+    kept = int((levels < positive).sum())
+    level = levels[kept - 1] if kept else positive[0]
+    return float(falling.clamp(max=float(level)).mean())
+
+
+def _gaussian_points(model: Any, splits: Splits, *, track: Track) -> list[Point]:
+    variances = torch.linalg.eigvalsh(_covariance(model, splits, track))
+    points = []
+    for stage in range(1, model.stages + 1):
+        bits = stage * log2(model.options)
+        distortion = gaussian_distortion(variances, bits)
+        points.append(Point(stage, bits, distortion, distortion * model.data.std**2))
+    return points
+
+
+def _covariance(model: Any, splits: Splits, track: Track) -> Tensor:
+    """Return the covariance (d, d) of the values of all training items, in training units, float64."""
+    values = prod(model.data.shape)
+    total = torch.zeros(values, dtype=torch.float64)
+    products = torch.zeros(values, values, dtype=torch.float64)
+    order = torch.arange(len(splits.train)).split(BATCH)
+    for raw in batches_of(splits.train, track(order, "training items")):
+        part = model.data.normalise(raw, torch.float32).flatten(1).cpu()
+        total += part.sum(0, dtype=torch.float64)
+        products += part.T @ part
+    mean = total / len(splits.train)
+    return products / len(splits.train) - mean[:, None] * mean
+
+
+def _read(path: Path, facts: dict[str, Any]) -> References | None:
+    """Return the references at a path if they are there, whole, and of these data and rates."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        pixels, normal = ([Point(**point) for point in found[name]] for name in LABELS)
+        return References(pixels, normal, facts) if found["facts"] == facts else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

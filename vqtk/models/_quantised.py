@@ -1,0 +1,194 @@
+"""What models with learned codebooks share: an image encoder and decoder, and nearest vectors between them.
+
+target ─► encoder ─► vectors (n, p, d) ─► nearest of each codebook, of what the last left over ─► sum ─► decoder
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from einops import rearrange
+from einops.layers.torch import Rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vqtk.errors import ShapeError
+from vqtk.models._base import Model
+from vqtk.models._codebook import Codebook, Prior
+from vqtk.nn.types import DataSpec
+from vqtk.registry import Loss
+
+PriorKind = Literal["none", "autoregressive"]
+SQUEEZED = 16
+"""Channels of the coarse features where they are flattened into vectors that have no place in the image."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What quantising a batch found.
+
+    `codes` (n, stages); `vectors` (n, p, d), the sum of the chosen ones, with the encoder's gradient straight through;
+    `codebook` and `commitment`, scalars: the squared distance of chosen vectors and what they stand for, the one with
+    the gradient of the codebooks, the other with that of the encoder.
+    """
+
+    codes: Tensor
+    vectors: Tensor
+    codebook: Tensor
+    commitment: Tensor
+
+
+class Quantised(Model):
+    """An item is `positions` vectors, each a sum of one vector of every codebook; stages = positions × codebooks.
+
+    Shapes: images (n, c, h, w), h and w multiples of 4 ↔ codes (n, stages) ↔ reconstructions (n, *shape).
+    """
+
+    def __init__(
+        self,
+        data: DataSpec,
+        *,
+        positions: int,
+        codebooks: int,
+        options: int,
+        loss: Loss,
+        width: int,
+        code_width: int,
+        blocks: int,
+        prior: PriorKind,
+    ):
+        super().__init__(data, stages=positions * codebooks, options=options)
+        if data.kind != "image" or any(side % 4 for side in data.shape[1:]):
+            raise ShapeError(
+                f"{self._name} works on images whose sides are multiples of 4, and the data are {data.kind} of shape "
+                f"{data.shape}."
+            )
+        channels, *size = data.shape
+        coarse = tuple(side // 4 for side in size)
+        self.loss = loss(data)
+        self.positions, self.code_width = positions, code_width
+        enter, leave = _vectors(width, coarse, positions, code_width)
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            *(_Residual(width) for _ in range(blocks)), nn.ReLU(), enter,
+        )  # fmt: skip
+        self.codebooks = nn.ModuleList(Codebook(options, code_width) for _ in range(codebooks))
+        self.decoder = nn.Sequential(
+            leave, nn.Conv2d(width, width, 3, padding=1),
+            *(_Residual(width) for _ in range(blocks)), nn.ReLU(),
+            nn.ConvTranspose2d(width, width, 4, stride=2, padding=1), nn.ReLU(),
+            nn.ConvTranspose2d(width, self.loss.out_channels, 4, stride=2, padding=1),
+        )  # fmt: skip
+        self.prior = Prior(width, self.stages, options) if prior == "autoregressive" else None
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def _books(self) -> list[Codebook]:
+        return cast(list[Codebook], list(self.codebooks))
+
+    def quantise(self, target: Tensor) -> Quantisation:
+        """Encode a target (n, c, h, w), and measure how far codebooks and encoder are from each other."""
+        self._check_target(target)
+        encoded = self.encoder(target).to(self.dtype)
+        left, total, chosen = encoded, torch.zeros_like(encoded), []
+        codebook = commitment = encoded.new_zeros(())
+        for book in self._books:
+            chosen.append(book.nearest(left))
+            vectors = book(chosen[-1])
+            codebook = codebook + F.mse_loss(vectors, left.detach())
+            commitment = commitment + F.mse_loss(left, vectors.detach())
+            left, total = left - vectors.detach(), total + vectors
+        codes = rearrange(torch.stack(chosen, 2), "n p q -> n (p q)")
+        return Quantisation(codes, encoded + (total - encoded).detach(), codebook, commitment)
+
+    @torch.no_grad()
+    def encode(self, target: Tensor) -> Tensor:
+        """Return the codes of a target (n, c, h, w) → (n, stages)."""
+        return self.quantise(target).codes
+
+    def reconstruct(self, vectors: Tensor) -> Tensor:
+        """Return the reconstructions of vectors (n, positions, code_width) → (n, *shape)."""
+        return self.loss.from_channels(self.decoder(vectors))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the reconstructions of codes (n, s) → (n, *shape); s < stages where there is one position.
+
+        Raises: VqtkError if codes are missing, or a code is no option.
+        """
+        self._check_codes(codes, most=self.stages)
+        if codes.shape[1] != self.stages and self.positions > 1:
+            raise ShapeError(
+                f"codes of {codes.shape[1]} stages: {self._name} decodes whole codes only, of {self.stages} stages."
+            )
+        total = next(self.parameters()).new_zeros(len(codes), self.positions, self.code_width)
+        for book, chosen in zip(self._books, rearrange(codes, "n (p q) -> q n p", p=self.positions), strict=False):
+            total = total + book(chosen)
+        return self.reconstruct(total)
+
+    def code_nats(self, codes: Tensor) -> Tensor:
+        """Return the negative log-likelihood of each stage's code, codes (n, stages) → (n, stages), in nats.
+
+        It is that of the prior; of the uniform one, ln K, where the model has none.
+        """
+        if self.prior is not None:
+            return self.prior.nats(codes)
+        return torch.full(codes.shape, float(self.options), dtype=self.dtype, device=codes.device).log()
+
+    def random_codes(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """Return codes (n, stages) drawn from the prior, uniformly where there is none; drawn on the CPU."""
+        if self.prior is None:
+            return super().random_codes(n, generator=generator)
+        return self.prior.sample(n, generator)
+
+    def trial(self, target: Tensor) -> Tensor:
+        """Encode and decode, and score the codes by the prior."""
+        found = self.quantise(target)
+        score = self.loss(self.reconstruct(found.vectors)[:, None], target).mean()
+        return score + found.codebook + found.commitment + self.code_nats(found.codes).mean()
+
+    def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
+        """Let each codebook replace vectors that nothing is near to; usage (s, k) counts the choices of the update."""
+        counts = rearrange(usage, "(p q) k -> q p k", p=self.positions).sum(1)
+        for book, chosen in zip(self._books, counts, strict=True):
+            book.mend(optimizer, chosen)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.layers(features)
+
+
+def _vectors(
+    width: int, coarse: tuple[int, ...], positions: int, code_width: int
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return the maps (n, width, h, w) → (n, p, d) and back: place by place if p = h · w, all in all otherwise."""
+    height, length = coarse
+    if positions == height * length:
+        return (
+            nn.Sequential(nn.Conv2d(width, code_width, 1), Rearrange("n d h w -> n (h w) d")),
+            nn.Sequential(Rearrange("n (h w) d -> n d h w", h=height), nn.Conv2d(code_width, width, 1)),
+        )
+    flat = SQUEEZED * height * length
+    return (
+        nn.Sequential(
+            nn.Conv2d(width, SQUEEZED, 1), nn.Flatten(),
+            nn.Linear(flat, positions * code_width), nn.Unflatten(1, (positions, code_width)),
+        ),
+        nn.Sequential(
+            nn.Flatten(), nn.Linear(positions * code_width, flat),
+            nn.Unflatten(1, (SQUEEZED, *coarse)), nn.Conv2d(SQUEEZED, width, 1),
+        ),
+    )  # fmt: skip

@@ -25,7 +25,8 @@ class Stages(Objective):
     ):
         if not model.stepwise:
             raise ShapeError(
-                f"{type(model).__name__} has no stages to walk through. Give `train.objective` a name: distillation."
+                f"{type(model).__name__} has no stages to walk through. Give `train.objective` a name: "
+                "quantisation for vqvae and residual_vq, distillation for distilled."
             )
         self.model = model
         self.weights = {"choice": choice, "all": all, "final": final}

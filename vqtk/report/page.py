@@ -21,7 +21,7 @@ from vqtk.report.curves import entropy_figure, losses_figure, usage_figure
 from vqtk.report.plots import rate_distortion_figure
 
 PICTURES = {
-    "samples": ("Samples", "Uniformly drawn codes, decoded."),
+    "samples": ("Samples", "Codes drawn uniformly, or from the model's own prior if it has one; decoded."),
     "reconstructions": ("Reconstructions", "Test items, each with its reconstruction below it."),
     "stages": ("Stage by stage", "One more stage at a time; the test items themselves last."),
     "proposals": ("Proposals", "What one stage proposes for a test item, the chosen option marked."),
@@ -104,7 +104,7 @@ def _facts(
         "parameters": f"{manifest['parameters']:,}" if "parameters" in manifest else None,
         "items, train + test": f"{data['train_items']:,} + {data['test_items']:,}" if data else None,
         "test distortion": _figure(float(tested["row"]["final"])) if tested else None,
-        "training loss": _figure(last.get("choice", last.get("end_to_end"))) if last else None,
+        "training loss": _figure(last.get("choice", last.get("end_to_end", last.get("final")))) if last else None,
         "time per update": f"{last['step_ms']:,.0f} ms" if last else None,
         "time in training": f"{summary['train_s'] / 60:.1f} min" if summary else None,
         "device": f"{manifest['device']}, {manifest['threads']} threads" if "device" in manifest else None,

@@ -35,7 +35,10 @@ _DRAWN = (
     (entropy_figure, "Code usage: 1 is all options equally often."),
 )
 _PICTURES = {
-    "samples": "Samples of codes drawn uniformly, or from a model's own prior. Variants whose codes have one shape decode the same codes.",
+    "samples": (
+        "Samples of codes drawn uniformly, or from a model's own prior. Variants whose codes have one shape decode the "
+        "same codes."
+    ),
     "reconstructions": "Test items, each with its reconstruction: the same items for each variant.",
 }
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")

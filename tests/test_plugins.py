@@ -182,7 +182,7 @@ def test_an_installed_package_is_found_by_a_fresh_process_and_a_broken_one_is_na
         place / "site",
     ]
     packages = [place / "vqtk_shifting", place / "vqtk_broken"]
-    subprocess.run([sys.executable, *install, *packages], check=True, capture_output=True)
+    subprocess.run([sys.executable, *install, place / "site", *packages], check=True, capture_output=True)
     script = f"import site, sys; site.addsitedir({str(place / 'site')!r}); import vqtk.cli; vqtk.cli.main()"
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:

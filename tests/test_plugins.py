@@ -170,17 +170,7 @@ def test_an_installed_package_is_found_by_a_fresh_process_and_a_broken_one_is_na
         folder.mkdir()
         (folder / "pyproject.toml").write_text(PACKAGE.format(name=name))
         (folder / f"{name}.py").write_text(source)
-    install = [
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-        "--target",
-        place / "site",
-    ]
+    install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
     packages = [place / "vqtk_shifting", place / "vqtk_broken"]
     subprocess.run([sys.executable, *install, place / "site", *packages], check=True, capture_output=True)
     script = f"import site, sys; site.addsitedir({str(place / 'site')!r}); import vqtk.cli; vqtk.cli.main()"

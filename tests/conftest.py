@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
+import os
 
-torch.set_num_threads(1)
+import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # Read when torch is imported, here and in the processes that tests begin.
 
 LOOKS_AT_REPORTS = ("test_report", "test_cli", "test_compare", "test_ablate")
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vqtk.datasets._base import Splits
 from vqtk.errors import DataError
+from vqtk.evaluate.references import AFFORDABLE_SHARE as SHARE
+from vqtk.evaluate.references import expected_s, references
 from vqtk.evaluate.walks import evaluate, fixed_subset
 from vqtk.io.plugins import records
 from vqtk.io.weights import checkpoints
@@ -100,6 +102,7 @@ class Experiment:
             "bits_per_item": self.trainer.model.bits,
             "options": self.trainer.model.options,
             "kind": self.trainer.model.data.kind,
+            "loss": self.recipe.model.settings["loss"].entry.name,
             "data": self.splits.fingerprint(),
             **({"characters": self.splits.characters} if self.splits.characters else {}),
             "plugins": records(self.recipe.plugins),
@@ -132,6 +135,7 @@ def updates_within(experiment: Experiment, budget: str) -> int:
             lambda: experiment.picture(Path(scratch), 0),
         )
     final_s = measured.evaluation_s * _final_items(experiment, allowed, measured) / len(experiment._subset)
+    final_s += _references_s(experiment, allowed)
     updates = measured.updates_within(
         allowed - (time.monotonic() - started),
         evaluate_every=settings.evaluate_every,
@@ -209,7 +213,16 @@ def _finish(experiment: Experiment, directory: RunDirectory) -> None:
             "stages": evaluation["stages"],
         }
     )
+    if _references_s(experiment, trainer.seconds):
+        keep = directory.path / "references.json"
+        references(trainer.model, experiment.splits, seed=experiment.recipe.seed, keep=keep)
     write_report(directory.path)
+
+
+def _references_s(experiment: Experiment, train_s: float) -> float:
+    """Return how long computing the references takes; 0 where that is too much of the run's time, so they are not."""
+    takes = expected_s(experiment.trainer.model, experiment.splits)
+    return takes if takes <= SHARE * train_s else 0.0
 
 
 def _record_skipped(experiment: Experiment, directory: RunDirectory) -> None:

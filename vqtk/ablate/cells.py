@@ -11,6 +11,7 @@ from typing import Any
 
 from vqtk.ablate.choices import Choices, name_of
 from vqtk.ablate.equal import Equal, updates_of
+from vqtk.ablate.sampled import asked, is_measured
 from vqtk.ablate.state import State, read_state, write_state
 from vqtk.ablate.study import Study, Value
 from vqtk.errors import CheckpointError, RecipeError, VqtkError
@@ -240,6 +241,12 @@ def _measured_before(folder: Path, equal: Equal) -> dict[str, int]:
 
 
 def to_run(plan: Plan, folder: Path, *, retry: bool) -> list[Cell]:
-    """Return the cells that are still to run; those that failed only with `retry`."""
+    """Return the cells that are still to run, or of whose samples nothing is known; failed ones only with `retry`."""
     settled = {"done"} if retry else {"done", "failed"}
-    return [cell for cell in plan.cells() if read_state(folder / cell.path).state not in settled]
+    samples = asked(metric.name for metric in plan.study.metrics)
+
+    def is_left(path: Path) -> bool:
+        state = read_state(path).state
+        return state not in settled or (state == "done" and samples and not is_measured(path))
+
+    return [cell for cell in plan.cells() if is_left(folder / cell.path)]

@@ -15,6 +15,7 @@ from vqtk.ablate.effects import main_effects
 from vqtk.ablate.measured import measured
 from vqtk.ablate.metric import Span, common_span, require_known, value_of
 from vqtk.ablate.page import write_page
+from vqtk.ablate.referred import drawn
 from vqtk.ablate.statistics import LEVEL, holm, paired
 from vqtk.ablate.tables import as_csv, as_markdown, as_tex
 from vqtk.ablate.terms import differing, require_equal
@@ -63,6 +64,7 @@ def compare(paths: Sequence[Path], asked: Asked = Asked()) -> dict[str, Any]:
         "confidence": LEVEL,
         "span_bits": span,
         "curve": _curve(metric, runs),
+        "references": drawn(in_order),
         "effects": _effects(collected, metric, span),
         "left_out": [{"path": str(one.path), "why": one.why} for one in collected.left_out],
     }

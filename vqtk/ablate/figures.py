@@ -12,6 +12,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 INK, GRID = "#010203", "#040506"
 COLOURS = ("#3987e5", "#d95926", "#199e70", "#c98500", "#d55181", "#9085e9", "#4a9c2d", "#e34948")
+_REFERENCES = {"kmeans": ((0, (1, 1)), "K-means"), "gaussian": ((0, (5, 2)), "Gaussian R(D)")}
+"""How the references without a network are drawn and called."""
 DASHES = ("-", "--", ":", "-.")
 _WIDTH = 5.0
 
@@ -33,7 +35,7 @@ def curves_figure(comparison: dict[str, Any]) -> Figure | None:
 
 
 def rate_distortion_figure(comparison: dict[str, Any]) -> Figure | None:
-    """Return distortion over bits, mean with a band of one standard deviation."""
+    """Return distortion over bits, mean with a band of one standard deviation; thin lines are references."""
     figure, axes = _blank("rate (bits per item)", "distortion (loss in training units)")
     values: list[float] = []
     for style, row in _styled(comparison):
@@ -44,6 +46,10 @@ def rate_distortion_figure(comparison: dict[str, Any]) -> Figure | None:
         axes.plot(bits, mean, **style, marker="o" if len(bits) < 40 else None, markersize=3)
         axes.fill_between(bits, low, high, color=style["color"], alpha=0.18, linewidth=0)
         values += [*mean, *low.tolist()]
+    for name, (line, label) in _REFERENCES.items() if comparison["references"] else ():
+        points = [(point["bits"], point["mse"]) for point in comparison["references"][name]["stages"]]
+        axes.plot(*zip(*points, strict=True), color=INK, linewidth=0.9, linestyle=line, label=label)
+        values += [error for _, error in points]
     axes.set_xlim(left=0)
     _logarithmic(axes, values, spread=1.5)
     return _legend(figure, axes) if values else None

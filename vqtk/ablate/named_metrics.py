@@ -15,8 +15,12 @@ BETTER = {
     "all": "lower",
     "entropy_pooled_nats": "higher",
     "used": "higher",
+    "samples_frechet": "lower",
+    "samples_kernel": "lower",
 }
 """The metrics by name, and which way each is better."""
+SAMPLES = {"samples_frechet": "frechet", "samples_kernel": "kid"}
+"""Those of samples, which take a measurement of their own, by the names of the figures that it finds."""
 _STAGE = re.compile(r"stages\.([1-9]\d*)\.distortion")
 
 

@@ -61,7 +61,7 @@ def write_page(comparison: dict[str, Any], path: Path) -> Path:
         loader=PackageLoader("vqtk.ablate", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     with matplotlib.rc_context(_SETTINGS):
-        drawn = [(draw(comparison), caption) for draw, caption in _DRAWN]
+        drawn = [(draw(comparison), caption + _referred(draw, comparison)) for draw, caption in _DRAWN]
         figures = [_Drawn(_svg(figure), caption) for figure, caption in drawn if figure]
     page = environment.get_template("comparison.html.j2").render(
         comparison=comparison,
@@ -74,6 +74,15 @@ def write_page(comparison: dict[str, Any], path: Path) -> Path:
     )
     write_text(path, page)
     return path
+
+
+def _referred(draw: object, comparison: dict[str, Any]) -> str:
+    """Return what the references beside rate and distortion are."""
+    found = comparison["references"]
+    if draw is not rate_distortion_figure or not found:
+        return ""
+    kmeans, gaussian = found["kmeans"]["label"], found["gaussian"]["label"]
+    return f" Without a network, at {found['options']} options a stage: {kmeans}; {gaussian}."
 
 
 def _svg(figure: Figure) -> Markup:

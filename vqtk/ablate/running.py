@@ -12,9 +12,11 @@ import torch
 from vqtk.ablate.cells import Plan, Variant, to_run
 from vqtk.ablate.equal import items_per_update, step_s, training_flops
 from vqtk.ablate.executor import Event, Executor
+from vqtk.ablate.sampled import asked
 from vqtk.ablate.state import State, read_state, write_state
 from vqtk.ablate.worker import STOP
 from vqtk.evaluate.cost import total_parameters
+from vqtk.evaluate.quality import features_at_hand
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.train.loop import Stop
 
@@ -71,15 +73,21 @@ def _settle(event: Event) -> None:
 
 
 def read_data(plan: Plan, root: Path, say: Callable[[str], object]) -> None:
-    """Read each data set of a study once, so that its runs find it whole. Raises: DataError."""
-    seen = []
+    """Read each data set of a study once, so that its runs find it whole.
+
+    Raises: DataError if one cannot be read, or the study asks for distances that its samples cannot have.
+    """
+    samples, seen = asked(metric.name for metric in plan.study.metrics), []
     for variant in plan.variants:
         data = variant.recipe.plain()["data"]
         if data not in seen:
             seen.append(data)
-            note = build_dataset(variant.recipe).load(root).note
-            if note:
-                say(note)
+            found = build_dataset(variant.recipe)
+            splits = found.load(root)
+            if splits.note:
+                say(splits.note)
+            if samples:
+                features_at_hand(found.spec, splits, name=variant.recipe.data.entry.name, device=torch.device("cpu"))
 
 
 @dataclass(frozen=True)

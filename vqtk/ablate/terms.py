@@ -8,7 +8,7 @@ from typing import Any
 from vqtk.ablate.collect import Collected, Run, Variant
 from vqtk.errors import VqtkError
 
-_Said = Callable[[Run], str]
+_Said = Callable[[Run], str | None]
 
 
 def differing(collected: Collected) -> list[str]:
@@ -36,7 +36,9 @@ def items_per_update(run: Run) -> int:
 
 def _terms(study: dict[str, Any]) -> dict[str, _Said]:
     """Return the terms to hold equal, each with how a run's is said."""
-    terms: dict[str, _Said] = {"Data": _data, "Test items": _tested, "Losses": _loss}
+    terms: dict[str, _Said] = {
+        "Data": _data, "Test items": _tested, "Losses": loss_of, "Features of samples": _features,
+    }  # fmt: skip
     equal = study.get("terms", {}).get("equal")
     if equal in ("items", "flops", "time"):
         return terms
@@ -59,20 +61,30 @@ def _tested(run: Run) -> str:
     return f"{run.summary['test_items']:,}"
 
 
-def _loss(run: Run) -> str:
+def loss_of(run: Run) -> str:
+    """Return the name of a run's loss."""
     loss = run.recipe.plain()["model"].get("loss")
     return str(loss.get("name") if isinstance(loss, dict) else loss)
 
 
+def _features(run: Run) -> str | None:
+    """Return what the run's samples were compared in, if they were."""
+    features: str | None = run.summary.get("quality", {}).get("features")
+    return features
+
+
 def _differing(what: str, of: _Said, variants: Sequence[Variant]) -> str:
-    """Return a sentence that says who has which, or an empty string if all have the same."""
+    """Return a sentence that says who has which, or an empty string if all that have any have the same."""
     having: dict[str, list[str]] = {}
     for variant in variants:
         for run in variant.runs.values():
-            names = having.setdefault(of(run), [])
+            said = of(run)
+            if said is None:
+                continue
+            names = having.setdefault(said, [])
             if variant.name not in names:
                 names.append(variant.name)
-    if len(having) == 1:
+    if len(having) <= 1:
         return ""
     return f"{what} differ: " + "; ".join(f"{value} ({_some(names)})" for value, names in having.items()) + "."
 

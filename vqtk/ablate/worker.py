@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.ablate.executor import Settings
+from vqtk.ablate.sampled import asked_by, is_measured, measure_samples
 from vqtk.ablate.state import State, locked, read_state, write_state
 from vqtk.errors import VqtkError
 from vqtk.train.loop import Stop
@@ -48,16 +49,17 @@ class _Watcher:
 def train_cell(cell: Path, settings: Settings, *, worker: str = "", stop: Stop | None = None) -> State:
     """Train a cell's run to its end, from its newest checkpoint if there is one; return the state that it reached.
 
-    What fails is recorded in the state, and raised no further.
+    Where the study compares by samples, they are measured then. What fails is recorded in the state, and raised no
+    further.
     """
     with locked(cell / "cell.lock", what=f"The cell {cell}", wait_s=ORPHAN_S):
-        before = read_state(cell)
-        if before.state == "done":
+        before, samples = read_state(cell), asked_by(cell.parent.parent)
+        if before.state == "done" and (is_measured(cell) or not samples):
             return before
         state = State("running", None, before.attempts + 1, worker or f"pid {os.getpid()}")
         write_state(cell, state)
         try:
-            finished = _train(cell, settings, stop or Stop())
+            finished = _train(cell, settings, stop or Stop(), samples=samples)
         except Exception as error:  # A cell's failure is its own; the study goes on.
             state = replace(state, state="failed", error=_told(error))
         else:
@@ -66,7 +68,7 @@ def train_cell(cell: Path, settings: Settings, *, worker: str = "", stop: Stop |
     return state
 
 
-def _train(cell: Path, settings: Settings, stop: Stop) -> bool:
+def _train(cell: Path, settings: Settings, stop: Stop, *, samples: bool) -> bool:
     import torch
 
     from vqtk.datasets._base import data_root
@@ -89,7 +91,10 @@ def _train(cell: Path, settings: Settings, stop: Stop) -> bool:
         go_on(experiment, directory, anew=True)
     else:
         directory.write_manifest(experiment.manifest())
-    return run(experiment, directory, stop)
+    finished = run(experiment, directory, stop)
+    if finished and samples:
+        measure_samples(experiment, directory)
+    return finished
 
 
 def _stopped_by_sigterm() -> Stop:

@@ -92,12 +92,13 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
     write_plan(plan, folder)
     with board, stopping_on_signals(stop):
         states = run_study(plan, folder, executor, board, stop, retry=retry)
-    _conclude(folder, states)
+    _conclude(plan, folder, states, data_root(data_dir))
 
 
-def _conclude(folder: Path, states: list[State]) -> None:
+def _conclude(plan: Plan, folder: Path, states: list[State], data: Path) -> None:
     """Compare what is done once every cell has ended, and say what failed."""
     from vqtk.ablate.compare import write_comparison
+    from vqtk.ablate.referred import compute
     from vqtk.errors import VqtkError
 
     failed = [state for state in states if state.state == "failed"]
@@ -111,6 +112,7 @@ def _conclude(folder: Path, states: list[State]) -> None:
         problems = [f"{len(failed)} of {len(states)} cells failed; --retry tries again. The first: {failed[0].error}"]
     try:
         if done:
+            compute(plan, folder, data, print)
             write_comparison(folder)
             print(f"Look at it: {folder / 'report.html'}")
     except VqtkError as error:

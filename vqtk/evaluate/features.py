@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqtk.datasets._split import Split
-from vqtk.errors import DataError
 from vqtk.evaluate.measure import Track
 from vqtk.nn.types import DataSpec
 from vqtk.train.seeds import Order, generator
@@ -20,6 +19,8 @@ UPDATES = 1000
 BATCH = 100
 LR = 1e-3
 WIDTH = 128
+SEED = 0
+"""The classifier's, whatever the run's: figures of all runs on the same data are distances in one space."""
 PATIENCE_S = 10
 """Seconds to wait for a server."""
 
@@ -85,20 +86,16 @@ class Classifier(nn.Module):
 
 
 def classifier_features(
-    data: DataSpec, train: Split, test: Split, *, name: str, seed: int, device: torch.device, track: Track
+    data: DataSpec, train: Split, test: Split, *, name: str, device: torch.device, track: Track
 ) -> Features:
     """Train a classifier on the data's own labels for a fixed number of updates; return its features.
 
-    `name` is the data set's. Raises: DataError if the data have no labels.
+    `name` is the data set's. Both splits have labels.
     """
-    if train.labels is None or test.labels is None:
-        raise DataError(
-            f"--quality: neither the weights of Inception are at hand nor labels of {name} to train a classifier on, "
-            "so there are no features to compare images in. Install vqtk[quality] and run it once with a network, or "
-            "take data with labels, such as mnist, cifar10 or svhn."
-        )
-    network = _trained(data, train, train.labels.cpu().long(), seed=seed, device=device, track=track)
-    counted = torch.randperm(len(test), generator=generator(seed, "classifier", "test"))[:10_000]
+    assert train.labels is not None
+    assert test.labels is not None
+    network = _trained(data, train, train.labels.cpu().long(), device=device, track=track)
+    counted = torch.randperm(len(test), generator=generator(SEED, "classifier", "test"))[:10_000]
     with torch.no_grad():
         right = [
             (network(data.normalise(test[part].to(device))).argmax(1).cpu() == test.labels.cpu()[part]).double()
@@ -112,13 +109,11 @@ def classifier_features(
     return Features(features, "classifier", title, torch.cat(right).mean().item())
 
 
-def _trained(
-    data: DataSpec, train: Split, labels: Tensor, *, seed: int, device: torch.device, track: Track
-) -> Classifier:
+def _trained(data: DataSpec, train: Split, labels: Tensor, *, device: torch.device, track: Track) -> Classifier:
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(generator(seed, "classifier").initial_seed())
+        torch.default_generator.manual_seed(generator(SEED, "classifier").initial_seed())
         network = Classifier(data.shape, int(labels.max()) + 1).to(device)
-    optimizer, order = torch.optim.Adam(network.parameters(), lr=LR), Order(len(train), seed)
+    optimizer, order = torch.optim.Adam(network.parameters(), lr=LR), Order(len(train), SEED)
     for update in track(range(UPDATES), "classifier for features"):
         indices = order(update * BATCH, BATCH)
         loss = F.cross_entropy(network(data.normalise(train[indices].to(device))), labels[indices].to(device))

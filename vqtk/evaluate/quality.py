@@ -13,6 +13,7 @@ from vqtk.datasets._split import Split, batches_of
 from vqtk.errors import DataError
 from vqtk.evaluate.features import Features, classifier_features, inception
 from vqtk.evaluate.measure import Track, untracked
+from vqtk.nn.types import DataSpec
 from vqtk.train.seeds import generator
 
 MOST_ITEMS = 10_000
@@ -65,14 +66,14 @@ def quality(model: Any, splits: Splits, *, items: Tensor, name: str, seed: int, 
 
     Raises: DataError if the data are not images, or there are no features to compare them in.
     """
-    if model.data.kind != "image":
-        raise DataError(f"--quality compares images, and {name} is {model.data.kind}. Run vqtk eval without it.")
     if len(items) < 2:
-        raise DataError("--quality needs at least 2 test items, and there is 1. Give --items a larger number.")
-    standard, note = inception(model.device)
+        raise DataError(
+            "distances of samples need at least 2 test items, and there is 1. Give --items a larger number."
+        )
+    standard, note = features_at_hand(model.data, splits, name=name, device=model.device)
     with torch.enable_grad():
         space = standard or classifier_features(
-            model.data, splits.train, splits.test, name=name, seed=seed, device=model.device, track=track
+            model.data, splits.train, splits.test, name=name, device=model.device, track=track
         )
     chosen = items[torch.randperm(len(items), generator=generator(seed, "quality", "test"))[:MOST_ITEMS]]
     others = torch.randperm(len(splits.train), generator=generator(seed, "quality", "train"))[: len(chosen)]
@@ -92,6 +93,26 @@ def quality(model: Any, splits: Splits, *, items: Tensor, name: str, seed: int, 
         test=len(test),
         note=note,
     )
+
+
+def features_at_hand(data: DataSpec, splits: Splits, *, name: str, device: torch.device) -> tuple[Features | None, str]:
+    """Return Inception's features; or None, and why not, where a classifier can be trained in their place.
+
+    Raises: DataError if the data, called `name`, are not images, or have no labels to train one on.
+    """
+    if data.kind != "image":
+        raise DataError(
+            f"distances of samples are those of images, and {name} is {data.kind}. Leave out --quality, or the study's "
+            "metrics of samples."
+        )
+    standard, note = inception(device)
+    if standard is None and (splits.train.labels is None or splits.test.labels is None):
+        raise DataError(
+            f"distances of samples: neither the weights of Inception are at hand nor labels of {name} to train a "
+            "classifier on, so there are no features to compare images in. Install vqtk[quality] and run vqtk eval "
+            "--quality once with a network, or take data with labels, such as mnist, cifar10 or svhn."
+        )
+    return standard, note
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:

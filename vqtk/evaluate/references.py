@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from math import log, log2, prod
+from math import inf, log, log2, prod
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,11 @@ LABELS = {
     "gaussian": "R(D) of a Gaussian with the data's covariance: an asymptotic reference, neither floor nor ceiling "
     "for such data",
 }
-_FORMAT = "vqtk references 1"
+AFFORDABLE_SHARE = 0.1
+"""The part of a training's time that they may take where nobody asked for them."""
+_FORMAT = "vqtk references 2"
+_PER_S = 2e10
+"""Operations a second that a processor is taken to do."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,9 @@ def references(
         "format": _FORMAT, "data": splits.fingerprint()["sha256"], "stages": model.stages, "options": model.options,
         "items": min(items, len(splits.train)), "test_items": len(splits.test), "rounds": ROUNDS, "seed": seed,
     }  # fmt: skip
-    kept = _read(keep, facts) if keep else None
-    if kept:
-        return kept
+    before = kept(keep) if keep else None
+    if before and before.facts == facts:
+        return before
     found = References(
         _kmeans_points(model, splits, items=items, seed=seed, track=track),
         _gaussian_points(model, splits, track=track),
@@ -88,10 +92,31 @@ def references(
     )
     if keep:
         try:
-            write_text(keep, json.dumps(asdict(found), indent=2) + "\n")
+            write_text(keep, json.dumps(found.plain(), indent=2) + "\n")
         except OSError as error:
             raise DataError(f"{keep}: the references cannot be kept there ({error}). Make it writable.") from None
     return found
+
+
+def kept(path: Path) -> References | None:
+    """Return the references that were written to a file; None if there are none, or they are damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != _FORMAT:
+            return None
+        pixels, normal = ([Point(**point) for point in found[name]["stages"]] for name in LABELS)
+        return References(pixels, normal, {key: value for key, value in found.items() if key not in LABELS})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def expected_s(model: Any, splits: Splits) -> float:
+    """Return about how many seconds it takes to compute them on a processor; infinity if the data are no images."""
+    if model.data.kind != "image":
+        return inf
+    values, train, test = prod(model.data.shape), len(splits.train), len(splits.test)
+    assigned = model.stages * model.options * (min(ITEMS, train) * (ROUNDS + 1) + test)
+    return (2 * values * assigned + 2 * train * values**2 + 10 * values**3) / _PER_S
 
 
 # ── K-means residual quantisation ────────────────────────────────────────────────────────────────
@@ -182,13 +207,3 @@ def _covariance(model: Any, splits: Splits, track: Track) -> Tensor:
         products += part.T @ part
     mean = total / len(splits.train)
     return products / len(splits.train) - mean[:, None] * mean
-
-
-def _read(path: Path, facts: dict[str, Any]) -> References | None:
-    """Return the references at a path if they are there, whole, and of these data and rates."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        pixels, normal = ([Point(**point) for point in found[name]] for name in LABELS)
-        return References(pixels, normal, facts) if found["facts"] == facts else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -58,7 +58,7 @@ def write_report(run: Path) -> Path:
         pictures=_pictures(run / "images", manifest.get("kind")),
         tested=_tested(tested) if stages else "",
         stages=stages,
-        rate_distortion=_rate_distortion(stages, manifest),
+        rate_distortion=_rate_distortion(stages, manifest, _json(run / "references.json")),
         usage=_svg(usage_figure(tested["usage"])) if stages else "",
         recipe=_read(run / "recipe.yaml"),
         manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
@@ -121,9 +121,13 @@ def _curves(metrics: list[dict[str, Any]], manifest: dict[str, Any]) -> list[Fig
     return [losses_figure(metrics), entropy_figure(metrics, manifest["options"])]
 
 
-def _rate_distortion(stages: list[dict[str, Any]], manifest: dict[str, Any]) -> Markup | str:
+def _rate_distortion(
+    stages: list[dict[str, Any]], manifest: dict[str, Any], references: dict[str, Any]
+) -> Markup | str:
     reached = [row for row in stages if row["distortion"] is not None]
-    return _svg(rate_distortion_figure(stages, manifest["kind"])) if len(reached) > 1 else ""
+    if len(reached) < 2 and not references:
+        return ""
+    return _svg(rate_distortion_figure(stages, manifest["kind"], references=references, loss=manifest.get("loss")))
 
 
 def _pictures(folder: Path, kind: str | None) -> list[_Picture]:

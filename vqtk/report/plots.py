@@ -38,24 +38,26 @@ def rate_distortion_figure(
     kind: Literal["image", "text", "voxels", "points"],
     *,
     references: dict[str, Any] | None = None,
+    loss: str | None = None,
 ) -> Figure:
     """Return a plot of distortion over rate, a point a stage, from the rows of `Evaluation.stages`.
 
     Images show the error of pixels and points their distance, on a logarithmic axis; text nats per token; voxels
     intersection over union. Stages without a reconstruction are left out. `references`, as `References.plain` has
-    them, are drawn beside errors of pixels.
+    them, are drawn beside errors of pixels, and beside the loss where it is `mse`.
     """
     axis = _DISTORTION[kind]
     if axis.key not in rows[0]:
         axis = _Axis("distortion", "distortion (loss)", kind in ("image", "points"))
     points = [(row["bits"], row[axis.key]) for row in rows if row[axis.key] is not None]
-    compared = references if references and axis.key == "mse_pixels" else None
+    error = {"mse_pixels": "mse_pixels", "distortion": "mse" if loss == "mse" else None}.get(axis.key)
+    compared = references if references and error else None
     figure = Figure(figsize=(5.6, 4.6 if compared else 3.6), layout="constrained")
     axes = figure.add_subplot()
     size = 4 if len(points) < 40 else 2
     axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.5, marker="o", markersize=size, label="the model")
     if compared:
-        _draw(axes, compared)
+        _draw(axes, compared, str(error))
     if axis.logarithmic and min(value for _, value in points) > 0:
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
@@ -69,11 +71,11 @@ def rate_distortion_figure(
     return figure
 
 
-def _draw(axes: Axes, references: dict[str, Any]) -> None:
+def _draw(axes: Axes, references: dict[str, Any], error: str) -> None:
     """Draw the references as lines, and a legend below the axes."""
     for name, (colour, line) in REFERENCES.items():
         curve = references[name]
-        points = [(point["bits"], point["mse_pixels"]) for point in curve["stages"]]
+        points = [(point["bits"], point[error]) for point in curve["stages"]]
         label = fill(curve["label"], 60)
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, linestyle=line, label=label)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))

@@ -111,6 +111,10 @@ class RunDirectory:
         """Write what the run reached."""
         self._write_json("summary.json", summary)
 
+    def summary(self) -> dict[str, Any]:
+        """Return what a run that has ended reached. Raises: OSError, ValueError if there is no whole summary."""
+        return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+
     def _write_json(self, name: str, values: dict[str, Any], *, indent: int | None = 2) -> None:
         write_text(self.path / name, json.dumps(values, indent=indent, ensure_ascii=False) + "\n")
 

@@ -1,0 +1,48 @@
+"""The references without a network, beside a comparison's rate–distortion curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vqtk.ablate.cells import Plan
+from vqtk.ablate.collect import Variant
+from vqtk.ablate.terms import loss_of
+from vqtk.evaluate.references import AFFORDABLE_SHARE, expected_s, kept, references
+from vqtk.recipe.build import build_dataset, build_model
+from vqtk.train.run_directory import RunDirectory
+
+FILE = "references.json"
+
+
+def drawn(variants: Sequence[Variant]) -> dict[str, Any] | None:
+    """Return the references of the first run that keeps any, at its rates; None where the loss is not their error."""
+    runs = [run for variant in variants for run in variant.runs.values()]
+    if any(loss_of(run) != "mse" for run in runs):
+        return None
+    found = next((found for run in runs if (found := kept(run.path / FILE))), None)
+    return found.plain() if found else None
+
+
+def compute(plan: Plan, folder: Path, root: Path, say: Callable[[str], object]) -> None:
+    """Compute them at the baseline's rates, into its first run, where that takes little of the study's time.
+
+    Raises: DataError if the data cannot be read.
+    """
+    baseline = next(cell for cell in plan.cells() if cell.variant.choices == plan.study.baseline)
+    recipe, keep = baseline.variant.at(baseline.seed), folder / baseline.path / FILE
+    if kept(keep) or recipe.model.settings["loss"].entry.name != "mse":
+        return
+    model, splits = build_model(recipe), build_dataset(recipe).load(root)
+    trained_s = sum(_trained_s(folder / cell.path) for cell in plan.cells())
+    if expected_s(model, splits) <= AFFORDABLE_SHARE * trained_s:
+        say("Computing what needs no network, to draw beside the variants: K-means of pixels, a Gaussian's R(D).")
+        references(model, splits, seed=recipe.seed, keep=keep)
+
+
+def _trained_s(cell: Path) -> float:
+    try:
+        return float(RunDirectory(cell).summary()["train_s"])
+    except (OSError, ValueError, KeyError):
+        return 0.0

@@ -173,6 +173,19 @@ def test_a_process_that_is_lost_costs_its_cell_alone(script: str, told: str, mon
     assert not executor.ran
 
 
+@pytest.mark.parametrize(("visible", "seen"), [(None, ["0", "1", "2", "0"]), ("4,6", ["4", "6", "4", "6"])])
+def test_a_process_sees_one_gpu_alone(visible: str | None, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    executor = Local(Settings("auto"))
+    assert executor.workers == len(set(seen))
+    assert [executor._environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(4)] == seen
+    assert Local(CPU).gpus == []
+
+
 def test_a_cell_that_fails_says_why_and_is_tried_again_when_asked() -> None:
     text = Path("study.yaml").read_text()
     Path("study.yaml").write_text(text.replace('["model.condition=film"]', "[train.optimizer.lr=1e30]"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from vqtk.ablate.cells import Cell, Plan
 from vqtk.ablate.executor import Event
+from vqtk.ablate.named_metrics import SAMPLES, Metric
 from vqtk.ablate.state import STATES, State, read_state
 
 LINES_EVERY_S = 30.0
@@ -58,14 +60,19 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
+def _shown(metrics: Sequence[Metric]) -> str:
+    """Return the first metric that evaluations in training have."""
+    later = {"area", *SAMPLES}
+    return next((one.name for one in metrics if one.stage is None and one.name not in later), "final")
+
+
 class Plain:
     """A line for each cell that begins or ends, and now and then one for each that runs."""
 
     def __init__(self, plan: Plan, folder: Path, console: Console):
         self.folder, self.console = folder, console
         self.cells = {folder / cell.path: cell for cell in plan.cells()}
-        names = [metric.name for metric in plan.study.metrics]
-        self.metric = names[0] if names[0] != "area" else "final"
+        self.metric = _shown(plan.study.metrics)
         self.last = time.monotonic()
 
     def __enter__(self) -> Plain:

@@ -62,7 +62,7 @@ class Quality:
 def quality(model: Any, splits: Splits, *, items: Tensor, name: str, seed: int, track: Track = untracked) -> Quality:
     """Compare as many samples as test items (indices), at most 10,000, with them; and as many train items.
 
-    `name` is the data set's. Samples decode uniformly drawn codes, and are rounded to 8 bits as the data are.
+    `name` is the data set's. Samples decode the model's random codes, and are rounded to 8 bits as the data are.
 
     Raises: DataError if the data are not images, or there are no features to compare them in.
     """

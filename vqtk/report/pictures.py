@@ -20,7 +20,7 @@ _VALUES_AT_ONCE = 1 << 26
 
 
 def random_codes(model: Any, *, count: int, seed: int, stages: int | None = None) -> Tensor:
-    """Return the codes (n, s) that `samples` decodes: uniformly drawn, their first `stages` where given."""
+    """Return the codes (n, s) that `samples` decodes: the model's random ones, their first `stages` where given."""
     return model.random_codes(count, generator=torch.Generator().manual_seed(seed))[:, :stages]
 
 
@@ -51,7 +51,7 @@ def samples(
     columns: int = 8,
     over: Tensor | None = None,
 ) -> Sheet:
-    """Return the reconstructions of uniformly drawn codes, or of their first `stages` (see `decoded`).
+    """Return the reconstructions of the model's random codes, or of their first `stages` (see `decoded`).
 
     Raises: VqtkError if only whole codes can be decoded.
     """

@@ -62,14 +62,18 @@ def costs() -> list[Column]:
 
 
 def stages(comparison: dict[str, Any]) -> list[list[str]]:
-    """Return distortion ± sd by stage, a header row first: a column a variant, at most STAGES_SHOWN stages.
+    """Return distortion ± sd by stage, a header row first: a column a variant.
 
+    Of the stages that any variant has a reconstruction at, about STAGES_SHOWN are taken, and the last of each variant.
     Where a stage is not of the same rate in all variants, each entry says its bits.
     """
     variants = comparison["variants"]
     deepest = max((row["stages"] for row in variants), key=len)
-    step = max(1, -(-len(deepest) // STAGES_SHOWN))
-    shown = [index for index in range(len(deepest)) if (len(deepest) - 1 - index) % step == 0]
+    last = {len(row["stages"]) - 1 for row in variants}
+    having = {index for row in variants for index, stage in enumerate(row["stages"]) if stage["mean"] is not None}
+    step = max(1, -(-len(having) // STAGES_SHOWN))
+    falling = enumerate(sorted(having, reverse=True))
+    shown = sorted(index for left, index in falling if index in last or left % step == 0)
     alike = len({row["stages"][0]["bits"] for row in variants}) == 1
     body = [
         [
@@ -82,8 +86,10 @@ def stages(comparison: dict[str, Any]) -> list[list[str]]:
 
 
 def _stage(found: Sequence[dict[str, Any]], *, bits: bool) -> str:
-    """Return a stage's distortion, or a dash past a variant's last stage."""
-    return spread(found[0]) + (f" at {found[0]['bits']:g} bits" if bits else "") if found else "–"
+    """Return a stage's distortion, or a dash past a variant's last stage, or where it has no reconstruction."""
+    if not found or found[0]["mean"] is None:
+        return "–"
+    return spread(found[0]) + (f" at {found[0]['bits']:g} bits" if bits else "")
 
 
 def cells(columns: Sequence[Column], comparison: dict[str, Any]) -> list[list[str]]:

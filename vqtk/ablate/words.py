@@ -21,8 +21,8 @@ def number(value: float | None) -> str:
 
 
 def change(value: float) -> str:
-    """Return a difference with its sign, to three significant digits."""
-    return _minus(f"{value:+.3g}")
+    """Return a difference with its sign, to three significant digits, thousands in full."""
+    return _minus(f"{value:+,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:+.3g}")
 
 
 def _minus(text: str) -> str:
@@ -42,7 +42,10 @@ def engineering(value: float | None) -> str:
 
 def spread(row: dict[str, Any]) -> str:
     """Return mean ± standard deviation."""
-    return number(row["mean"]) + (f" ± {row['std']:.2g}" if row["std"] is not None else "")
+    std = row["std"]
+    if std is None:
+        return number(row["mean"])
+    return f"{number(row['mean'])} ± " + (f"{std:,.0f}" if 100 <= std < 1e9 else f"{std:.2g}")
 
 
 def difference(row: dict[str, Any] | None) -> str:

@@ -235,3 +235,33 @@ def test_the_front_holds_what_no_other_beats_in_both() -> None:
     points = [(1.0, 5.0), (2.0, 3.0), (3.0, 4.0), (4.0, 1.0)]
     assert pareto_front(points, higher=False) == [(1.0, 5.0), (2.0, 3.0), (4.0, 1.0)]
     assert pareto_front(points, higher=True) == [(1.0, 5.0)]
+
+
+def test_a_metric_has_one_direction_whether_a_study_names_it_or_not(made_study: Path) -> None:
+    assert compare([made_study], Asked(metric="used"))["better"] == "higher"
+    assert compare([made_study], Asked(metric="choice"))["better"] == "lower"
+
+
+def test_a_study_found_in_a_folder_is_compared_as_it_says(made_study: Path) -> None:
+    found = compare([made_study.parent])
+    assert (found["baseline"], found["also"]) == ("wide-scale", ["choice"])
+
+
+def test_another_metric_does_not_take_the_place_of_a_studys_own_result(
+    made_study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_comparison(made_study)
+    before = (made_study / "comparison.json").read_text()
+    assert vqtk_main(monkeypatch, "compare", made_study, "--metric", "choice") == 0
+    assert "Not written: " in capsys.readouterr().out
+    assert (made_study / "comparison.json").read_text() == before
+
+
+def test_the_csv_keeps_what_a_study_names_apart_from_what_is_counted_a_stage(tmp_path: Path) -> None:
+    folder = study(tmp_path / "widths")
+    told = json.loads((folder / "study.json").read_text())
+    told["metrics"].append({"name": "used", "better": "higher"})
+    (folder / "study.json").write_text(json.dumps(told))
+    write_comparison(folder)
+    row = next(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
+    assert (float(row["used"]), float(row["used_std"]), float(row["used_a_stage"])) == (8, 0, 7)

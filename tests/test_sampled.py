@@ -13,7 +13,7 @@ from vqtk.ablate.collect import collect
 from vqtk.ablate.compare import Asked, compare
 from vqtk.ablate.figures import rate_distortion_figure
 from vqtk.ablate.terms import differing
-from vqtk.errors import VqtkError
+from vqtk.errors import DataError, VqtkError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 STUDY = """\
@@ -71,7 +71,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vqtk.ablate.referred.AFFORDABLE_SHARE", 1e9)
+    monkeypatch.setattr("vqtk.ablate.referred.expected_s", lambda *_: 0.0)
     Path("study.yaml").write_text(STUDY.replace("[samples_frechet, samples_kernel, final]", "[final]"))
     assert ablate(monkeypatch) == 0
     before = {path: json.loads(path.read_text()) for path in Path("studies").rglob("summary.json")}
@@ -88,6 +88,8 @@ def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_the
     assert found["metric"] == "samples_frechet"
     assert found["also"] == ["samples_kernel", "final"]
     assert [row["mean"] for row in found["variants"]] != [None, None]
+    (told,) = [note for note in found["notes"] if "samples were compared" in note]
+    assert "500 test items in features of a classifier trained on mnist (NOT the standard FID)" in told
     check_references(found)
 
 
@@ -122,5 +124,13 @@ def test_data_that_samples_cannot_be_compared_on_are_told_before_anything_is_tra
     Path("study.yaml").write_text(STUDY.replace("tiny.yaml", str(RECIPES / "toy2d.yaml")))
     assert ablate(monkeypatch) == 2
     told = capsys.readouterr().err
-    assert "distances of samples are those of images, and toy2d is points" in " ".join(told.split())
+    assert "study.yaml: metrics: samples_frechet is a distance between images" in " ".join(told.split())
     assert not list(Path("studies").rglob("metrics.jsonl"))
+    Path("study.yaml").write_text(STUDY)
+    monkeypatch.setattr("vqtk.ablate.running.features_at_hand", refuses)
+    assert ablate(monkeypatch) == 2
+    assert not list(Path("studies").rglob("metrics.jsonl"))
+
+
+def refuses(*_: object, **__: object) -> None:
+    raise DataError("no labels")

@@ -68,14 +68,18 @@ WRONG = {
     "a baseline that is no cell": ("scale+low", "scale+lo",
         ["study.yaml:11: baseline: no cell is called 'scale+lo'. Did you mean 'scale+low'?", "film+high"]),
     "a baseline that is excluded": ("equal:", "exclude: [{all: low}]\nequal:",
-        ["study.yaml:11: baseline: 'scale+low' is no cell", "scale+high, film+high"]),
+        ["study.yaml:11: baseline: 'scale+low' is no cell", "'scale+high', 'film+high'"]),
+    "nothing left": ("equal:", "exclude: [{all: low}, {all: high}]\nequal:",
+        ["study.yaml:12: exclude: this takes out every cell"]),
+    "a mapping for a metric": ("equal:", "metrics: [{name: final}]\nequal:",
+        ["study.yaml:12: metrics.0: no metric is called {'name': 'final'}."]),
     "two variants of one recipe": ('["model.condition=film"]', "[model.condition=scale]",
         ["study.yaml:6: ", "'scale+low' and 'film+low' come to the same recipe"]),
     "an override that matches nothing": ("model.condition=film", "model.conditon=film",
         ["study.yaml:6: axes.condition.film: override 'model.conditon=film': model.conditon: unknown key. Did you "
          "mean 'condition'?"]),
     "no seeds": ("seeds: [0, 1]\n", "", ["study.yaml:1: `seeds` is missing"]),
-    "an empty list of seeds": ("[0, 1]", "[]", ["study.yaml:10: seeds: expected a list"]),
+    "an empty list of seeds": ("[0, 1]", "[]", ["study.yaml:10: seeds: there is none; expected at least one"]),
     "a seed twice": ("[0, 1]", "[0, 1, 0]", ["study.yaml:10: seeds: the seed 0 stands twice"]),
     "a budget of nothing": ("updates: 30", "updates: 0",
         ["study.yaml:12: equal.updates: expected a whole number ≥ 1, got 0."]),
@@ -205,3 +209,10 @@ def test_every_study_that_ships_can_be_resolved(path: Path) -> None:
 def test_the_codes_of_the_study_of_stages_and_options_are_of_equal_bits() -> None:
     checked = plan(load_study(RECIPES / "ablations" / "stages_options.yaml"), Path("nowhere"), lambda recipe: 1.0)
     assert {build_model(variant.recipe, device="meta").bits for variant in checked.variants} == {60}
+
+
+def test_a_recipe_is_no_study_and_a_study_no_recipe() -> None:
+    with pytest.raises(RecipeError, match=r"mnist\.yaml: this is a recipe, and a study was expected.*vqtk run"):
+        load_study(RECIPES / "mnist.yaml")
+    with pytest.raises(RecipeError, match=r"blocks\.yaml: this is a study, and a recipe was expected.*vqtk ablate"):
+        load_recipe(RECIPES / "ablations" / "blocks.yaml")

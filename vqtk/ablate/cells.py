@@ -11,11 +11,13 @@ from typing import Any
 
 from vqtk.ablate.choices import Choices, name_of
 from vqtk.ablate.equal import Equal, updates_of
+from vqtk.ablate.named_metrics import SAMPLES
 from vqtk.ablate.sampled import asked, is_measured
 from vqtk.ablate.state import State, read_state, write_state
 from vqtk.ablate.study import Study, Value
 from vqtk.errors import CheckpointError, RecipeError, VqtkError
 from vqtk.io.atomic import write_text
+from vqtk.recipe.build import build_dataset
 from vqtk.recipe.guard import fingerprint
 from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
@@ -94,6 +96,7 @@ def plan(study: Study, folder: Path, measure: Measure) -> Plan:
         variants.append(_variant(study, choices, untimed, updates))
     _check_distinct(study, variants)
     _check_stages(study, variants)
+    _check_samples(study, variants)
     return Plan(study, equal, variants, measured)
 
 
@@ -164,6 +167,17 @@ def _check_stages(study: Study, variants: list[Variant]) -> None:
             raise RecipeError(
                 f"{shown_path(study.path)}: metrics: {metric.name} is of stage {metric.stage}, and {few[0].name!r} has "
                 f"{few[0].recipe.model.settings['stages']}. Name a stage that every variant has."
+            )
+
+
+def _check_samples(study: Study, variants: list[Variant]) -> None:
+    named = [metric.name for metric in study.metrics if metric.name in SAMPLES]
+    for variant in variants if named else ():
+        kind = build_dataset(variant.recipe).spec.kind
+        if kind != "image":
+            raise RecipeError(
+                f"{shown_path(study.path)}: metrics: {named[0]} is a distance between images, and the data of "
+                f"{variant.name!r} are {kind}. Name another metric, or take data of images."
             )
 
 

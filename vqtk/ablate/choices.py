@@ -55,11 +55,13 @@ def cells_of(root: Node, names: Names, baseline: Choices, problems: Problems) ->
         if len(left) == len(cells):
             problems.add(node, f"exclude.{index}", f"no cell has {_said(chosen)}: this takes nothing out. Remove it.")
         cells = left
-    if baseline not in cells and not problems.found:
+    if not cells and excluded and not problems.found:
+        problems.add(excluded, "exclude", "this takes out every cell, so nothing is left to run. Take out fewer.")
+    elif baseline not in cells and not problems.found:
         node = root.value.get("baseline", root)
         problems.add(
             node, "baseline", f"{name_of(baseline)!r} is no cell of this study, so nothing can be compared with it. "
-            f"The cells: {_listed([name_of(cell) for cell in cells]) or 'none'}.",
+            f"Name another as `baseline`, or do not take it out. The cells: {_said_cells(cells)}.",
         )  # fmt: skip
     return cells
 
@@ -126,6 +128,10 @@ def _choices(node: Node, names: Names, path: str, problems: Problems) -> Choices
 
 def _said(choices: Choices) -> str:
     return ", ".join(f"{axis} {value}" for axis, value in choices.items())
+
+
+def _said_cells(cells: list[Choices]) -> str:
+    return _listed([repr(name_of(cell)) for cell in cells])
 
 
 def _listed(names: list[str]) -> str:

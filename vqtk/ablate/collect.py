@@ -93,7 +93,9 @@ def collect(paths: Sequence[Path]) -> Collected:
     if not groups:
         told = f" The first: {left_out[0].path}: {left_out[0].why}" if left_out else ""
         raise VqtkError(f"{', '.join(map(str, paths))}: there is no finished run to compare.{told}")
-    study = read_study(paths[0]) if len(paths) == 1 and (paths[0] / STUDY).is_file() else None
+    studies = [study for path in paths for study in _studies(path)]
+    alone = len(studies) == 1 and all(isinstance(key, tuple) for key in groups)
+    study = read_study(studies[0]) if alone else None
     return Collected(_named(list(groups.values())), left_out, study)
 
 
@@ -129,15 +131,25 @@ def _below(path: Path) -> list[_Place]:
             f"{path}: no such directory. Expected a run directory, as runs/mnist/20260101-120000, a folder of them, or "
             "the directory of a study, as studies/condition."
         )
-    if (path / STUDY).is_file():
-        cells = read_study(path)["cells"]
-        return [_Place(path / cell["path"], (path, cell["variant"]), cell.get("choices") or {}) for cell in cells]
+    studies = _studies(path)
+    cells = [_Place(at / cell["path"], (at, cell["variant"]), cell.get("choices") or {})
+             for at in studies for cell in read_study(at)["cells"]]  # fmt: skip
+    if path in studies:
+        return cells
     if (path / "recipe.yaml").is_file():
         return [_Place(path)]
-    runs = sorted(recipe.parent for recipe in path.rglob("recipe.yaml"))
+    others = sorted(recipe.parent for recipe in path.rglob("recipe.yaml") if not set(studies) & set(recipe.parents))
+    runs = [*cells, *(_Place(run) for run in others)]
     if not runs:
         raise CheckpointError(f"{path}: there is no run in it: no recipe.yaml in it or below. Train one: vqtk run.")
-    return [_Place(run) for run in runs]
+    return runs
+
+
+def _studies(path: Path) -> list[Path]:
+    """Return the directories of studies that a path is or holds."""
+    if (path / STUDY).is_file():
+        return [path]
+    return sorted(found.parent for found in path.rglob(STUDY)) if path.is_dir() else []
 
 
 def _read(path: Path) -> Run:

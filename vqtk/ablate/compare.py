@@ -14,6 +14,7 @@ from vqtk.ablate.collect import Collected, Run, Variant, collect
 from vqtk.ablate.effects import main_effects
 from vqtk.ablate.measured import measured
 from vqtk.ablate.metric import Span, common_span, require_known, value_of
+from vqtk.ablate.named_metrics import BETTER
 from vqtk.ablate.page import write_page
 from vqtk.ablate.referred import drawn
 from vqtk.ablate.statistics import LEVEL, holm, paired
@@ -103,7 +104,7 @@ def _metric(collected: Collected, asked: Asked) -> tuple[str, bool]:
     listed = (collected.study or {}).get("metrics") or []
     metric = asked.metric or (listed[0]["name"] if listed else "final")
     higher = any(one.get("name") == metric and one.get("better") == "higher" for one in listed)
-    return metric, asked.higher or higher
+    return metric, asked.higher or higher or BETTER.get(metric) == "higher"
 
 
 def _baseline(collected: Collected, asked: Asked) -> Variant:

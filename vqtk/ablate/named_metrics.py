@@ -53,7 +53,7 @@ def metrics_of(node: Node | None, problems: Problems) -> list[Metric]:
     for index, child in enumerate(children):
         if not isinstance(child.value, str) or not (child.value in BETTER or _STAGE.fullmatch(child.value)):
             problems.add(
-                child, f"metrics.{index}", f"no metric is called {child.value!r}. "
+                child, f"metrics.{index}", f"no metric is called {child.plain()!r}. "
                 f"{nearest(str(child.value), list(BETTER))}Known: {', '.join(BETTER)}, stages.K.distortion.",
             )  # fmt: skip
             continue

@@ -46,9 +46,12 @@ def write_state(cell: Path, state: State) -> None:
 def locked(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock of a file, which names this process; the system frees it when its holder ends, however it ends.
 
-    Raises: VqtkError, with the holder, if another process holds it for longer than `wait_s`.
+    Raises: VqtkError, with the holder, if another process holds it for longer than `wait_s`, or it cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VqtkError(f"{path.parent}: this folder cannot be made ({error}). Choose another with --out.") from None
     until = time.monotonic() + wait_s
     with path.open("a+", encoding="utf-8") as file:
         while not _taken(file.fileno()):

@@ -90,6 +90,11 @@ def load_study(path: Path) -> Study:
             "recipes/ablations/condition.yaml."
         )
     reading = _Reading(read(path), path)
+    if "axes" not in reading.root.value and {"model", "extends", "data"} & reading.root.value.keys():
+        raise RecipeError(
+            f"{shown_path(path)}: this is a recipe, and a study was expected. Train it with vqtk run "
+            f"{shown_path(path)}; a study names it as its `base`."
+        )
     _check_keys(reading)
     name = reading.typed("name", FolderName, "a name that a folder can have")
     seeds = _seeds(reading)
@@ -114,6 +119,10 @@ def _check_keys(reading: _Reading) -> None:
 
 
 def _seeds(reading: _Reading) -> Any:
+    given = reading.root.value.get("seeds")
+    if given is not None and given.value in ([], None):
+        reading.problem(given, "seeds", "there is none; expected at least one whole number, as in [0, 1, 2].")
+        return []
     seeds = reading.typed("seeds", Annotated[list[Whole], Len(1)], "a list of whole numbers, as in [0, 1, 2]")
     if seeds is not INVALID:
         for index, seed in enumerate(seeds):
@@ -147,7 +156,7 @@ def _axes(reading: _Reading) -> Axes:
     if node is None or not isinstance(node.value, dict) or not node.value:
         reading.problem(
             node or reading.root, "" if node is None else "axes",
-            "`axes` is missing; expected a mapping from axes to their values, as in "
+            f"{'`axes` is missing; ' if node is None else ''}expected a mapping from axes to their values, as in "
             'axes: {condition: {scale: [], film: ["model.condition=film"]}}.',
         )  # fmt: skip
         return {}

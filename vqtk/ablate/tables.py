@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vqtk.ablate.words import difference, engineering, number, p_value, spread
 
+_ENDS = (("", "mean"), ("_std", "std"))
 STAGES_SHOWN = 12
 """Stages that tables have rows for at most, evenly spaced."""
 
@@ -35,9 +36,9 @@ def results(comparison: dict[str, Any]) -> list[Column]:
         Column("p (Holm)", lambda row: p_value(row["difference"])),
         Column("verdict", lambda row: row["difference"]["verdict"] if row["difference"] else "baseline"),
         *(Column(f"{name} ± sd", partial(_also, name)) for name in comparison["also"]),
-        Column("area ± sd", lambda row: spread(row["area"])),
-        Column("entropy (nats)", lambda row: f"{row['entropy_nats']:.3f}"),
-        Column("used", lambda row: f"{row['used']:.1f}" + (f"/{row['options']}" if row["options"] else "")),
+        *([] if comparison["metric"] == "area" else [Column("area ± sd", lambda row: spread(row["area"]))]),
+        Column("entropy a stage", lambda row: f"{row['entropy_nats']:.3f}"),
+        Column("used a stage", lambda row: f"{row['used']:.1f}" + (f"/{row['options']}" if row["options"] else "")),
     ]
 
 
@@ -164,10 +165,11 @@ def _flat(row: dict[str, Any], comparison: dict[str, Any]) -> dict[str, Any]:
         "std": row["std"],
         **{key: gap.get(key) for key in ("pairs", "low", "high", "p", "p_holm", "verdict")},
         "difference": gap.get("mean"),
-        **{name: also["mean"] for name, also in row["also"].items()},
+        **{f"{name}{end}": also[key] for name, also in row["also"].items() for end, key in _ENDS},
         "area": row["area"]["mean"],
         "area_std": row["area"]["std"],
-        **{key: row[key] for key in ("entropy_nats", "used", "options", "bits", "parameters")},
+        "used_a_stage": row["used"],
+        **{key: row[key] for key in ("entropy_nats", "options", "bits", "parameters")},
         "encode_flops": operations.get("encode"),
         "decode_flops": operations.get("decode"),
         **{key: row[key] for key in ("updates", "train_s", "step_ms", "items_per_s", "peak_memory_mb", "late_fall")},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vqtk.ablate.collect import Collected
+from vqtk.ablate.named_metrics import SAMPLES
 from vqtk.ablate.statistics import LEAST
 
 STILL_FALLING = 0.02
@@ -89,6 +90,7 @@ def notes(comparison: dict[str, Any], collected: Collected) -> list[str]:
     """Return what a reader has to know beside the figures."""
     rows = comparison["variants"]
     found = [_falling(rows, comparison["curve"]), _seeds(rows), _rates(rows), _machines(collected), _subset(collected)]
+    found.append(_features(comparison, collected))
     if comparison["span_bits"]:
         low, high = comparison["span_bits"]
         found.append(f"The area is that under the rate–distortion curve from {low:g} to {high:g} bits.")
@@ -117,6 +119,20 @@ def _rates(rows: Sequence[dict[str, Any]]) -> str:
     if len(rates) < 2:
         return ""
     return "The codes have different rates: " + ", ".join(f"{row['name']} {row['bits']:g} bits" for row in rows) + "."
+
+
+def _features(comparison: dict[str, Any], collected: Collected) -> str:
+    if not SAMPLES.keys() & {comparison["metric"], *comparison["also"]}:
+        return ""
+    runs = [run for variant in collected.variants for run in variant.runs.values()]
+    found = next((run.summary["quality"] for run in runs if "quality" in run.summary), None)
+    if found is None:
+        return ""
+    reference = " and ".join(f"{number(value)} by {key}" for key, value in found["reference"].items())
+    return (
+        f"{found['samples']:,} samples were compared with {found['test_items']:,} test items in {found['features']}. "
+        f"As many training items in their place come to {reference}."
+    )
 
 
 def _machines(collected: Collected) -> str:

@@ -43,7 +43,7 @@ def ablate(
     made = _executor(executor, Settings(device, data_dir, threads), workers, address, dry_run=dry_run)
     _share_cores(made)
     if dry_run:
-        _print_costs(planned(checked, folder, lambda recipe: step_s(recipe, on)), on, made.workers)
+        _print_costs(planned(checked, folder, lambda recipe: step_s(recipe, on)), folder, on, made.workers)
         return
     with locked(folder / "lock", what=f"The study {folder}"):
         plan = planned(checked, folder, lambda recipe: step_s(recipe, on))
@@ -99,6 +99,7 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data: Path) -> None
     """Compare what is done once every cell has ended, and say what failed."""
     from vqtk.ablate.compare import write_comparison
     from vqtk.ablate.referred import compute
+    from vqtk.ablate.tables import remarks
     from vqtk.errors import VqtkError
 
     failed = [state for state in states if state.state == "failed"]
@@ -113,7 +114,8 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data: Path) -> None
     try:
         if done:
             compute(plan, folder, data, print)
-            write_comparison(folder)
+            for line in remarks(write_comparison(folder)):
+                print(line)
             print(f"Look at it: {folder / 'report.html'}")
     except VqtkError as error:
         problems.append(f"The runs are not compared: {error}")
@@ -121,13 +123,14 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data: Path) -> None
         raise VqtkError(f"{folder}: {' '.join(problems)}")
 
 
-def _print_costs(plan: Plan, device: torch.device, workers: int) -> None:
+def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vqtk.ablate.cells import try_out
+    from vqtk.ablate.cells import to_run, try_out
     from vqtk.ablate.progress import duration
     from vqtk.ablate.running import cost
+    from vqtk.ablate.statistics import LEAST
 
     seeds, total, warned = len(plan.study.seeds), 0.0, []
     columns = ("variant", "seeds", "parameters", "bits", "FLOPs an item", "updates", "items", "time a run")
@@ -146,6 +149,11 @@ def _print_costs(plan: Plan, device: torch.device, workers: int) -> None:
         console.print(f"warning: {told}", markup=False)
     console.print(
         f"{plan.equal.said()} {len(plan.cells())} runs, {workers} at a time: about {duration(total / workers)} of "
-        "training here, by a few updates of each on synthetic items.",
+        "training here, by a few updates of each on synthetic items; evaluation comes on top.",
         markup=False,
     )
+    done = len(plan.cells()) - len(to_run(plan, folder, retry=True))
+    if done:
+        console.print(f"{done} of them are done and are not run again.")
+    if seeds < LEAST:
+        console.print(f"Below {LEAST} seeds nothing can be said of differences.")

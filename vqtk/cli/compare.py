@@ -30,7 +30,10 @@ def compare(
     against: Annotated[Cost, typer.Option(help="The cost to draw quality against.")] = Cost.time,
     unequal: Annotated[bool, typer.Option("--unequal", help="Compare runs of unequal terms, and say so.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The folder to write to; a study's own by default.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The folder to write to; by default a study's own, if it is compared as it says."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -45,12 +48,16 @@ def compare(
 
     asked = Asked(baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal)
     found = compared(paths, asked)
-    folder = output or (paths[0] if len(paths) == 1 and (paths[0] / STUDY).is_file() else None)
+    own = paths[0] if len(paths) == 1 and (paths[0] / STUDY).is_file() else None
+    as_planned = not (baseline or metric or higher or unequal)
+    folder = output or (own if as_planned else None)
     written = write(found, folder) if folder else []
     if json:
         print_json(found)
     else:
         show(found, written)
+        if own and not folder:
+            print(f"Not written: {own} keeps what its study asked for. Write this elsewhere with -o.")
 
 
 def show(found: dict[str, Any], written: list[Path]) -> None:

@@ -102,8 +102,8 @@ def features_at_hand(data: DataSpec, splits: Splits, *, name: str, device: torch
     """
     if data.kind != "image":
         raise DataError(
-            f"distances of samples are those of images, and {name} is {data.kind}. Leave out --quality, or the study's "
-            "metrics of samples."
+            f"distances of samples are those of images, and {name} is {data.kind}. Take a model of images, or ask "
+            "for none."
         )
     standard, note = inception(device)
     if standard is None and (splits.train.labels is None or splits.test.labels is None):

@@ -34,6 +34,9 @@ def gather(path: Path, overrides: list[str]) -> Gathered:
 def _extended(path: Path, within: tuple[Path, ...], plugins: list[Path]) -> tuple[Node, Path | None]:
     """Return a file merged onto what it extends, and that; `within` are the files that extend it."""
     root, parent = read(path), None
+    if {"axes", "seeds"} <= root.value.keys():
+        shown = shown_path(path)
+        raise RecipeError(f"{shown}: this is a study, and a recipe was expected. Run it with vqtk ablate {shown}.")
     extends = root.value.pop("extends", None)
     if extends is None:
         root = _cleaned(root)

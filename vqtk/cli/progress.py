@@ -118,5 +118,5 @@ class Live(Plain):
 def _figures(row: dict[str, Any]) -> str:
     """Return the terms of a row, and the code usage, in one line."""
     terms = {key: value for key, value in row.items() if key not in ("items", "entropy_pooled_nats", "used", "lr")}
-    shown = "  ".join(f"{key} {value:.4f}" for key, value in terms.items())
+    shown = "  ".join(f"{key} {value:{'.4f' if abs(value) >= 0.1 else '.4g'}}" for key, value in terms.items())
     return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"

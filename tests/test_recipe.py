@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.bad_recipes import GOOD
+from tests.running import RECIPE_MNIST
 from vqtk.recipe.merge import gather
 from vqtk.recipe.node import Node, parse_text, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
@@ -231,3 +233,10 @@ def test_a_long_path_is_shown_on_its_line() -> None:
     path = "/a/folder/with/a/long/name" * 8
     shown = as_yaml(Node.of({"data": {"name": "image_folder", "path": path, "batch": 4}}, "it.yaml:1"))
     assert f'  path: "{path}"' in shown
+
+
+def test_a_recipe_knows_its_loss_and_a_model_without_one_has_none() -> None:
+    recipe = load_recipe(RECIPE_MNIST)
+    settings = {key: value for key, value in recipe.model.settings.items() if key != "loss"}
+    assert recipe.loss == "mse"
+    assert replace(recipe, model=replace(recipe.model, settings=settings)).loss is None

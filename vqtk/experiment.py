@@ -102,7 +102,7 @@ class Experiment:
             "bits_per_item": self.trainer.model.bits,
             "options": self.trainer.model.options,
             "kind": self.trainer.model.data.kind,
-            "loss": self.recipe.model.settings["loss"].entry.name,
+            "loss": self.recipe.loss,
             "data": self.splits.fingerprint(),
             **({"characters": self.splits.characters} if self.splits.characters else {}),
             "plugins": records(self.recipe.plugins),

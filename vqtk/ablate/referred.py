@@ -8,7 +8,6 @@ from typing import Any
 
 from vqtk.ablate.cells import Plan
 from vqtk.ablate.collect import Variant
-from vqtk.ablate.terms import loss_of
 from vqtk.evaluate.references import AFFORDABLE_SHARE, expected_s, kept, references
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.train.run_directory import RunDirectory
@@ -19,7 +18,7 @@ FILE = "references.json"
 def drawn(variants: Sequence[Variant]) -> dict[str, Any] | None:
     """Return the references of the first run that keeps any, at its rates; None where the loss is not their error."""
     runs = [run for variant in variants for run in variant.runs.values()]
-    if any(loss_of(run) != "mse" for run in runs):
+    if any(run.recipe.loss != "mse" for run in runs):
         return None
     found = next((found for run in runs if (found := kept(run.path / FILE))), None)
     return found.plain() if found else None
@@ -32,7 +31,7 @@ def compute(plan: Plan, folder: Path, root: Path, say: Callable[[str], object]) 
     """
     baseline = next(cell for cell in plan.cells() if cell.variant.choices == plan.study.baseline)
     recipe, keep = baseline.variant.at(baseline.seed), folder / baseline.path / FILE
-    if kept(keep) or recipe.model.settings["loss"].entry.name != "mse":
+    if kept(keep) or recipe.loss != "mse":
         return
     model, splits = build_model(recipe), build_dataset(recipe).load(root)
     trained_s = sum(_trained_s(folder / cell.path) for cell in plan.cells())

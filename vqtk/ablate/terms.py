@@ -37,8 +37,11 @@ def items_per_update(run: Run) -> int:
 def _terms(study: dict[str, Any]) -> dict[str, _Said]:
     """Return the terms to hold equal, each with how a run's is said."""
     terms: dict[str, _Said] = {
-        "Data": _data, "Test items": _tested, "Losses": loss_of, "Features of samples": _features,
-    }  # fmt: skip
+        "Data": _data,
+        "Test items": _tested,
+        "Losses": lambda run: str(run.recipe.loss),
+        "Features of samples": _features,
+    }
     equal = study.get("terms", {}).get("equal")
     if equal in ("items", "flops", "time"):
         return terms
@@ -59,12 +62,6 @@ def _data(run: Run) -> str:
 
 def _tested(run: Run) -> str:
     return f"{run.summary['test_items']:,}"
-
-
-def loss_of(run: Run) -> str:
-    """Return the name of a run's loss."""
-    loss = run.recipe.plain()["model"].get("loss")
-    return str(loss.get("name") if isinstance(loss, dict) else loss)
 
 
 def _features(run: Run) -> str | None:

@@ -49,7 +49,7 @@ def findings(
         codes = encode_all(model, train, items=taken, batch=asked.batch, track=track, what="train items")
         pairs = (codes, known[0][taken]), (measured.codes, known[1])
         besides["probe"] = probe(*pairs, options=model.options, seed=recipe.seed, track=track).plain()
-    loss = recipe.model.settings["loss"].entry.name
+    loss = recipe.loss
     return {
         "name": recipe.name,
         "loss": loss,
@@ -69,7 +69,7 @@ def findings(
     }
 
 
-def _likelihood(loss: str, model: Any) -> str:
+def _likelihood(loss: str | None, model: Any) -> str:
     """Return in words what the loss says of a likelihood."""
     if model.loss.normalised:
         return (

@@ -101,6 +101,12 @@ class Recipe:
         """Items of one batch."""
         return self.data.common["batch"]
 
+    @property
+    def loss(self) -> str | None:
+        """The name of the model's loss; None if its settings name none."""
+        chosen = self.model.settings.get("loss")
+        return chosen.entry.name if isinstance(chosen, Chosen) else None
+
     def plain(self) -> dict[str, Any]:
         """Return the resolved recipe as plain values, which `from_plain` reads again; its plugins stand beside it."""
         return self.node.plain()

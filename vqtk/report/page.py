@@ -125,7 +125,7 @@ def _rate_distortion(
     stages: list[dict[str, Any]], manifest: dict[str, Any], references: dict[str, Any]
 ) -> Markup | str:
     reached = [row for row in stages if row["distortion"] is not None]
-    if len(reached) < 2 and not references:
+    if len(reached) < (1 if references else 2):
         return ""
     return _svg(rate_distortion_figure(stages, manifest["kind"], references=references, loss=manifest.get("loss")))
 

@@ -99,7 +99,7 @@ class AttentionText(Refiner):
 
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
         """Return all deltas; there is no state."""
-        return self.head(self._features(x, stage), stage) * self.output_scale, None
+        return self.head.scaled(self._features(x, stage), stage, self.output_scale), None
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
         """Return the chosen deltas, computed with the chosen options' filters alone."""

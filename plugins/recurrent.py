@@ -68,7 +68,7 @@ class Recurrent(Refiner):
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
         """Return all deltas; `advance` needs the features' mean and the memory."""
         features = self._remembering(x, stage, state)
-        return self.head(features, stage) * self.output_scale, (features.flatten(2).mean(2), state)
+        return self.head.scaled(features, stage, self.output_scale), (features.flatten(2).mean(2), state)
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
         """Return the chosen deltas by the head's own path."""

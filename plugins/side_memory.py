@@ -74,7 +74,7 @@ class SideMemory(Refiner):
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
         """Return all deltas, and the map as this stage leaves it."""
         features = self._features(x, stage, state)
-        return self.head(features, stage) * self.output_scale, self._written(features, state)
+        return self.head.scaled(features, stage, self.output_scale), self._written(features, state)
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
         """Return the chosen deltas by the head's own path, and the map as this stage leaves it."""

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from vqtk.errors import ShapeError
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
-from vqtk.nn.unit import Operation, Unit, unit
+from vqtk.nn.unit import LayerUnit, Operation, Unit
 from vqtk.registry import Condition, backbones
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -45,7 +45,7 @@ class PatchBackbone(StageModule):
         coarser = tuple(length // patch for length in size)
         super().__init__(width, coarser)
         self.embed = _CONVOLUTIONS[len(size) - 1](in_width, width, patch, stride=patch)
-        self.then = unit(width, coarser, stages, Unit(then=then), condition)
+        self.then = LayerUnit(width, coarser, stages, Unit(then=then), condition)
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Map each patch, and apply what follows."""

@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from vqtk.errors import ShapeError, VqtkError, nearest
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
-from vqtk.nn.unit import Unit, unit
+from vqtk.nn.unit import LayerUnit, Unit
 from vqtk.registry import Condition, backbones
 
 _KNOWN_TO_WORK = "resnet18, convnext_atto, efficientnet_b0 or vit_tiny_patch16_224"
@@ -62,12 +62,12 @@ class TimmBackbone(StageModule):
                 "Choose a later `out_index`, or a smaller `stride`."
             )
         resized = tuple(-(-length // stride) * reduction for length in size)
-        enter = unit(in_width, size, stages, Unit(channels, then=["condition"]), condition)
+        enter = LayerUnit(in_width, size, stages, Unit(channels, then=["condition"]), condition)
         network = _network(model, out_index, channels, resized, pretrained)
         with torch.no_grad():
             (features,) = network(torch.zeros(1, channels, *resized))
         level, reached = features.shape[1], tuple(features.shape[2:])
-        leave = unit(level, reached, stages, Unit(width or level, kernel=1), condition)
+        leave = LayerUnit(level, reached, stages, Unit(width or level, kernel=1), condition)
         super().__init__(leave.width, leave.size)
         self.enter, self.resize, self.network, self.leave = enter, _Resize(size, resized), network, leave
         self.train()

@@ -9,7 +9,7 @@ from vqtk.errors import ShapeError
 from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
-from vqtk.nn.unit import norm
+from vqtk.nn.unit import conditioned, norm
 from vqtk.registry import Condition, blocks
 
 
@@ -55,5 +55,5 @@ class Bottleneck(StageModule):
         x = features
         for index in range(0, len(self.layers), 3):
             normalise, convolve, condition = self.layers[index : index + 3]
-            x = condition(convolve(normalise(F.relu(x))), stage)
+            x = conditioned(convolve, condition, normalise(F.relu(x)), stage)
         return features + x

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
-from vqtk.nn.unit import Operation, Unit, unit
+from vqtk.nn.unit import LayerUnit, Operation, Unit
 from vqtk.registry import Condition, blocks
 
 
@@ -34,7 +34,7 @@ class ConvBlock(StageModule):
         condition: Condition,
     ):
         spec = Unit(width, kernel, stride, upsample, dilation, then)
-        built = unit(in_width, size, stages, spec, condition)
+        built = LayerUnit(in_width, size, stages, spec, condition)
         super().__init__(built.width, built.size)
         self.layers = built
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Positive, Size
-from vqtk.nn.unit import ChannelNorm
+from vqtk.nn.unit import ChannelNorm, conditioned
 from vqtk.registry import Condition, blocks
 
 
@@ -48,5 +48,5 @@ class ConvNeXt(StageModule):
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Apply the branch and add the input."""
         x = self.normed_condition(self.norm(self.depthwise(features)), stage)
-        x = self.project(F.gelu(self.wide_condition(self.expand(x), stage)))
+        x = self.project(F.gelu(conditioned(self.expand, self.wide_condition, x, stage)))
         return features + (x if self.layer_scale is None else x * self.layer_scale)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
+from vqtk.nn.unit import conditioned
 from vqtk.registry import Condition, blocks
 
 
@@ -38,4 +39,4 @@ class Depthwise(StageModule):
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Convolve channel by channel, then over channels; condition and rectify."""
-        return F.relu(self.condition(self.pointwise(self.depthwise(features)), stage))
+        return F.relu(conditioned(self.pointwise, self.condition, self.depthwise(features), stage))

@@ -1,13 +1,13 @@
 """The paper's stage conditioning: channels multiplied by a learned vector of the stage."""
 
 import torch
-from torch import Tensor, nn
 
+from vqtk.nn.stage import ChannelAffine
 from vqtk.registry import conditions
 
 
 @conditions.register("scale", staged=True)
-class Scale(nn.Module):
+class Scale(ChannelAffine):
     """Channels multiplied by the stage's learned vector, drawn from a standard normal at the start.
 
     Shapes: features (n, width, *size) → the same.
@@ -15,9 +15,4 @@ class Scale(nn.Module):
     """
 
     def __init__(self, width: int, stages: int):
-        super().__init__()
-        self.scales = nn.Parameter(torch.randn(stages, width))
-
-    def forward(self, features: Tensor, stage: int) -> Tensor:
-        """Multiply."""
-        return features * self.scales[stage].reshape(-1, *[1] * (features.dim() - 2))
+        super().__init__(torch.randn(stages, width))

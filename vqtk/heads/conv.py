@@ -1,10 +1,9 @@
 """The convolutional head of the original experiments."""
 
-from einops import rearrange
 from torch import Tensor
 
 from vqtk.heads._base import Head
-from vqtk.nn.convolution import chosen_convolution, convolution
+from vqtk.nn.convolution import applied_with, chosen_convolution, convolution
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import Condition, heads
@@ -38,14 +37,20 @@ class ConvHead(Head):
         self.options = options
         self.layers = built
         self.output, _ = convolution(built.width, options * out_channels, built.size, kernel=kernel)
+        self.convolve, _ = applied_with(self.output)
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Return all deltas."""
         deltas = self.output(self.layers(features, stage))
-        return rearrange(deltas, "n (k c) ... -> n k c ...", k=self.options)
+        return deltas.unflatten(1, (self.options, -1))
+
+    def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
+        """Return all deltas multiplied by one number, by filters multiplied by it."""
+        output = self.output
+        deltas = self.convolve(self.layers(features, stage), output.weight * scale, output.bias * scale)
+        return deltas.unflatten(1, (self.options, -1))
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
         """Return the chosen deltas, computed with the chosen options' filters alone."""
-        weight = rearrange(self.output.weight, "(k c) ... -> k c ...", k=self.options)
-        bias = rearrange(self.output.bias, "(k c) -> k c", k=self.options)
+        weight, bias = (value.unflatten(0, (self.options, -1)) for value in (self.output.weight, self.output.bias))
         return chosen_convolution(self.layers(features, stage), weight[codes], bias[codes])

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from einops import rearrange
+import torch
 from torch import Tensor, nn
 
 from vqtk.heads._base import Head
-from vqtk.nn.convolution import chosen_convolution, convolution
+from vqtk.nn.convolution import applied_with, chosen_convolution, convolution
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import Condition, heads
@@ -42,15 +42,32 @@ class ConvPerStageHead(Head):
         self.outputs = nn.ModuleList(
             convolution(built.width, options * out_channels, built.size, kernel=kernel)[0] for _ in range(stages)
         )
+        self.convolve, _ = applied_with(self.outputs[0])
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Return all deltas."""
-        deltas = self.outputs[stage](self.layers(features, stage))
-        return rearrange(deltas, "n (k c) ... -> n k c ...", k=self.options)
+        deltas = self.convolve(self.layers(features, stage), *self._of(stage))
+        return deltas.unflatten(1, (self.options, -1))
+
+    def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
+        """Return all deltas multiplied by one number, by filters multiplied by it."""
+        weight, bias = self._of(stage)
+        deltas = self.convolve(self.layers(features, stage), weight * scale, bias * scale)
+        return deltas.unflatten(1, (self.options, -1))
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
         """Return the chosen deltas, computed with the chosen options' filters alone."""
-        output: Any = self.outputs[stage]
-        weight = rearrange(output.weight, "(k c) ... -> k c ...", k=self.options)
-        bias = rearrange(output.bias, "(k c) -> k c", k=self.options)
+        weight, bias = (value.unflatten(0, (self.options, -1)) for value in self._of(stage))
         return chosen_convolution(self.layers(features, stage), weight[codes], bias[codes])
+
+    def _of(self, stage: int) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of a stage's convolution.
+
+        While a graph is traced they are taken out of a stack: there the stage is data, and a list of modules indexed
+        by it would make a graph for each stage.
+        """
+        outputs: Any = self.outputs
+        if torch.compiler.is_compiling():
+            weights, biases = [one.weight for one in outputs], [one.bias for one in outputs]
+            return torch.stack(weights)[stage], torch.stack(biases)[stage]
+        return outputs[stage].weight, outputs[stage].bias

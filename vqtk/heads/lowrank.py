@@ -51,8 +51,16 @@ class LowRankHead(Head):
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Return all deltas."""
+        return self._mixed(features, stage, self._of(stage))
+
+    def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
+        """Return all deltas multiplied by one number, by mixtures multiplied by it."""
+        return self._mixed(features, stage, self._of(stage) * scale)
+
+    def _mixed(self, features: Tensor, stage: int, mixtures: Tensor) -> Tensor:
+        """Return the sums of the maps that mixtures (k, rank) give: (n, k, out_channels, *size)."""
         maps = self.output(self.layers(features, stage))
-        mixtures = self._of(stage).expand(len(maps), -1, -1)
+        mixtures = mixtures.expand(len(maps), -1, -1)
         deltas = torch.bmm(mixtures, rearrange(maps, "n (r c) ... -> n r (c ...)", c=self.out_channels))
         return deltas.reshape(*deltas.shape[:2], self.out_channels, *self.size)
 

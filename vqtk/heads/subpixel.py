@@ -5,15 +5,15 @@ from torch import Tensor
 
 from vqtk.errors import ShapeError
 from vqtk.heads._base import Head
-from vqtk.nn.convolution import chosen_convolution, convolution
+from vqtk.nn.convolution import applied_with, chosen_convolution, convolution
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import Condition, heads
 
 _SHUFFLES = {
-    1: "n (c i) x -> n c (x i)",
-    2: "n (c i j) y x -> n c (y i) (x j)",
-    3: "n (c i j l) z y x -> n c (z i) (y j) (x l)",
+    1: "... (c i) x -> ... c (x i)",
+    2: "... (c i j) y x -> ... c (y i) (x j)",
+    3: "... (c i j l) z y x -> ... c (z i) (y j) (x l)",
 }
 """By the number of dimensions: the channels of a position become the pixels that it is split into."""
 
@@ -52,19 +52,25 @@ class SubpixelHead(Head):
         self.layers = built
         channels = options * out_channels * factor ** len(built.size)
         self.output, _ = convolution(built.width, channels, built.size, kernel=kernel)
+        self.convolve, _ = applied_with(self.output)
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Return all deltas."""
-        deltas = self._shuffled(self.output(self.layers(features, stage)))
-        return rearrange(deltas, "n (k c) ... -> n k c ...", k=self.options)
+        deltas = self.output(self.layers(features, stage))
+        return self._shuffled(deltas.unflatten(1, (self.options, -1)))
+
+    def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
+        """Return all deltas multiplied by one number, by filters multiplied by it."""
+        output = self.output
+        deltas = self.convolve(self.layers(features, stage), output.weight * scale, output.bias * scale)
+        return self._shuffled(deltas.unflatten(1, (self.options, -1)))
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
         """Return the chosen deltas, computed with the chosen options' filters alone."""
-        weight = rearrange(self.output.weight, "(k c) ... -> k c ...", k=self.options)
-        bias = rearrange(self.output.bias, "(k c) -> k c", k=self.options)
+        weight, bias = (value.unflatten(0, (self.options, -1)) for value in (self.output.weight, self.output.bias))
         return self._shuffled(chosen_convolution(self.layers(features, stage), weight[codes], bias[codes]))
 
     def _shuffled(self, x: Tensor) -> Tensor:
-        """Put channels in place as pixels: (n, c · factor^d, *size) → (n, c, *factor times the size)."""
+        """Put channels in place as pixels: (…, c · factor^d, *size) → (…, c, *factor times the size)."""
         dimensions = len(self.size)
         return rearrange(x, _SHUFFLES[dimensions], **dict.fromkeys("ijl"[:dimensions], self.factor))

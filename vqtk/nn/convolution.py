@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,6 +54,38 @@ def upsampling(in_width: int, width: int, size: Size) -> tuple[Any, Size]:
     return make(in_width, width, 4, stride=2, padding=1), tuple(2 * length for length in size)
 
 
+def applied_with(module: Any) -> tuple[Callable[..., Tensor], Size]:
+    """Return a convolution or linear map as a function of (features, weight, bias), and how a vector over its channels
+    is reshaped to multiply its weight.
+    """
+    spread = [1] * (module.weight.dim() - 1)
+    if isinstance(module, nn.Linear):
+        return F.linear, (-1, *spread)
+    settings = {name: getattr(module, name) for name in ("stride", "padding", "dilation", "groups")}
+    dimensions = module.weight.dim() - 2
+    if type(module) in _TRANSPOSED:
+        transposed = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dimensions - 1]
+        return partial(transposed, output_padding=module.output_padding, **settings), (1, -1, *spread[1:])
+    return partial((F.conv1d, F.conv2d, F.conv3d)[dimensions - 1], **settings), (-1, *spread)
+
+
+def channels_last(model: nn.Module) -> None:
+    """Lay the filters of images out with the channels innermost, and so all feature maps that they yield.
+
+    Vector units, AMX and tensor cores multiply along channels; a feature map in the other layout is transposed on the
+    way into each convolution.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(memory_format=torch.channels_last)
+
+
+def prefers_channels_last(model: nn.Module) -> bool:
+    """Return whether a model computes faster so in its own precision: float32 on a CPU."""
+    weight = next(model.parameters())
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
 def _dimensions(size: Size) -> int:
     if not 1 <= len(size) <= 3:
         raise ShapeError(f"features of size {size}: convolutions work in 1, 2 or 3 dimensions, not {len(size)}.")
@@ -59,23 +93,31 @@ def _dimensions(size: Size) -> int:
 
 
 def chosen_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolve each item with filters of its own, at stride 1, keeping the size.
+    """Convolve each example with filters of its own, at stride 1, keeping the size.
 
-    Shapes: features (n, i, *size), weight (n, c, i, *kernel) with odd kernels, bias (n, c) → (n, c, *size).
-    The size () of vectors has no kernel: weight (n, c, i). One matrix product per item gives every tap's
-    contribution; shifted sums put them in place. This does kernel × less memory traffic than unfolding the
-    features, since c is small.
+    One matrix product an example gives every tap's contribution; shifted sums put them in place. This does kernel ×
+    less memory traffic than unfolding the features, since an option has few channels.
+
+    Arguments:
+        features: (n, i, *size).
+        weight: (n, c, i, *kernel) with odd kernels, or (n, m, c, i, *kernel) for m options; of vectors, whose size is
+            (), without a kernel.
+        bias: (n, c), or (n, m, c).
+
+    Shapes: → (n, c, *size), or (n, m, c, *size).
     """
-    kernel = weight.shape[3:]
     size = features.shape[2:]
+    yielded = (*bias.shape, *size)
+    weight, bias = weight.flatten(1, bias.dim() - 1), bias.flatten(1)
+    kernel = weight.shape[3:]
     if not size:
-        return torch.baddbmm(bias[:, :, None], weight, features[:, :, None])[:, :, 0]
+        return torch.baddbmm(bias[:, :, None], weight, features[:, :, None])[:, :, 0].reshape(yielded)
     taps = torch.bmm(rearrange(weight.flatten(3), "n c i t -> n (c t) i"), rearrange(features, "n i ... -> n i (...)"))
     channels = weight.shape[1]
     taps = taps.reshape(len(taps), channels, *kernel, *size)
     offset = bias.reshape(*bias.shape, *[1] * len(size))
     if max(kernel) == 1:
-        return taps.reshape(len(taps), channels, *size) + offset
+        return (taps.reshape(len(taps), channels, *size) + offset).reshape(yielded)
     if len(size) == 3:
         taps = _sum_depth_taps(taps, kernel[0])
     rows, columns = (1, *size)[-2:]
@@ -86,7 +128,7 @@ def chosen_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor
     summed = F.fold(
         rearrange(taps, "n m t p -> n (m t) p"), (rows, columns), window, padding=tuple(k // 2 for k in window)
     )
-    return summed.reshape(len(taps), channels, *size) + offset
+    return (summed.reshape(len(taps), channels, *size) + offset).reshape(yielded)
 
 
 def _sum_depth_taps(taps: Tensor, kernel: int) -> Tensor:

@@ -41,3 +41,24 @@ class StageSequential(StageModule):
         for layer in self.layers:
             features = layer(features, stage)
         return features
+
+
+class ChannelAffine(nn.Module):
+    """A condition that multiplies each channel by a number of the stage, and may add another.
+
+    A convolution before it can do both by its filters, and those are far fewer numbers than a feature map of a batch:
+    see `LayerUnit`. `scales` and `shifts` are (stages, width); `shifts` may be None.
+
+    Shapes: features (n, width, *size) → the same.
+    """
+
+    def __init__(self, scales: Tensor, shifts: Tensor | None = None):
+        super().__init__()
+        self.scales = nn.Parameter(scales)
+        self.shifts = None if shifts is None else nn.Parameter(shifts)
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Multiply and shift."""
+        vector = (-1, *[1] * (features.dim() - 2))
+        scale = self.scales[stage].reshape(vector)
+        return features * scale if self.shifts is None else self.shifts[stage].reshape(vector).addcmul(features, scale)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from vqtk.errors import ShapeError
-from vqtk.nn.convolution import convolution, upsampling
-from vqtk.nn.stage import StageModule, StageSequential
+from vqtk.nn.convolution import applied_with, convolution, upsampling
+from vqtk.nn.stage import ChannelAffine, StageModule, StageSequential
 from vqtk.nn.types import Count, Size
 from vqtk.registry import Condition
 
@@ -53,26 +53,13 @@ class Positions(nn.Module):
         return features + self.table
 
 
-class _Plain(StageModule):
-    """A module that does not depend on the stage, where one that may is expected."""
+class _Operation(nn.Module):
+    """One operation of a unit; `staged` says whether it takes the stage."""
 
-    def __init__(self, module: nn.Module, width: int, size: Size):
-        super().__init__(width, size)
+    def __init__(self, module: nn.Module, *, staged: bool = False):
+        super().__init__()
         self.module = module
-
-    def forward(self, features: Tensor, stage: int) -> Tensor:
-        return self.module(features)
-
-
-class _Conditioned(StageModule):
-    """A condition, which yields the width and size that it takes."""
-
-    def __init__(self, module: nn.Module, width: int, size: Size):
-        super().__init__(width, size)
-        self.module = module
-
-    def forward(self, features: Tensor, stage: int) -> Tensor:
-        return self.module(features, stage)
+        self.staged = staged
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -98,21 +85,59 @@ def norm(kind: int | Literal["layer"], width: int, size: Size) -> nn.Module:
     return nn.GroupNorm(kind, width)
 
 
-def unit(in_width: int, size: Size, stages: int, spec: Unit, condition: Condition) -> StageSequential:
-    """Build one layer unit. Raises: ShapeError if the convolution or a norm does not fit."""
-    layers = StageSequential(in_width, size)
-    if spec.width is not None:
-        module, size = _convolution(in_width, size, spec.width, spec)
-        layers.append(_Plain(module, spec.width, size))
-    elif (spec.stride, spec.upsample) != (1, None):
-        raise ShapeError("`stride` and `upsample` belong to a convolution: give this unit a `width`.")
-    width = layers.width
-    for operation in spec.then:
-        if operation == "condition":
-            layers.append(_Conditioned(condition(width, stages), width, size))
-        else:
-            layers.append(_Plain(_operation(operation, width, size), width, size))
-    return layers
+class LayerUnit(StageModule):
+    """A convolution, of vectors a linear map, followed by operations; without `width`, the operations alone.
+
+    A condition that comes first after the convolution is folded into its weights, and a ReLU that comes next works in
+    place: each would otherwise be a pass over the whole feature map.
+
+    Shapes: features (n, in_width, *size) → (n, width, *size), divided by `stride` or doubled by `upsample`.
+    Raises: ShapeError if the convolution or a norm does not fit.
+    """
+
+    def __init__(self, in_width: int, size: Size, stages: int, spec: Unit, condition: Condition):
+        width, layers = in_width, []
+        if spec.width is not None:
+            module, size = _convolution(in_width, size, spec.width, spec)
+            width = spec.width
+            layers.append(_Operation(module))
+        elif (spec.stride, spec.upsample) != (1, None):
+            raise ShapeError("`stride` and `upsample` belong to a convolution: give this unit a `width`.")
+        super().__init__(width, size)
+        for operation in spec.then:
+            if operation == "condition":
+                layers.append(_Operation(condition(width, stages), staged=True))
+            else:
+                layers.append(_Operation(_operation(operation, width, size)))
+        self.layers = nn.ModuleList(layers)
+        self.folds = len(layers) > 1 and spec.width is not None and isinstance(layers[1].module, ChannelAffine)
+        if self.folds:
+            self.convolve, self.along_channels = applied_with(layers[0].module)
+            if len(layers) > 2 and isinstance(layers[2].module, nn.ReLU):
+                layers[2].module.inplace = True
+
+    def forward(self, features: Tensor, stage: int) -> Tensor:
+        """Apply the operations in order."""
+        layers: Any = self.layers
+        if self.folds:
+            convolution, condition = layers[0].module, layers[1].module
+            scale, shifts = condition.scales[stage], condition.shifts
+            weight, bias = convolution.weight * scale.reshape(self.along_channels), convolution.bias * scale
+            features = self.convolve(features, weight, bias if shifts is None else bias + shifts[stage])
+        for index in range(2 if self.folds else 0, len(layers)):
+            operation = layers[index]
+            features = operation.module(features, stage) if operation.staged else operation.module(features)
+        return features
+
+
+def conditioned(convolution: Any, condition: nn.Module, features: Tensor, stage: int) -> Tensor:
+    """Convolve, and condition on the stage: in one step where the filters can take the condition on."""
+    if not isinstance(condition, ChannelAffine):
+        return condition(convolution(features), stage)
+    convolve, along_channels = applied_with(convolution)
+    scale, shifts = condition.scales[stage], condition.shifts
+    weight, bias = convolution.weight * scale.reshape(along_channels), convolution.bias * scale
+    return convolve(features, weight, bias if shifts is None else bias + shifts[stage])
 
 
 def units(in_width: int, size: Size, stages: int, specs: list[Unit], condition: Condition) -> StageSequential:
@@ -120,7 +145,7 @@ def units(in_width: int, size: Size, stages: int, specs: list[Unit], condition: 
     layers = StageSequential(in_width, size)
     for index, spec in enumerate(specs):
         try:
-            layers.append(unit(layers.width, layers.size, stages, spec, condition))
+            layers.append(LayerUnit(layers.width, layers.size, stages, spec, condition))
         except ShapeError as error:
             raise ShapeError(f"layer {index}: {error}") from None
     return layers

@@ -57,14 +57,15 @@ class Composed(Refiner):
 
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
         """Return all deltas; there is no state."""
-        return self.head(self._features(x, stage), stage) * self.output_scale, None
+        features = self.blocks(self.backbone(x, stage), stage) if self.rise is None else self._with_skips(x, stage)
+        return self.head.scaled(features, stage, self.output_scale), None
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
         """Return the chosen deltas by the head's own path."""
-        return self.head.choose(self._features(x, stage), stage, codes) * self.output_scale, None
+        features = self.blocks(self.backbone(x, stage), stage) if self.rise is None else self._with_skips(x, stage)
+        return self.head.choose(features, stage, codes) * self.output_scale, None
 
-    def _features(self, x: Tensor, stage: int) -> Tensor:
-        if self.rise is None:
-            return self.blocks(self.backbone(x, stage), stage)
+    def _with_skips(self, x: Tensor, stage: int) -> Tensor:
+        assert self.rise is not None
         features, skips = self.backbone.descend(x, stage)
         return self.rise(self.blocks(features, stage), skips, stage)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vqtk.process import settle
+
+settle()
+
 __version__ = "0.1.0"
 __all__ = ["build", "load"]
 

@@ -1,132 +1,323 @@
-"""Speed of the core, as ratios to the plainest implementation, interleaved in one process."""
+"""Speed and memory of the core against the plainest implementation, interleaved in one process."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import isqrt
 from typing import Any
+from weakref import finalize
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
+from vqtk.errors import VqtkError
 from vqtk.models._walk import Walk
+from vqtk.models.vqdraw import VQDraw
+from vqtk.nn.state import State, repeat_batch
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.validate import synthetic
-from vqtk.train.trainer import Trainer
+from vqtk.train.device import synchronize
+from vqtk.train.execution import Execution, resolve
+from vqtk.train.loop import LOG_EVERY, Trainer
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two ways to the same result: their median times, and how many times as fast ours is."""
+    """One piece of work by the textbook, by vqtk's plain code, and as the recipe computes it, in ms or MB.
+
+    `computed` is None where the recipe computes plainly.
+    """
 
     what: str
-    ours: str
-    theirs: str
-    ours_ms: float
-    theirs_ms: float
+    unit: str
+    textbook: float
+    plain: float
+    computed: float | None
 
-    @property
-    def ratio(self) -> float:
-        """How many times as fast ours is."""
-        return self.theirs_ms / self.ours_ms
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values, with how many times the textbook's value is ours."""
+        ratio = None if self.computed is None else self.textbook / self.computed
+        return {**asdict(self), "plain_ratio": self.textbook / self.plain, "computed_ratio": ratio}
 
 
-def bench(recipe: Recipe, *, rounds: int, batch: int, device: torch.device) -> list[Comparison]:
-    """Compare decoding, encoding and a training update of `batch` items with the textbook's way."""
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark found.
+
+    `execution` is how the recipe computes, as a manifest records it. `compile_s` is what its first update and encoding
+    took beyond the later ones: compilation, capture; `earned_back` the updates after which that time is saved, None
+    where it never is.
+    """
+
+    execution: dict[str, Any]
+    device: str
+    threads: int
+    batch: int
+    comparisons: list[Comparison]
+    compile_s: float | None
+    earned_back: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "comparisons": [one.to_json() for one in self.comparisons]}
+
+
+def bench(recipe: Recipe, *, rounds: int, batch: int, device: torch.device) -> Benchmark:
+    """Time an update, encoding and decoding of `batch` synthetic examples, each side in turn; and measure memory.
+
+    The update's memory is what it takes beyond weights, gradients and moments.
+
+    Raises: VqtkError if the model does not work in stages.
+    """
+    sides = _sides(recipe, batch, device)
+    works: dict[str, list[Callable[[], object]]] = {name: [] for name in ("update", "loop", "encode", "decode")}
+    for side in sides:
+        for name, call in side.works().items():
+            works[name].append(call)
+    first_s = [_seconds(side.everything, device) for side in sides]
+    found = []
+    for name, calls in works.items():
+        found.append(_comparison(name, "ms", _interleaved(calls, rounds, device)))
+    found.append(_comparison("memory", "MB", [side.memory_mb() for side in sides]))
+    compile_s = earned = None
+    if len(sides) > 2:
+        plain, computed = found[0].plain, found[0].computed or found[0].plain
+        again_s = _seconds(sides[2].everything, device)
+        compile_s = max(0.0, first_s[2] - again_s)
+        earned = round(1e3 * compile_s / (plain - computed)) if computed < plain else None
+    return Benchmark(
+        execution=sides[-1].trainer.execution.recorded(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        threads=torch.get_num_threads(),
+        batch=batch,
+        comparisons=found,
+        compile_s=compile_s,
+        earned_back=earned,
+    )
+
+
+def _sides(recipe: Recipe, batch: int, device: torch.device) -> list[_Side]:
+    """Return the textbook, the plain code, and what the recipe computes with, if that is something else."""
     model = build_model(recipe, device=device)
+    if not isinstance(model, VQDraw):
+        raise VqtkError(f"{type(model).__name__} has no stages, and bench compares walks through them. Take a vqdraw.")
     target = synthetic(model.data, batch).to(device)
-    codes = model.random_codes(batch, generator=torch.Generator().manual_seed(0))
-    trainer, plain = Trainer(recipe, model), Trainer(recipe, _Textbook(build_model(recipe, device=device)))
-    decode = no_grad(lambda: model.decode(codes)), no_grad(lambda: textbook_decode(model, codes))
-    encode = no_grad(lambda: model.encode(target)), no_grad(lambda: textbook_walk(model, target))
-
-    def ours() -> None:
-        trainer.update([target], updates=10**9)
-
-    def theirs() -> None:
-        plain.update([target], updates=10**9)
-
-    def theirs_with_test() -> None:
-        theirs()
-        encode[1]()
-
-    return [
-        _compare("decode", ("chosen deltas only", decode[0]), ("all proposals", decode[1]), rounds),
-        _compare("encode", ("no proposals", encode[0]), ("proposals", encode[1]), rounds),
-        _compare("update", ("vqtk", ours), ("textbook loop", theirs), rounds),
-        _compare("update", ("vqtk", ours), ("textbook loop, test batch at every step", theirs_with_test), rounds),
+    execution = resolve(recipe, model)
+    plain = replace(execution, inductor=False, graph=False, precision="float32")
+    segment = isqrt(model.stages) if execution.recompute else None
+    sides = [
+        _Textbook(Trainer(recipe, model, Execution()), target, segment),
+        _Side(Trainer(recipe, build_model(recipe, device=device), plain), target),
     ]
+    if execution != replace(plain, notes=execution.notes):
+        sides.append(_Side(Trainer(recipe, build_model(recipe, device=device), execution), target))
+    return sides
 
 
-def textbook_walk(model: Any, target: Tensor) -> Walk:
+class _Side:
+    """One way to do the work, on a model of its own."""
+
+    def __init__(self, trainer: Trainer, target: Tensor):
+        self.trainer, self.model, self.target = trainer, trainer.model, target
+        self.codes = self.model.random_codes(len(target), generator=torch.Generator().manual_seed(0))
+        self.precision = trainer.execution.precision
+
+    def works(self) -> dict[str, Callable[[], object]]:
+        """Return what is timed, by name."""
+        return {"update": self.update, "loop": self.loop, "encode": self.encode, "decode": self.decode}
+
+    def update(self) -> None:
+        """Do an update on one batch."""
+        self.trainer.update([self.target], updates=10**9)
+
+    def loop(self) -> None:
+        """Do an update as the loop does, which reads the metrics every few updates."""
+        self.update()
+        if self.trainer.done % LOG_EVERY == 0:
+            self.trainer.metrics()
+
+    @torch.no_grad()
+    def encode(self) -> Tensor:
+        """Encode the batch."""
+        with self._autocast():
+            return self.model.encode(self.target)
+
+    @torch.no_grad()
+    def decode(self) -> Tensor:
+        """Decode as many codes."""
+        with self._autocast():
+            return self.model.decode(self.codes)
+
+    def everything(self) -> None:
+        """Update, encode and decode once: what is compiled and captured is so after this."""
+        self.update()
+        self.encode()
+        self.decode()
+
+    def memory_mb(self) -> float:
+        """Return the most memory that forward and backward pass take beyond what was there before."""
+        self.trainer.optimizer.zero_grad(set_to_none=False)
+        with peak_bytes(self.target.device) as peak:
+            self.backward()
+        return peak[0] / 1e6
+
+    def backward(self) -> None:
+        """Add the gradient of the batch."""
+        self.trainer.backward(self.target, None, 1.0)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.target.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+class _Textbook(_Side):
+    """As the paper writes it; with a `segment`, activations are computed again segment by segment."""
+
+    def __init__(self, trainer: Trainer, target: Tensor, segment: int | None):
+        super().__init__(trainer, target)
+        self.walk = partial(textbook_walk, trainer.model, segment=segment)
+        trainer.objective.model = _Walking(self.walk)
+
+    def loop(self) -> None:
+        """Do an update, and pass over a test batch, as the original does at every step."""
+        self.update()
+        self.encode()
+
+    @torch.no_grad()
+    def encode(self) -> Tensor:
+        """Encode the batch."""
+        return self.walk(self.target).codes
+
+    @torch.no_grad()
+    def decode(self) -> Tensor:
+        """Decode as many codes."""
+        return textbook_decode(self.model, self.codes)
+
+
+@dataclass(frozen=True)
+class _Walking:
+    """What the objective asks of a model: a walk, whatever it asks besides."""
+
+    take: Callable[[Tensor], Walk]
+
+    def walk(self, target: Tensor, **_: Any) -> Walk:
+        """Walk."""
+        return self.take(target)
+
+    __call__ = walk
+
+
+def textbook_walk(model: VQDraw, target: Tensor, *, segment: int | None = None) -> Walk:
     """Walk as the paper writes it: every proposal materialised, the best one indexed, gradients by autograd alone."""
-    x, state = model._start(target)
+    x, state = (repeat_batch(value, len(target)) for value in model._start(1))
+    x = x.contiguous()
     grids, path = [], []
-    for stage in range(model.stages):
-        refiner, _ = model.refiner_of(stage)
-        deltas, carry = model._deltas(x, state, stage)
+    for first in range(0, model.stages, segment or model.stages):
+        stages = range(first, min(first + (segment or model.stages), model.stages))
+        if segment and torch.is_grad_enabled():
+            x, state, grid, codes = checkpoint(_textbook_stages, model, target, stages, x, state, use_reentrant=False)
+        else:
+            x, state, grid, codes = _textbook_stages(model, target, stages, x, state)
+        grids.append(grid)
+        path.append(codes)
+    return Walk(torch.cat(grids, 1), torch.cat(path, 1), x, state)
+
+
+def _textbook_stages(
+    model: VQDraw, target: Tensor, stages: Sequence[int], x: Tensor, state: State
+) -> tuple[Tensor, State, Tensor, Tensor]:
+    grids, path = [], []
+    for stage in stages:
+        deltas, carry = model.step(x, state, stage)
         proposals = x[:, None] + deltas
         grid = model.loss(proposals, target)
         codes = grid.argmin(1)
         x = proposals[torch.arange(len(codes), device=codes.device), codes]
-        state = refiner.advance(carry, codes, x)
+        state = model.advance(stage, carry, codes, x)
         grids.append(grid)
         path.append(codes)
-    return Walk(torch.stack(grids, 1), torch.stack(path, 1), x)
+    return x, state, torch.stack(grids, 1), torch.stack(path, 1)
 
 
-def textbook_decode(model: Any, codes: Tensor) -> Tensor:
+def textbook_decode(model: VQDraw, codes: Tensor) -> Tensor:
     """Decode by computing all proposals of each stage and taking the one that the code names."""
-    x, state = model._start(codes)
+    x, state = (repeat_batch(value, len(codes)) for value in model._start(1))
     for stage, chosen in enumerate(codes.unbind(1)):
-        refiner, _ = model.refiner_of(stage)
-        deltas, carry = model._deltas(x, state, stage)
+        deltas, carry = model.step(x, state, stage)
         x = (x[:, None] + deltas)[torch.arange(len(chosen), device=chosen.device), chosen]
-        state = refiner.advance(carry, chosen, x)
+        state = model.advance(stage, carry, chosen, x)
     return x
 
 
-class _Textbook(torch.nn.Module):
-    """A model that trains by the textbook walk."""
+def _comparison(what: str, unit: str, values: Sequence[float]) -> Comparison:
+    return Comparison(what, unit, values[0], values[1], values[2] if len(values) > 2 else None)
 
-    stepwise = True
 
-    def __init__(self, model: Any):
+def _interleaved(calls: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[float]:
+    """Return the median time of each call in ms, all called once in every round; the first round warms up."""
+    times = [[_seconds(call, device) for call in calls] for _ in range(rounds + 1)][1:]
+    return [1e3 * statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def peak_bytes(device: torch.device) -> Iterator[list[int]]:
+    """Fill a list with the most bytes that tensors made within the block hold at a time, once it is left.
+
+    On CUDA the allocator counts them; elsewhere what operations return is counted, and not what compiled code
+    allocates for itself.
+    """
+    found: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield found
+        found.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    with _Counting() as counting:
+        yield found
+    found.append(counting.peak)
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the bytes of the storages that operations return, from their making to their end."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.model = model
+        self.known: set[int] = set()
+        self.held = self.peak = 0
 
-    def forward(self, target: Tensor, **_: Any) -> Walk:
-        return textbook_walk(self.model, target)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        output = func(*args, **(kwargs or {}))
+        for value in tree_leaves(output):
+            if isinstance(value, Tensor):
+                self._add(value.untyped_storage(), given)
+        return output
 
-    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> None:
-        return None
+    def _add(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key = storage._cdata
+        if key in self.known or key in given:
+            return
+        self.known.add(key)
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        finalize(storage, self._drop, key, storage.nbytes())
 
-    def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        self.model.after_update(optimizer, usage)
-
-
-def no_grad(call: Callable[[], object]) -> Callable[[], object]:
-    """Return the call without gradients."""
-    return torch.no_grad()(call)
-
-
-def _compare(
-    what: str, ours: tuple[str, Callable[[], object]], theirs: tuple[str, Callable[[], object]], rounds: int
-) -> Comparison:
-    times: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(rounds + 1):
-        for kept, (_, call) in zip(times, (ours, theirs), strict=True):
-            started = time.perf_counter()
-            call()
-            _finish()
-            if round_:
-                kept.append(1e3 * (time.perf_counter() - started))
-    return Comparison(what, ours[0], theirs[0], statistics.median(times[0]), statistics.median(times[1]))
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    def _drop(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.held -= size

@@ -91,18 +91,19 @@ class DDN(Refiner):
         return like.new_zeros(len(like), self.channels, *self.backbone.size)
 
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas; `advance` needs the features, and the options' convolutions at this stage."""
+        """Return all deltas; `advance` needs the features, and the stage."""
         features = self._features(x, stage, state)
-        return self.head(features, stage) * self.output_scale, (features, *self._rows(stage))
+        return self.head.scaled(features, stage, self.output_scale), (features, stage)
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
         """Return the chosen deltas by the head's own path."""
         features = self._features(x, stage, state)
-        return self.head.choose(features, stage, codes) * self.output_scale, (features, *self._rows(stage))
+        return self.head.choose(features, stage, codes) * self.output_scale, (features, stage)
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the features of the chosen options (n, channels, *size), computed for these alone."""
-        features, weight, bias = carry
+        features, stage = carry
+        weight, bias = self._rows(stage)
         return chosen_convolution(features, weight[codes], bias[codes])
 
     def _features(self, x: Tensor, stage: int, passed: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from math import exp
 import torch
 from torch import Tensor
 
-from vqtk.nn.state import State
+from vqtk.nn.state import State, chosen_of
 from vqtk.nn.types import Size
 from vqtk.refiners.composed import Composed
 from vqtk.registry import Backbone, Block, Head, refiners
@@ -82,7 +82,7 @@ class Gated(Composed):
         """Return the state with the chosen deltas added."""
         state, deltas = carry
         chosen = codes if deltas.shape[1] > 1 else torch.zeros_like(codes)
-        return state + deltas[torch.arange(len(codes), device=codes.device), chosen]
+        return state + chosen_of(deltas, chosen)
 
     def _gated(self, both: Tensor, reconstruction: Tensor, *, axis: int) -> Tensor:
         values, gates = both.chunk(2, axis)

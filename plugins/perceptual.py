@@ -21,7 +21,7 @@ from vqtk.io.atomic import replacing
 from vqtk.losses._base import Loss
 from vqtk.nn.types import DataSpec, Fraction
 from vqtk.registry import datasets, losses
-from vqtk.train.seeds import Order
+from vqtk.train.loop import Order
 
 AT_ONCE = 256
 """Proposals that go through the network at a time; their activations are computed again in the backward pass."""

@@ -81,3 +81,9 @@ def case(name: str) -> Case:
     numbers = json.loads(shared("parity", f"{name}.json").read_text())
     sizes = [f"model.stages={numbers['stages']}", f"model.options={numbers['options']}"]
     return Case(numbers, load_file(shared("parity", f"{name}.safetensors")), recipe, [*overrides, *sizes])
+
+
+def pooled_shares(walk: Any) -> Tensor:
+    """How often each option is the best one, all stages pooled, as shares: (k,)."""
+    counts = torch.bincount(walk.grid.argmin(2).flatten(), minlength=walk.grid.shape[2]).double()
+    return counts / counts.sum()

@@ -24,7 +24,6 @@ from vqtk.ablate.state import State, locked, read_state, write_state
 from vqtk.ablate.study import load_study
 from vqtk.ablate.worker import STOP, train_cell
 from vqtk.errors import VqtkError
-from vqtk.train.loop import Stop
 
 STUDY = """\
 name: tiny
@@ -68,8 +67,9 @@ class Here:
 class Silent:
     """A board that keeps what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: bool = False) -> None:
         self.lines: list[str] = []
+        self.stop = stop
 
     def happened(self, event: Event) -> None: ...
 
@@ -95,8 +95,8 @@ def planned(folder: Path) -> Plan:
     return made
 
 
-def go(made: Plan, folder: Path, executor: Any, *, stop: Stop | None = None, retry: bool = False) -> list[State]:
-    return run_study(made, folder, executor, Silent(), stop or Stop(), retry=retry)
+def go(made: Plan, folder: Path, executor: Any, *, stop: bool = False, retry: bool = False) -> list[State]:
+    return run_study(made, folder, executor, Silent(stop), retry=retry)
 
 
 def figures(cell: Path) -> list[Any]:
@@ -150,8 +150,8 @@ def test_a_cell_that_was_stopped_goes_on_from_its_checkpoint() -> None:
 
 
 def test_a_study_asked_to_stop_begins_no_other_cell() -> None:
-    folder, executor, stop = Path("studies/tiny"), Here(), Stop(asked=True)
-    states = go(planned(folder), folder, executor, stop=stop)
+    folder, executor = Path("studies/tiny"), Here()
+    states = go(planned(folder), folder, executor, stop=True)
     assert [state.state for state in states] == ["stopped", "waiting", "waiting", "waiting"]
     assert not (folder / STOP).exists()
 

@@ -114,7 +114,7 @@ def test_a_u_net_of_one_level_or_of_vectors_is_refused() -> None:
 def test_a_backbone_without_skips_is_followed_by_the_blocks_and_the_head_alone() -> None:
     refiner, x = composed((6, 6), partial(ConvBackbone, layers=[Unit(8)], condition=Scale)), draw(2, 2, 6, 6)
     plain = refiner.head(refiner.blocks(refiner.backbone(x, 1), 1), 1) * refiner.output_scale
-    assert torch.equal(refiner.propose(x, 1, None)[0], plain)
+    torch.testing.assert_close(refiner.propose(x, 1, None)[0], plain)
     assert {name.split(".")[0] for name in refiner.state_dict()} == {"output_scale", "backbone", "blocks", "head"}
 
 

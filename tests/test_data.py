@@ -77,7 +77,7 @@ def test_the_note_says_what_is_used_instead_and_what_to_do(digits: Splits, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         offline(patch, tmp_path)
         given = experiment(tmp_path, None)  # type: ignore[arg-type]
-    assert [line for line in given.watcher.lines if "5,000" in line]
+    assert [line for line in given.callbacks[0].lines if "5,000" in line]
 
 
 def test_reading_the_shipped_digits_leaves_nothing_that_looks_like_data(tmp_path: Path) -> None:

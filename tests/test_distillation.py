@@ -17,9 +17,8 @@ from vqtk.io.weights import load_weights, save_weights
 from vqtk.models.distilled import Distilled
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
-from vqtk.train.loop import Stop
+from vqtk.train.loop import Trainer
 from vqtk.train.run_directory import RunDirectory
-from vqtk.train.trainer import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 STUDENT = {"name": "distilled", "stages": 4, "options": 4, "loss": "mse", "width": 8}
@@ -95,7 +94,7 @@ def test_the_loss_is_that_of_codes_and_decodings_on_data_and_on_samples(teacher:
     student: Distilled = build_model(recipe)
     trainer = Trainer(recipe, student)
     batch, random = draw(8, 1, 28, 28).float(), torch.randint(4, (8, 4), generator=torch.Generator().manual_seed(1))
-    passed = trainer.objective(batch, draws=random, checkpoint=False)
+    passed = trainer.objective(batch, draws=random, recompute=0)
     original, _ = load_weights(teacher)
     codes = original.encode(batch)
     taught, samples = original.decode(codes).detach(), original.decode(random).detach()
@@ -122,9 +121,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
 def experiment(teacher: Path, digits: Splits, stop: int | None = None) -> Experiment:
     from tests.tiny import Watching
 
-    watcher = Watching(stop)
+    callbacks = [Watching(stop)]
     return Experiment.of(
-        student_recipe(teacher), data_root=Path(), device=torch.device("cpu"), watcher=watcher, splits=digits
+        student_recipe(teacher), data_root=Path(), device=torch.device("cpu"), callbacks=callbacks, splits=digits
     )
 
 
@@ -134,11 +133,11 @@ def test_a_run_is_the_same_when_it_is_stopped_and_resumed(teacher: Path, digits:
         it = experiment(teacher, digits, stop)
         directory = RunDirectory.create(tmp_path / str(stop), it.recipe)
         directory.write_manifest(it.manifest())
-        finished = run(it, directory, getattr(it.watcher, "stop", Stop()))
+        finished = run(it, directory)
         if not finished:
             it = experiment(teacher, digits)
             directory.restore(it.trainer)
-            assert run(it, directory, Stop())
+            assert run(it, directory)
         states.append(it.trainer.model.state_dict())
         last = [row for row in _rows(directory) if "test" in row][-1]["test"]
         assert {"final", "encoder", "decoder", "agreement", "teacher"} <= set(last)

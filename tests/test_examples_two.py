@@ -24,7 +24,7 @@ from vqtk.nn.unit import Unit
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.recipe.validate import synthetic
-from vqtk.train.trainer import Trainer
+from vqtk.train.loop import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 NAMES = ["recurrent", "side_memory", "coarse_to_fine", "ddn"]
@@ -291,7 +291,10 @@ def test_dead_options_come_back_by_split_and_prune_alone(digits: Tensor) -> None
     never = ["model.refiner.split_threshold=4", "model.refiner.prune_threshold=0"]
     for overrides, comes_back in (([], True), (never, False)):
         trainer, items = dead(digits, *overrides)
-        used = [trainer.update([items], updates=1000).usage.sum(0) > 0 for _ in range(12)]
+        used = []
+        for _ in range(12):
+            trainer.update([items], updates=1000)
+            used.append(trainer.usage().sum(0) > 0)
         assert used[0].tolist() == [True, False, False, False]
         assert torch.stack(used)[:, 1:].any() == comes_back
 

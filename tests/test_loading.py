@@ -41,10 +41,10 @@ def trained(folder: Path, out: Path, stop_after: int | None = None) -> tuple[Exp
     recipe_file = folder.parent / "faces.yaml"
     recipe_file.write_text(RECIPE.replace("FOLDER", str(folder)))
     watcher = Watching(stop_after)
-    it = Experiment.of(load_recipe(recipe_file), data_root=Path(), device=torch.device("cpu"), watcher=watcher)
+    it = Experiment.of(load_recipe(recipe_file), data_root=Path(), device=torch.device("cpu"), callbacks=[watcher])
     directory = RunDirectory.create(out, it.recipe)
     directory.write_manifest(it.manifest())
-    run(it, directory, watcher.stop)
+    run(it, directory)
     return it, directory
 
 
@@ -73,7 +73,7 @@ def test_workers_report_what_they_skip_and_the_manifest_keeps_it(
     it, directory = trained(folder, tmp_path / "damaged")
     assert directory.manifest()["data"]["skipped"]["count"] == 1
     assert directory.manifest()["data"]["skipped"]["first"] == [str(damaged)]
-    assert any(str(damaged) in line for line in it.watcher.lines)  # type: ignore[attr-defined]
+    assert any(str(damaged) in line for line in it.callbacks[0].lines)  # type: ignore[attr-defined]
 
 
 def test_batches_come_in_order_from_any_split() -> None:

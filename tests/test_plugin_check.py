@@ -97,8 +97,8 @@ from vqtk.registry import objectives
 @objectives.register("wrong")
 class Wrong(Stages):
     "An objective."
-    def __call__(self, batch, *, draws, checkpoint):
-        passed = super().__call__(batch, draws=draws, checkpoint=checkpoint)
+    def __call__(self, batch, *, draws, recompute):
+        passed = super().__call__(batch, draws=draws, recompute=recompute)
 """
 DATASET = """\
 import torch
@@ -153,13 +153,14 @@ WRONG: dict[str, tuple[str, str, str]] = {
     ),
     "a selection of another loss": (
         LOSS + body("def forward(self, p, t):", "    return 2 * super().forward(p, t)"),
-        "selects as from materialised proposals",
-        "`select` gives the grid other than from the materialised proposals",
+        "takes as from materialised proposals",
+        "`grid` gives a grid other than from the materialised proposals",
     ),
     "a loss that detaches": (
         LOSS
         + body("def forward(self, p, t):", "    return super().forward(p.detach() + 0 * p, t)")
-        + body("def select(self, x, d, t, s):", "    return super(MSE, self).select(x, d, t, s)"),
+        + body("def grid(self, x, d, t):", "    return super(MSE, self).grid(x, d, t)")
+        + body("def take(self, x, d, t, g, c):", "    return super(MSE, self).take(x, d, t, g, c)"),
         "has the gradient of finite differences",
         "not that of finite differences",
     ),
@@ -219,10 +220,10 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "encodes each item to codes of its own",
         "encoding again yields other codes",
     ),
-    "usage that misses an item": (
-        OBJECTIVE + "        return replace(passed, usage=passed.usage // 2)\n",
-        "measures a loss terms and usage",
-        "Count each item once at each stage",
+    "codes that miss an item": (
+        OBJECTIVE + "        return replace(passed, codes=passed.codes[1:])\n",
+        "measures a loss terms and codes",
+        "Give int64 codes (3, 4)",
     ),
     "an objective cut off from its model": (
         OBJECTIVE + "        return replace(passed, loss=passed.loss.detach().requires_grad_())\n",

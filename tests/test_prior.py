@@ -15,8 +15,8 @@ from tests.running import TINY, vqtk_main, without_data
 from vqtk.evaluate import prior as module
 from vqtk.evaluate.prior import Markov, fit_markov, fitted_prior
 from vqtk.recipe.recipe import load_recipe
+from vqtk.train.loop import Trainer
 from vqtk.train.run_directory import RunDirectory
-from vqtk.train.trainer import Trainer
 
 K = 4
 

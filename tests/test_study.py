@@ -15,8 +15,7 @@ from vqtk.evaluate.cost import flops
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.loop import Batches
-from vqtk.train.trainer import Trainer
+from vqtk.train.loop import Batches, Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SHIPPED = sorted((RECIPES / "ablations").glob("*.yaml"))

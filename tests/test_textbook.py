@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.parity import pooled_shares
 from tests.textbook import Textbook
 from vqtk.losses.mse import MSE
 from vqtk.models.vqdraw import VQDraw
@@ -144,12 +145,14 @@ def test_encoding_equals_the_textbook(model: Any) -> None:
 
 def test_quantities_equal_the_textbook(model: Any) -> None:
     target = targets(model.data, n=5)
-    expected, quantities = textbook(model).encode(target), model(target).quantities()
-    close(quantities.choice, expected.choice())
-    close(quantities.all, expected.all())
-    close(quantities.final, expected.final())
-    assert quantities.entropy_pooled_nats.item() == pytest.approx(expected.entropy(), rel=1e-9)
-    assert quantities.used.item() == expected.used()
+    expected, walk = textbook(model).encode(target), model(target)
+    close(walk.choice, expected.choice())
+    close(walk.all, expected.all())
+    close(walk.final, expected.final())
+    assert walk.best.flatten().tolist() == expected.best_codes()
+    shares = pooled_shares(walk)
+    assert torch.special.entr(shares).sum().item() == pytest.approx(expected.entropy(), rel=1e-9)
+    assert (shares > 0).sum() == expected.used()
 
 
 def test_every_prefix_decodes_as_in_the_textbook(model: Any) -> None:
@@ -171,9 +174,9 @@ def test_gradients_equal_the_textbook(model: Any, explores: bool, checkpoint: bo
     objective = expected.choice() + 0.01 * expected.all() + 0.1 * expected.final()
     wanted = torch.autograd.grad(objective, list(model.parameters()), allow_unused=True)
 
-    walk = model(target, checkpoint=checkpoint)
+    walk = model(target, recompute=model.stages if checkpoint else 0)
     assert torch.equal(walk.codes, expected.codes)
-    walk.quantities().objective(choice=1.0, all=0.01, final=0.1).backward()
+    (walk.choice + 0.01 * walk.all + 0.1 * walk.final).backward()
     for (name, parameter), gradient in zip(model.named_parameters(), wanted, strict=True):
         assert (parameter.grad is None) == (gradient is None), name
         if gradient is not None:

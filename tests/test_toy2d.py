@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from tests.parity import ROOT
 from tests.running import vqtk_main
+from tests.tiny import Watching
 from vqtk.backbones.mlp import MLPBackbone
 from vqtk.conditions.film import Film
 from vqtk.conditions.scale import Scale
@@ -28,7 +29,6 @@ from vqtk.nn.convolution import chosen_convolution, convolution
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.report import pictures
-from vqtk.train.loop import Stop
 from vqtk.train.run_directory import RunDirectory
 
 RECIPE = ROOT / "recipes" / "toy2d.yaml"
@@ -152,14 +152,6 @@ def test_points_have_no_bernoulli_likelihood_and_a_gaussian_one(tmp_path: Path) 
 # ── a run ────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Quiet:
-    def step(self, *_: object) -> None: ...
-
-    def evaluated(self, *_: object) -> None: ...
-
-    def say(self, line: str) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parent = tmp_path_factory.mktemp("toy2d")
@@ -172,21 +164,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def resumed(path: Path, parent: Path) -> Any:
     """The same run again, stopped halfway and resumed; its trainer."""
     cpu, recipe = torch.device("cpu"), load_recipe(RECIPE, SHORT)
-    stop = Stop()
-
-    class _Stopping(_Quiet):
-        def step(self, done: int, *_: object) -> None:
-            stop.asked = done == 40
-
-    first = Experiment.of(recipe, data_root=parent, device=cpu, watcher=_Stopping())  # type: ignore[arg-type]
+    first = Experiment.of(recipe, data_root=parent, device=cpu, callbacks=[Watching(stop_after=40)])
     directory = RunDirectory.create(parent, recipe)
     directory.write_manifest(first.manifest())
-    assert not run(first, directory, stop)
-    again = Experiment.of(recipe, data_root=parent, device=cpu, watcher=_Quiet())  # type: ignore[arg-type]
+    assert not run(first, directory)
+    again = Experiment.of(recipe, data_root=parent, device=cpu)
     directory.restore(again.trainer)
     assert again.trainer.done == 40
     again.check_same_data(directory.manifest())
-    assert run(again, directory, Stop())
+    assert run(again, directory)
     return again.trainer
 
 

@@ -15,9 +15,8 @@ from vqtk.errors import VqtkError
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Schedule, load_recipe
 from vqtk.train.budget import Measured, seconds
-from vqtk.train.schedule import learning_rate
-from vqtk.train.seeds import Order, generator
-from vqtk.train.trainer import Trainer
+from vqtk.train.loop import Order, Trainer, learning_rate
+from vqtk.train.seeds import generator
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.5}"
 
@@ -45,17 +44,18 @@ def test_micro_batches_change_an_update_by_rounding_alone(pieces: int, selector:
         whole = trainer(tmp_path, selector, "train.objective.final=0.1", dtype=dtype)
         split = trainer(tmp_path, selector, "train.objective.final=0.1", f"train.micro_batch={pieces}", dtype=dtype)
         batches = [batch(0, dtype), batch(1, dtype)]
-        steps = [one.update(batches, updates=5) for one in (whole, split)]
+        for one in (whole, split):
+            one.update(batches, updates=5)
         assert_near(whole, split, tolerance)
-        assert torch.equal(steps[0].usage, steps[1].usage)
-        for key, values in steps[0].terms.items():
-            assert steps[1].terms[key] == pytest.approx(values, rel=1e-6)
+        assert torch.equal(whole.usage(), split.usage())
+        assert split.metrics() == pytest.approx(whole.metrics(), rel=1e-6)
 
 
 @pytest.mark.parametrize("selector", ["model.selector=argmin", EXPLORING], ids=["argmin", "exploring"])
-def test_gradient_checkpointing_does_not_change_an_update(selector: str, tmp_path: Path) -> None:
-    plain = trainer(tmp_path, selector)
-    saving = trainer(tmp_path, selector, "train.gradient_checkpointing=true")
+@pytest.mark.parametrize("recompute", ["true", "1"])
+def test_gradient_checkpointing_does_not_change_an_update(recompute: str, selector: str, tmp_path: Path) -> None:
+    plain = trainer(tmp_path, selector, "train.gradient_checkpointing=false")
+    saving = trainer(tmp_path, selector, f"train.gradient_checkpointing={recompute}")
     for one in (plain, saving):
         one.update([batch()], updates=5)
     assert_near(plain, saving, 1e-6)
@@ -63,39 +63,43 @@ def test_gradient_checkpointing_does_not_change_an_update(selector: str, tmp_pat
 
 @pytest.mark.parametrize("loss", ["mse", "gaussian"])
 def test_an_update_in_bfloat16_measures_what_one_in_float32_does(loss: str, tmp_path: Path) -> None:
-    steps = [
-        trainer(tmp_path, f"model.loss={loss}", f"train.precision={precision}").update([batch()], updates=5)
-        for precision in ("float32", "bfloat16")
-    ]
-    for key, values in steps[0].terms.items():
-        assert steps[1].terms[key] == pytest.approx(values, rel=0.02)
+    found = []
+    for precision in ("float32", "bfloat16"):
+        it = trainer(tmp_path, f"model.loss={loss}", f"train.precision={precision}")
+        it.update([batch()], updates=5)
+        found.append({key: value for key, value in it.metrics().items() if key in ("choice", "final", "all")})
+    assert found[1] == pytest.approx(found[0], rel=0.02)
 
 
 def test_the_gradients_of_batches_are_summed(tmp_path: Path) -> None:
     it = trainer(tmp_path, "train.objective.final=0.1", dtype=torch.float64)
     wanted = [torch.zeros_like(p) for p in it.model.parameters()]
     for seed in (0, 1):
-        objective = it.model(batch(seed, torch.float64)).quantities().objective(choice=1, all=0.01, final=0.1)
+        walk = it.model(batch(seed, torch.float64))
+        objective = walk.choice + 0.01 * walk.all + 0.1 * walk.final
         for total, gradient in zip(wanted, torch.autograd.grad(objective, list(it.model.parameters())), strict=True):
             total += gradient
     it.update([batch(0, torch.float64), batch(1, torch.float64)], updates=5)
     torch.testing.assert_close([p.grad for p in it.model.parameters()], wanted, rtol=1e-9, atol=1e-12)
 
 
-def test_a_step_tells_the_losses_of_each_batch_before_the_weights_changed(tmp_path: Path) -> None:
+def test_metrics_are_those_of_each_batch_before_the_weights_changed(tmp_path: Path) -> None:
     it = trainer(tmp_path)
     with torch.no_grad():
-        expected = [it.model.walk(batch(seed)).quantities() for seed in (0, 1)]
-        usage = sum(it.model.walk(batch(seed)).usage() for seed in (0, 1))
-    step = it.update([batch(0), batch(1)], updates=5)
-    for key, values in step.terms.items():
-        assert values == pytest.approx([getattr(one, key).item() for one in expected], rel=1e-6)
-        assert step.row()[key] == pytest.approx(sum(values) / 2)
-    assert torch.equal(step.usage, usage)
-    shares = [count / usage.sum().item() for count in usage.sum(0).tolist() if count]
-    assert step.row()["used"] == len(shares)
-    assert step.row()["entropy_pooled_nats"] == pytest.approx(-sum(p * math.log(p) for p in shares), rel=1e-5)
-    assert step.lr == pytest.approx(1e-3 * 4 / 5 + 1e-4 / 5)
+        walks = [it.model.walk(batch(seed)) for seed in (0, 1)]
+    it.update([batch(0), batch(1)], updates=5)
+    row = it.metrics()
+    for key in ("choice", "final", "all"):
+        expected = [getattr(walk, key).item() for walk in walks]
+        assert [pieces[0][1].terms[key].item() for pieces in it.passes] == pytest.approx(expected, rel=1e-6)
+        assert row[key] == pytest.approx(sum(expected) / 2, rel=1e-6)
+    chosen = torch.cat([walk.grid.argmin(2) for walk in walks])
+    for stage, counts in enumerate(it.usage()):
+        assert torch.equal(counts, torch.bincount(chosen[:, stage], minlength=4))
+    shares = [count / chosen.numel() for count in torch.bincount(chosen.flatten()).tolist() if count]
+    assert row["used"] == len(shares)
+    assert row["entropy_pooled_nats"] == pytest.approx(-sum(p * math.log(p) for p in shares), rel=1e-5)
+    assert row["lr"] == pytest.approx(1e-3 * 4 / 5 + 1e-4 / 5)
     assert it.done == 1
 
 

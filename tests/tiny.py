@@ -16,7 +16,7 @@ from vqtk.datasets._split import Held
 from vqtk.datasets.mnist import MNIST
 from vqtk.experiment import Experiment, run
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.loop import Stop
+from vqtk.train.loop import Callback, Progress
 from vqtk.train.run_directory import RunDirectory
 
 RECIPE = """\
@@ -62,34 +62,32 @@ def few(splits: Splits) -> Splits:
     return Splits(splits.train, Held(splits.test.items[:20]), splits.source, splits.note)
 
 
-class Watching:
-    """A watcher that keeps what it is told, and asks for a stop after an update."""
+class Watching(Callback):
+    """A callback that keeps what it is told, and asks for a stop after an update."""
 
     def __init__(self, stop_after: int | None = None):
         self.lines: list[str] = []
-        self.stop, self.stop_after = Stop(), stop_after
+        self.stop_after = stop_after
 
-    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
-        self.stop.asked = done == self.stop_after
+    def on_update(self, progress: Progress) -> None:
+        self.stop = progress.done == self.stop_after
 
-    def evaluated(self, done: int, row: dict[str, Any]) -> None: ...
-
-    def say(self, line: str) -> None:
+    def on_message(self, line: str) -> None:
         self.lines.append(line)
 
 
 def experiment(folder: Path, splits: Splits, *overrides: str, stop_after: int | None = None) -> Experiment:
     path = folder / "tiny.yaml"
     path.write_text(RECIPE)
-    watcher, cpu = Watching(stop_after), torch.device("cpu")
-    return Experiment.of(load_recipe(path, overrides), data_root=folder, device=cpu, watcher=watcher, splits=splits)
+    callbacks, cpu = [Watching(stop_after)], torch.device("cpu")
+    return Experiment.of(load_recipe(path, overrides), data_root=folder, device=cpu, callbacks=callbacks, splits=splits)
 
 
 def train(it: Experiment, parent: Path) -> RunDirectory:
     """Start a run as `vqtk run` does."""
     directory = RunDirectory.create(parent, it.recipe)
     directory.write_manifest(it.manifest())
-    run(it, directory, it.watcher.stop)
+    run(it, directory)
     return directory
 
 
@@ -97,11 +95,13 @@ def resume(path: Path, splits: Splits) -> tuple[Experiment, str | None]:
     """Go on with a run as `vqtk run --resume` does; return also what was said of damage."""
     directory, recipe = RunDirectory.open(path)
     cpu = torch.device("cpu")
-    resumed = Experiment.of(recipe, data_root=path, device=cpu, watcher=Watching(), splits=splits)
+    resumed = Experiment.of(
+        recipe, data_root=path, device=cpu, callbacks=[Watching()], splits=splits, recorded=directory.manifest()
+    )
     note = directory.restore(resumed.trainer)
     resumed.check_same_data(directory.manifest())
     directory.rewind_metrics(resumed.trainer.done)
-    assert run(resumed, directory, Stop())
+    assert run(resumed, directory)
     return resumed, note
 
 

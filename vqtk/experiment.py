@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from vqtk.report.page import write_report
 from vqtk.report.pictures import write_all
 from vqtk.train.budget import WARM_UP, Measured, measure, seconds
 from vqtk.train.device import peak_memory_mb
-from vqtk.train.loop import Hooks, Stop, Watcher, train
+from vqtk.train.execution import resolve
+from vqtk.train.loop import Callback, Trainer, train
 from vqtk.train.run_directory import RunDirectory, environment
-from vqtk.train.trainer import Trainer
 
 AFFORDABLE_SHARE = 0.1
 """The part of a run's time that evaluating all of the test split at the end may take."""
@@ -38,14 +39,14 @@ AFFORDABLE_S = 20.0
 class Experiment:
     """A recipe's model and data on a device, ready to be trained.
 
-    With `whole_test` all test items are evaluated at the end, however long it takes.
+    `callbacks` follow the run. With `whole_test` all test items are evaluated at the end, however long it takes.
     """
 
     recipe: Recipe
     trainer: Trainer
     splits: Splits
     device: torch.device
-    watcher: Watcher
+    callbacks: Sequence[Callback]
     whole_test: bool = False
 
     def __post_init__(self) -> None:
@@ -63,18 +64,36 @@ class Experiment:
         *,
         data_root: Path,
         device: torch.device,
-        watcher: Watcher,
+        callbacks: Sequence[Callback] = (),
         splits: Splits | None = None,
         whole_test: bool = False,
+        recorded: dict[str, Any] | None = None,
+        expected_s: float | None = None,
     ) -> Experiment:
-        """Build a recipe's model and read its data, unless it is given. Raises: RecipeError, DataError."""
+        """Build a recipe's model and read its data, unless it is given.
+
+        `recorded` is the manifest of a run to go on with: its updates are computed as they were. `expected_s` is how
+        long the training will take, where that is known.
+        Raises: RecipeError, DataError.
+        """
         model = build_model(recipe, device=device)
         if splits is None:
             splits = build_dataset(recipe).load(data_root)
             if splits.note:
-                watcher.say(splits.note)
+                _say(callbacks, splits.note)
         model.data = replace(model.data, characters=splits.characters)
-        return cls(recipe, Trainer(recipe, model), splits, device, watcher, whole_test)
+        execution = resolve(recipe, model, recorded=(recorded or {}).get("execution"), expected_s=expected_s)
+        trainer = Trainer(recipe, model, execution)
+        return cls(recipe, trainer, splits, device, callbacks, whole_test)
+
+    def say(self, line: str) -> None:
+        """Tell the callbacks a line for the user."""
+        _say(self.callbacks, line)
+
+    def evaluated(self, update: int, row: dict[str, Any]) -> None:
+        """Tell the callbacks the metrics of test items."""
+        for callback in self.callbacks:
+            callback.on_evaluation(update, row)
 
     def evaluate(self, *, all_items: bool = False) -> dict[str, Any]:
         """Return the test figures on the fixed subset, or on all items: `row`, `stages`, and `usage` (s, k)."""
@@ -105,6 +124,7 @@ class Experiment:
             "loss": self.recipe.loss,
             "data": self.splits.fingerprint(),
             **({"characters": self.splits.characters} if self.splits.characters else {}),
+            "execution": self.trainer.execution.recorded(),
             "plugins": records(self.recipe.plugins),
             "installed": {one.package: one.version for one in installed()},
             **self.trainer.objective.facts(),
@@ -122,11 +142,16 @@ class Experiment:
             )
 
 
+def _say(callbacks: Sequence[Callback], line: str) -> None:
+    for callback in callbacks:
+        callback.on_message(line)
+
+
 def updates_within(experiment: Experiment, budget: str) -> int:
     """Return the number of updates that fit the budget on this machine; the experiment stays as it is."""
     allowed, settings = seconds(budget), experiment.recipe.train
     started = time.monotonic()
-    experiment.watcher.say(f"Measuring on {WARM_UP} updates how many fit into {budget} …")
+    experiment.say(f"Measuring on {WARM_UP} updates how many fit into {budget} …")
     with tempfile.TemporaryDirectory() as scratch:
         measured = measure(
             experiment.trainer,
@@ -143,8 +168,8 @@ def updates_within(experiment: Experiment, budget: str) -> int:
         final_s=final_s,
     )
     if updates == 1:
-        experiment.watcher.say(f"Measuring alone takes about as long as {budget} here: training for one update.")
-    experiment.watcher.say(f"{budget}: {updates} updates of {1e3 * measured.step_s:.0f} ms each.")
+        experiment.say(f"Measuring alone takes about as long as {budget} here: training for one update.")
+    experiment.say(f"{budget}: {updates} updates of {1e3 * measured.step_s:.0f} ms each.")
     return updates
 
 
@@ -164,29 +189,52 @@ def go_on(experiment: Experiment, directory: RunDirectory, *, anew: bool = False
     """
     note = None if anew and not checkpoints(directory.path) else directory.restore(experiment.trainer)
     if note:
-        experiment.watcher.say(note)
+        experiment.say(note)
     experiment.check_same_data(directory.manifest())
     directory.rewind_metrics(experiment.trainer.done)
-    experiment.watcher.say(f"Going on after update {experiment.trainer.done} of {experiment.recipe.train.updates}.")
+    experiment.say(f"Going on after update {experiment.trainer.done} of {experiment.recipe.train.updates}.")
 
 
-def run(experiment: Experiment, directory: RunDirectory, stop: Stop) -> bool:
-    """Train to the end, or until asked to stop, and write what was reached. Return whether it is done."""
-
-    def figures() -> dict[str, Any]:
-        evaluation = experiment.evaluate()
-        directory.write_evaluation(evaluation)
-        return evaluation["row"]
-
-    hooks = Hooks(
-        evaluate=figures,
-        picture=lambda update: experiment.picture(directory.images, update),
-        report=lambda: write_report(directory.path),
-    )
-    finished = train(experiment.trainer, experiment.splits.train, directory, experiment.watcher, hooks, stop)
+def run(experiment: Experiment, directory: RunDirectory) -> bool:
+    """Train to the end, or until a callback asks to stop, and write what was reached. Return whether it is done."""
+    trainer = experiment.trainer
+    for line in trainer.execution.notes:
+        experiment.say(line)
+    callbacks = [*experiment.callbacks, _Recording(experiment, directory)]
+    finished = train(trainer, experiment.splits.train, directory.log, callbacks)
+    _save(trainer, directory)
     if finished:
         _finish(experiment, directory)
     return finished
+
+
+class _Recording(Callback):
+    """Evaluates, draws and saves a run when these are due."""
+
+    def __init__(self, experiment: Experiment, directory: RunDirectory):
+        self.experiment, self.directory = experiment, directory
+
+    def on_evaluation_due(self, update: int) -> None:
+        """Evaluate the fixed test items."""
+        evaluation = self.experiment.evaluate()
+        self.directory.write_evaluation(evaluation)
+        self.directory.log({"update": update, "test": evaluation["row"]})
+        self.experiment.evaluated(update, evaluation["row"])
+
+    def on_pictures_due(self, update: int) -> None:
+        """Draw the model as it is."""
+        self.experiment.picture(self.directory.images, update)
+
+    def on_checkpoint_due(self, update: int) -> None:
+        """Write a checkpoint, and the report."""
+        _save(self.experiment.trainer, self.directory)
+
+
+def _save(trainer: Trainer, directory: RunDirectory) -> None:
+    """Write a checkpoint and the report. Raises: VqtkError, before it writes, if the last losses are not finite."""
+    trainer.metrics()
+    directory.save(trainer)
+    write_report(directory.path)
 
 
 def _finish(experiment: Experiment, directory: RunDirectory) -> None:
@@ -200,7 +248,7 @@ def _finish(experiment: Experiment, directory: RunDirectory) -> None:
     row = evaluation["row"]
     directory.write_evaluation(evaluation)
     directory.log({"update": trainer.done, "test": row, "end": True})
-    experiment.watcher.evaluated(trainer.done, row)
+    experiment.evaluated(trainer.done, row)
     experiment.picture(directory.images, trainer.done)
     directory.write_summary(
         {
@@ -230,5 +278,5 @@ def _record_skipped(experiment: Experiment, directory: RunDirectory) -> None:
     recorded = directory.manifest()["data"]
     skipped = experiment.splits.train.skipped + experiment.splits.test.skipped
     if len(skipped) > recorded.get("skipped", {}).get("count", 0):
-        experiment.watcher.say(f"{len(skipped)} damaged files were skipped, the first of them {skipped[0]}.")
+        experiment.say(f"{len(skipped)} damaged files were skipped, the first of them {skipped[0]}.")
         directory.write_manifest({"data": {**recorded, "skipped": {"count": len(skipped), "first": skipped[:10]}}})

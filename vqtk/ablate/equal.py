@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
 from vqtk.recipe.validate import synthetic
 from vqtk.train.budget import WARM_UP, seconds
-from vqtk.train.trainer import Trainer
+from vqtk.train.device import synchronize
+from vqtk.train.execution import Execution, resolve
+from vqtk.train.loop import Trainer
 
 _HINTS: dict[str, Any] = {"updates": Count, "items": Count, "flops": Positive, "time": str}
 _SAID = {
@@ -92,7 +94,7 @@ def items_per_update(recipe: Recipe) -> int:
 
 def training_flops(recipe: Recipe) -> int:
     """Return the operations of training on one item, forwards and backwards, counted on an update of one item."""
-    trainer = Trainer(recipe, build_model(recipe))
+    trainer = Trainer(recipe, build_model(recipe), Execution())
     with FlopCounterMode(display=False) as counter:
         trainer.update([synthetic(trainer.model.data, 1)], updates=1)
     return counter.get_total_flops()
@@ -100,11 +102,14 @@ def training_flops(recipe: Recipe) -> int:
 
 def step_s(recipe: Recipe, device: torch.device, *, steps: int = WARM_UP) -> float:
     """Return the seconds of an update on synthetic items: those of the fastest of so many, for load only slows."""
-    trainer = Trainer(recipe, build_model(recipe, device=device))
+    model = build_model(recipe, device=device)
+    # A few updates do not earn a compilation, which would change the time by a tenth.
+    trainer = Trainer(recipe, model, replace(resolve(recipe, model), inductor=False))
     batches = [synthetic(trainer.model.data, recipe.batch).to(device)] * recipe.train.accumulate
     times = []
     for _ in range(steps):
         started = time.perf_counter()
         trainer.update(batches, updates=10**9)
+        synchronize(device)
         times.append(time.perf_counter() - started)
     return min(times)

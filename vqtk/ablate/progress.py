@@ -69,6 +69,8 @@ def _shown(metrics: Sequence[Metric]) -> str:
 class Plain:
     """A line for each cell that begins or ends, and now and then one for each that runs."""
 
+    stop = False
+
     def __init__(self, plan: Plan, folder: Path, console: Console):
         self.folder, self.console = folder, console
         self.cells = {folder / cell.path: cell for cell in plan.cells()}

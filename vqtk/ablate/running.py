@@ -18,14 +18,15 @@ from vqtk.ablate.worker import STOP
 from vqtk.evaluate.cost import total_parameters
 from vqtk.evaluate.quality import features_at_hand
 from vqtk.recipe.build import build_dataset, build_model
-from vqtk.train.loop import Stop
 
 STEPS = 5
 """Updates that an estimate of time is made by."""
 
 
 class Board(Protocol):
-    """Who is told how a study goes."""
+    """Who is told how a study goes; one that sets `stop` ends it."""
+
+    stop: bool
 
     def happened(self, event: Event) -> None:
         """A cell was begun or has ended."""
@@ -37,7 +38,7 @@ class Board(Protocol):
         """There is something to tell the user."""
 
 
-def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, stop: Stop, *, retry: bool) -> list[State]:
+def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, *, retry: bool) -> list[State]:
     """Run the cells that are left, and return the states of all; asked to stop, have each end with a checkpoint."""
     request, asked = folder / STOP, False
     request.unlink(missing_ok=True)
@@ -52,7 +53,7 @@ def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, stop: 
             else:
                 _settle(event)
                 board.happened(event)
-            if stop.asked and not asked:
+            if board.stop and not asked:
                 asked = True
                 request.touch()
                 executor.stop()

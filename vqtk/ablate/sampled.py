@@ -42,10 +42,10 @@ def measure_samples(experiment: Experiment, directory: RunDirectory) -> None:
     """
     recipe, splits = experiment.recipe, experiment.splits
     name, every = recipe.data.entry.name, torch.arange(len(splits.test))
-    experiment.watcher.say("Comparing samples with test items …")
+    experiment.say("Comparing samples with test items …")
     found = quality(experiment.trainer.model, splits, items=every, name=name, seed=recipe.seed)
     if found.note:
-        experiment.watcher.say(f"{found.note} Used instead: {found.features.title}.")
+        experiment.say(f"{found.note} Used instead: {found.features.title}.")
     summary = directory.summary()
     row = {**summary["test"], **{metric: getattr(found, figure) for metric, figure in SAMPLES.items()}}
     directory.write_summary({**summary, "test": row, "quality": found.plain()})

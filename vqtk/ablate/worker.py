@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from vqtk.ablate.executor import Settings
 from vqtk.ablate.sampled import asked_by, is_measured, measure_samples
 from vqtk.ablate.state import State, locked, read_state, write_state
 from vqtk.errors import VqtkError
-from vqtk.train.loop import Stop
+from vqtk.train.loop import Callback, Progress
 
 STOP = "stop"
 """The file in a study's directory that asks its workers to stop."""
@@ -25,28 +25,31 @@ ORPHAN_S = 120.0
 _LOOK_S = 0.5
 
 
-@dataclass
-class _Watcher:
+class Following(Callback):
     """Prints what is said, and looks for a reason to stop: a file, or the end of the process that began this one."""
 
-    stop_file: Path
-    stop: Stop
-    parent: int
-    looked: float = 0.0
+    def __init__(self) -> None:
+        self.stop_file: Path | None = None
+        self.parent = os.getppid()
+        self.looked = 0.0
 
-    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
+    def on_update(self, progress: Progress) -> None:
+        """Look, now and then."""
         if time.monotonic() - self.looked >= _LOOK_S:
             self.looked = time.monotonic()
-            self.stop.asked |= self.stop_file.exists() or os.getppid() != self.parent
+            asked = self.stop_file is not None and self.stop_file.exists()
+            self.stop = self.stop or asked or os.getppid() != self.parent
 
-    def evaluated(self, done: int, row: dict[str, Any]) -> None:
-        print(f"test after {done}: {row}", flush=True)
+    def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
+        """Print the metrics of test items."""
+        print(f"test after {update}: {row}", flush=True)
 
-    def say(self, line: str) -> None:
+    def on_message(self, line: str) -> None:
+        """Print the line."""
         print(line, flush=True)
 
 
-def train_cell(cell: Path, settings: Settings, *, worker: str = "", stop: Stop | None = None) -> State:
+def train_cell(cell: Path, settings: Settings, *, worker: str = "", following: Following | None = None) -> State:
     """Train a cell's run to its end, from its newest checkpoint if there is one; return the state that it reached.
 
     Where the study compares by samples, they are measured then. What fails is recorded in the state, and raised no
@@ -59,7 +62,7 @@ def train_cell(cell: Path, settings: Settings, *, worker: str = "", stop: Stop |
         state = State("running", None, before.attempts + 1, worker or f"pid {os.getpid()}")
         write_state(cell, state)
         try:
-            finished = _train(cell, settings, stop or Stop(), samples=samples)
+            finished = _train(cell, settings, following or Following(), samples=samples)
         except Exception as error:  # A cell's failure is its own; the study goes on.
             state = replace(state, state="failed", error=_told(error))
         else:
@@ -68,7 +71,7 @@ def train_cell(cell: Path, settings: Settings, *, worker: str = "", stop: Stop |
     return state
 
 
-def _train(cell: Path, settings: Settings, stop: Stop, *, samples: bool) -> bool:
+def _train(cell: Path, settings: Settings, following: Following, *, samples: bool) -> bool:
     import torch
 
     from vqtk.datasets._base import data_root
@@ -80,33 +83,36 @@ def _train(cell: Path, settings: Settings, stop: Stop, *, samples: bool) -> bool
     begun = (cell / "manifest.json").is_file()
     directory, recipe = RunDirectory.open(cell) if begun else (RunDirectory(cell), load_recipe(cell / "recipe.yaml"))
     torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
+    following.stop_file = cell.parent.parent / STOP
+    following.parent = settings.parent or following.parent
     experiment = Experiment.of(
         recipe,
         data_root=data_root(settings.data_dir),
         device=choose_device(settings.device),
-        watcher=_Watcher(cell.parent.parent / STOP, stop, settings.parent or os.getppid()),
+        callbacks=[following],
         whole_test=True,
+        recorded=directory.manifest(),
     )
     if begun:
         go_on(experiment, directory, anew=True)
     else:
         directory.write_manifest(experiment.manifest())
-    finished = run(experiment, directory, stop)
+    finished = run(experiment, directory)
     if finished and samples:
         measure_samples(experiment, directory)
     return finished
 
 
-def _stopped_by_sigterm() -> Stop:
-    """Return a stop that SIGTERM asks for. Ctrl-C is left to the parent, which asks in its own way."""
-    stop = Stop()
+def _stopped_by_sigterm() -> Following:
+    """Return a callback that SIGTERM tells to stop. Ctrl-C is left to the parent, which asks in its own way."""
+    following = Following()
 
     def ask(*_: object) -> None:
-        stop.asked = True
+        following.stop = True
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return stop
+    return following
 
 
 def _told(error: Exception) -> str:
@@ -129,7 +135,7 @@ def main() -> None:
     parser.add_argument("--worker", default="")
     given = parser.parse_args()
     settings = Settings(given.device, given.data_dir, given.threads, given.parent)
-    reached = train_cell(given.cell, settings, worker=given.worker, stop=_stopped_by_sigterm())
+    reached = train_cell(given.cell, settings, worker=given.worker, following=_stopped_by_sigterm())
     sys.exit(1 if reached.state == "failed" else 0)
 
 

@@ -78,9 +78,8 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
     from vqtk.ablate.running import read_data, run_study
     from vqtk.cli.run import stopping_on_signals
     from vqtk.datasets._base import data_root
-    from vqtk.train.loop import Stop
 
-    cells, left, stop = plan.cells(), to_run(plan, folder, retry=retry), Stop()
+    cells, left = plan.cells(), to_run(plan, folder, retry=retry)
     board = make_board(plan, folder)
     board.say(f"{folder}: {len(cells)} cells, {len(left)} of them to run. {plan.equal.said()}")
     if left:
@@ -90,8 +89,8 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
                 board.say(f"       warning: {told}")
         read_data(plan, data_root(data_dir), board.say)
     write_plan(plan, folder)
-    with board, stopping_on_signals(stop):
-        states = run_study(plan, folder, executor, board, stop, retry=retry)
+    with board, stopping_on_signals(board):
+        states = run_study(plan, folder, executor, board, retry=retry)
     _conclude(plan, folder, states, data_root(data_dir))
 
 

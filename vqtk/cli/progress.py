@@ -8,8 +8,11 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as RichProgress
 from rich.text import Text
+
+from vqtk.train.loop import Callback, Progress
 
 LINE_EVERY_S = 10.0
 LONG_S = 3600.0
@@ -23,7 +26,7 @@ def make_watcher(*, shorter: str | None) -> Plain | Live:
     return Live(console, shorter) if console.is_terminal else Plain(console, shorter)
 
 
-class Plain:
+class Plain(Callback):
     """One line every ten seconds."""
 
     def __init__(self, console: Console, shorter: str | None):
@@ -40,20 +43,22 @@ class Plain:
     ) -> None:
         return None
 
-    def say(self, line: str) -> None:
+    def on_message(self, line: str) -> None:
         """Print a line."""
         self.console.print(line, markup=False)
 
-    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
-        """Print an update's figures, if it is time to."""
+    def on_update(self, progress: Progress) -> None:
+        """Print the newest metrics, if it is time to."""
+        done, updates = progress.done, progress.updates
         self.foretell(done, updates)
-        if time.monotonic() - self.last_line >= LINE_EVERY_S or done == updates:
+        if progress.row and (time.monotonic() - self.last_line >= LINE_EVERY_S or done == updates):
             self.last_line = time.monotonic()
-            self.say(f"{done}/{updates}  {_figures(row)}  {items_per_s:.0f} items/s  {self.left(done, updates)} left")
+            rate, left = f"{progress.examples_per_s:.0f} items/s", self.left(done, updates)
+            self.on_message(f"{done}/{updates}  {_figures(progress.row)}  {rate}  {left} left")
 
-    def evaluated(self, done: int, row: dict[str, Any]) -> None:
-        """Print test figures."""
-        self.say(f"test after {done}, {row['items']:,} items  {_figures(row)}")
+    def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
+        """Print the metrics of test items."""
+        self.on_message(f"test after {update}, {row['items']:,} items  {_figures(row)}")
 
     def foretell(self, done: int, updates: int) -> None:
         """Say once, after a few updates, if the whole run will take hours."""
@@ -64,7 +69,7 @@ class Plain:
         self.warned = True
         if self.left_s(done, updates) > LONG_S:
             advice = f" A shorter one: {self.shorter}" if self.shorter else ""
-            self.say(f"This run will take about {self.left(done, updates)} more here.{advice}")
+            self.on_message(f"This run will take about {self.left(done, updates)} more here.{advice}")
 
     def left_s(self, done: int, updates: int) -> float:
         """Return the seconds left, by the mean time of the updates so far."""
@@ -87,7 +92,7 @@ class Live(Plain):
 
     def __init__(self, console: Console, shorter: str | None):
         super().__init__(console, shorter)
-        self.bar = Progress(
+        self.bar = RichProgress(
             TextColumn("update"),
             MofNCompleteColumn(),
             BarColumn(),
@@ -107,12 +112,14 @@ class Live(Plain):
     ) -> None:
         self.live.stop()
 
-    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
+    def on_update(self, progress: Progress) -> None:
         """Redraw."""
+        done, updates = progress.done, progress.updates
         self.foretell(done, updates)
-        left, speed = self.left(done, updates), f"{items_per_s:.0f}"
+        left, speed = self.left(done, updates), f"{progress.examples_per_s:.0f}"
         self.bar.update(self.task, completed=done, total=updates, speed=speed, left=left)
-        self.figures.plain = _figures(row)
+        if progress.row:
+            self.figures.plain = _figures(progress.row)
 
 
 def _figures(row: dict[str, Any]) -> str:

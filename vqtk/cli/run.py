@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 
@@ -16,7 +16,6 @@ from vqtk.cli.options import DataDir, Device, Overrides, Plugins
 if TYPE_CHECKING:
     from vqtk.cli.progress import Plain
     from vqtk.experiment import Experiment
-    from vqtk.train.loop import Stop
     from vqtk.train.run_directory import RunDirectory
 
 
@@ -68,13 +67,12 @@ def _started(
     from vqtk.train.run_directory import RunDirectory
 
     recipe = load_recipe(path, overrides)
-    if budget is not None:
-        seconds(budget)
-    where = {"data_root": data_root(data_dir), "device": choose_device(device), "watcher": watcher}
-    experiment = Experiment.of(recipe, **where)  # type: ignore[arg-type]
+    expected_s = None if budget is None else seconds(budget)
+    where = {"data_root": data_root(data_dir), "device": choose_device(device), "callbacks": [watcher]}
+    experiment = Experiment.of(recipe, expected_s=expected_s, **where)  # type: ignore[arg-type]
     facts: dict[str, object] = {}
     for told in unchanged(recipe):
-        watcher.say(f"warning: {told}")
+        watcher.on_message(f"warning: {told}")
     if budget is not None:
         updates = updates_within(experiment, budget)
         recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
@@ -103,7 +101,8 @@ def _resumed(
         recipe,
         data_root=data_root(data_dir),
         device=choose_device(device),
-        watcher=watcher,
+        callbacks=[watcher],
+        recorded=directory.manifest(),
     )
     go_on(experiment, directory)
     return experiment, directory
@@ -111,29 +110,31 @@ def _resumed(
 
 def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> None:
     from vqtk.experiment import run as run_experiment
-    from vqtk.train.loop import Stop
 
-    stop = Stop()
-    experiment.watcher.say(f"Run directory: {directory.path}")
-    with watcher, stopping_on_signals(stop):
-        finished = run_experiment(experiment, directory, stop)
+    experiment.say(f"Run directory: {directory.path}")
+    with watcher, stopping_on_signals(watcher):
+        finished = run_experiment(experiment, directory)
     if finished:
-        experiment.watcher.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
+        experiment.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
     else:
         done = experiment.trainer.done
-        experiment.watcher.say(
-            f"Stopped after update {done}, with a checkpoint. Go on: vqtk run --resume {directory.path}"
-        )
+        experiment.say(f"Stopped after update {done}, with a checkpoint. Go on: vqtk run --resume {directory.path}")
+
+
+class Stoppable(Protocol):
+    """What ends when it is told to."""
+
+    stop: bool
 
 
 @contextmanager
-def stopping_on_signals(stop: Stop) -> Iterator[None]:
-    """Ask for a stop at the first Ctrl-C or SIGTERM; the second one ends at once."""
+def stopping_on_signals(target: Stoppable) -> Iterator[None]:
+    """Set `stop` at the first Ctrl-C or SIGTERM; the second one ends at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
+        if target.stop:
             raise KeyboardInterrupt
-        stop.asked = True
+        target.stop = True
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from vqtk.datasets._split import Split
 from vqtk.evaluate.measure import Track
 from vqtk.nn.types import DataSpec
-from vqtk.train.seeds import Order, generator
+from vqtk.train.loop import Order
+from vqtk.train.seeds import generator
 
 UPDATES = 1000
 BATCH = 100

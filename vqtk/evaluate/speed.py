@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from vqtk.train.device import synchronize
+
 Result = TypeVar("Result")
 
 
@@ -39,22 +41,16 @@ class Stopwatch:
 
     def __call__(self, items: int, call: Callable[[], Result]) -> Result:
         """Return what the call returns, having noted the time that it took for so many items."""
-        self._finish()
+        synchronize(self.device)
         started = time.perf_counter()
         result = call()
-        self._finish()
+        synchronize(self.device)
         self.items_per_s.append(items / (time.perf_counter() - started))
         return result
 
     def median(self) -> float:
         """Return the median rate; the first call, which warms up, is left out unless it is the only one."""
         return statistics.median(self.items_per_s[1:] or self.items_per_s)
-
-    def _finish(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
 
 
 def rates(encode: Stopwatch, decode: Stopwatch, *, batch: int) -> Rates:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vqtk.datasets._split import Split, batches_of
 from vqtk.evaluate.distortion import psnr_db
+from vqtk.models._walk import usage_of
 from vqtk.train.seeds import generator
 
 MOST_PROPOSED = {"cpu": 1 << 21}
@@ -108,11 +109,11 @@ def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: in
             walk = model.walk(target)
             distortion += walk.grid.min(2).values.sum(0).double().cpu()
             total += walk.grid.mean((1, 2)).sum().item()
-            usage += walk.usage().cpu()
+            usage += usage_of(walk.best, model.options).cpu()
         else:
             codes = model.encode(target)
             distortion += model.loss(model.decode(codes)[:, None], target).sum(0).double().cpu()
-            usage += usage_of(codes, model.options)
+            usage += usage_of(codes, model.options).cpu()
     model.train(was_training)
     return Evaluation(
         items=len(chosen),
@@ -124,11 +125,6 @@ def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: in
         values=prod(model.data.shape),
         kind=model.data.kind,
     )
-
-
-def usage_of(codes: Tensor, options: int) -> Tensor:
-    """Return how often each option was chosen at each stage: codes (n, s) → (s, k), on the CPU."""
-    return torch.stack([torch.bincount(stage, minlength=options) for stage in codes.cpu().unbind(1)])
 
 
 def suited_batch(model: Any) -> int:

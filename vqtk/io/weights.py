@@ -17,6 +17,7 @@ from vqtk.errors import CheckpointError, VqtkError, nearest
 from vqtk.io.atomic import replacing
 from vqtk.io.plugins import found, records
 from vqtk.models._base import Model
+from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain
 
@@ -91,7 +92,10 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
         raise CheckpointError(f"{path}: the recipe that these weights carry cannot be built here: {error}") from None
     fit(model, tensors, path)
     model.data = replace(model.data, characters=metadata["facts"].get("characters"))
-    return model.to(device).eval(), recipe
+    model = model.to(device).eval()
+    if prefers_channels_last(model):
+        channels_last(model)
+    return model, recipe
 
 
 def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vqtk.nn.types import DataSpec, Size
-
-Select = Callable[[Tensor], Tensor]
-"""Grid (n, k) → codes (n,)."""
 
 
 class Loss(nn.Module, ABC):
@@ -37,15 +33,25 @@ class Loss(nn.Module, ABC):
     def forward(self, proposals: Tensor, target: Tensor) -> Tensor:
         """Return the grid: proposals (n, k, *shape), target (n, *data shape) → (n, k), means over values."""
 
-    def select(self, x: Tensor, deltas: Tensor, target: Tensor, selector: Select) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the grid (n, k), the selected codes (n,) and the new reconstruction (n, *shape).
+    def grid(self, x: Tensor, deltas: Tensor, target: Tensor) -> Tensor:
+        """Return the grid to choose by, (n, k); only what `take` returns need have a gradient.
 
-        A loss that can do this from x (n, *shape) and deltas (n, k, *shape) without the proposals overrides it.
+        Arguments:
+            x: (n, *shape), or (1, *shape) where all examples have the same reconstruction.
+            deltas: (n, k, *shape), or (1, k, *shape) then.
+            target: (n, *data shape).
         """
         proposals = x[:, None] + deltas
-        grid = self(proposals, target)
-        codes = selector(grid.detach())
-        return grid, codes, proposals[torch.arange(len(codes), device=codes.device), codes]
+        return self(proposals.expand(len(target), *proposals.shape[1:]), target)
+
+    def take(self, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the grid (n, k) and the reconstruction (n, *shape) that the codes (n,) choose, with their gradients.
+
+        A loss that can compute the gradient by the deltas in one pass, for the grid and the chosen option together,
+        overrides it.
+        """
+        n = len(codes)
+        return grid, x + (deltas[torch.arange(n, device=codes.device), codes] if len(deltas) == n else deltas[0, codes])
 
     def to_channels(self, x: Tensor) -> Tensor:
         """Return reconstructions as a network's input: (n, *shape) → (n, channels, *size)."""

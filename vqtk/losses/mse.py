@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vqtk.losses._base import Loss, Select
+from vqtk.losses._base import Loss
 from vqtk.nn.types import DataSpec
 from vqtk.registry import losses
 
@@ -30,41 +30,45 @@ class MSE(Loss):
         """Return the grid, by its definition."""
         return (proposals - target[:, None]).square().flatten(2).mean(2)
 
-    def select(self, x: Tensor, deltas: Tensor, target: Tensor, selector: Select) -> tuple[Tensor, Tensor, Tensor]:
-        """Return grid, codes and new reconstruction without materialising the proposals."""
-        return _Select.apply(x, deltas, target, selector)
+    def grid(self, x: Tensor, deltas: Tensor, target: Tensor) -> Tensor:
+        """Return the grid from the residual r = x - target and the deltas d, as the mean of (r + d)².
+
+        It has a gradient only where one example's deltas stand for all; otherwise `take` gives it one. The deltas may
+        lie in memory in any order, and in a lower precision than the residual.
+        """
+        residual, values = x - target, tuple(range(2, deltas.dim()))
+        if len(deltas) < len(target):
+            # (r + d)² = r² + 2 r·d + d² takes a product of two small matrices here, and nothing of n times k images.
+            rows, columns = residual.flatten(1), deltas[0].flatten(1).to(residual.dtype)
+            with nullcontext() if deltas.is_meta else torch.autocast(deltas.device.type, enabled=False):
+                cross = rows @ columns.mT
+            return (columns.square().sum(1) + 2 * cross + rows.square().sum(1, keepdim=True)) / rows.shape[1]
+        with torch.no_grad():
+            return (deltas + residual[:, None]).square_().mean(values)
+
+    def take(self, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the grid and the chosen reconstruction, with one pass over the deltas for both their gradients."""
+        if len(deltas) < len(target):
+            return super().take(x, deltas, target, grid, codes)
+        return _Take.apply(x, deltas, target, grid.detach(), codes)
 
 
-class _Select(torch.autograd.Function):
-    """|r + d|² = |r|² + 2 r·d + |d|² for residual r = x - target: two reductions over the deltas, no copy.
-
-    The backward pass writes the deltas' gradient once, the selected option's part included.
-    """
+class _Take(torch.autograd.Function):
+    """The grid and the chosen reconstruction; the backward pass writes the gradient of the deltas once, for both."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, deltas: Tensor, target: Tensor, selector: Select) -> tuple[Tensor, Tensor, Tensor]:
-        residual, flat = (x - target).flatten(1), deltas.flatten(2)
-        # A product under autocast would lose the digits by which the options differ.
-        with nullcontext() if deltas.is_meta else torch.autocast(deltas.device.type, enabled=False):
-            cross = torch.bmm(flat, residual[:, :, None])[:, :, 0]
-        grid = torch.linalg.vector_norm(flat, dim=2).square()
-        grid = grid.add_(cross, alpha=2).add_(residual.square().sum(1, keepdim=True)).div_(flat.shape[2])
-        codes = selector(grid)
-        ctx.mark_non_differentiable(codes)
-        ctx.save_for_backward(residual, deltas, codes)
-        return grid, codes, x + deltas[torch.arange(len(codes), device=codes.device), codes]
+    def forward(
+        ctx: Any, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x - target, deltas, codes)
+        return grid.clone(), x + deltas[torch.arange(len(codes), device=codes.device), codes]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_grid: Tensor, _: Tensor, d_new: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_grid: Tensor, d_new: Tensor) -> tuple[Tensor | None, ...]:
         residual, deltas, codes = ctx.saved_tensors
-        flat = deltas.flatten(2)
-        weight = d_grid * (2 / flat.shape[2])
-        d_x = d_deltas = None
-        if ctx.needs_input_grad[0]:
-            own = (weight.sum(1, keepdim=True) * residual)[:, None]
-            d_x = torch.baddbmm(own, weight[:, None], flat).reshape(d_new.shape) + d_new
-        if ctx.needs_input_grad[1]:
-            d_deltas = (flat + residual[:, None]).mul_(weight[:, :, None]).reshape(deltas.shape)
-            d_deltas[torch.arange(len(codes), device=codes.device), codes] += d_new
-        return d_x, d_deltas, None, None
+        weight = (d_grid * (2 / residual[0].numel())).reshape(*d_grid.shape, *[1] * (residual.dim() - 1))
+        d_deltas = (deltas + residual[:, None]).mul_(weight)
+        d_x = d_deltas.sum(1).add_(d_new) if ctx.needs_input_grad[0] else None
+        d_deltas[torch.arange(len(codes), device=codes.device), codes] += d_new
+        return d_x, d_deltas.to(deltas.dtype), None, None, None

@@ -23,6 +23,8 @@ class Model(nn.Module, ABC):
 
     stepwise: ClassVar[bool] = False
     segments = 1
+    revives = False
+    """Whether `after_update` does anything; where it does not, training counts no usage for it."""
     loss: Loss
 
     def __init__(self, data: DataSpec, *, stages: int, options: int):
@@ -68,25 +70,31 @@ class Model(nn.Module, ABC):
         return codes.to(self.device)
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Mend itself after an update, if it does so; usage (s, k) counts how often each option was chosen."""
+        """Bring unused options back into use after an update; usage (s, k) counts how often each option was chosen."""
 
     def _check_target(self, target: Tensor) -> None:
+        if tuple(target.shape[1:]) != self.data.shape or target.is_floating_point() == (self.data.classes is not None):
+            raise self._unfit(target)
+
+    def _unfit(self, target: Tensor) -> VqtkError:
+        """Return the error that says why a target does not fit the model's data."""
         if tuple(target.shape[1:]) != self.data.shape:
-            raise VqtkError(
-                f"items of shape {tuple(target.shape)}: expected (n, {', '.join(map(str, self.data.shape))})."
-            )
-        if self.data.classes is None and not target.is_floating_point():
-            raise VqtkError(
-                f"items of type {target.dtype}: expected training units, floating point. For raw pixels from 0 to 255: "
-                "model.encode(model.data.normalise(pixels))."
-            )
+            expected = ", ".join(map(str, self.data.shape))
+            return VqtkError(f"examples of shape {tuple(target.shape)}: expected (n, {expected}).")
+        if self.data.classes is not None:
+            return VqtkError(f"examples of type {target.dtype}: expected token indices, whole numbers.")
+        return VqtkError(
+            f"examples of type {target.dtype}: expected training units, floating point. For raw pixels from 0 to 255: "
+            "model.encode(model.data.normalise(pixels))."
+        )
 
     def _check_codes(self, codes: Tensor, *, most: int) -> None:
         if codes.is_floating_point():
             raise VqtkError(f"codes of type {codes.dtype}: expected integers from 0 to {self.options - 1}.")
         if codes.dim() != 2 or codes.shape[1] > most:
             raise VqtkError(f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {most} stages.")
-        if codes.device.type == "meta" or not codes.numel():
+        # Looking at the values waits for the device, and a graph that is exported or captured cannot.
+        if codes.device.type == "meta" or torch.compiler.is_compiling() or not codes.numel():
             return
         lowest, highest = int(codes.min()), int(codes.max())
         if not 0 <= lowest <= highest < self.options:

@@ -42,11 +42,11 @@ def guided_walk(
     that a temperature means the same for every score and stage.
     """
     groups = n * answers
-    x, state = model._start(torch.empty(groups))
+    x, state = model._start(groups)
     path, scores = torch.empty(groups, 0, dtype=torch.int64, device=x.device), x.new_empty(groups, 0)
     for stage in range(stages):
         width = len(x) // groups
-        deltas, carry = model._deltas(x, state, stage)
+        deltas, carry = model.step(x, state, stage)
         proposals = x[:, None] + deltas
         grid = score(proposals, torch.arange(len(x), device=x.device) // (answers * width))
         choices = grid.reshape(groups, -1)
@@ -55,8 +55,8 @@ def guided_walk(
         parent = (taken // model.options + torch.arange(groups, device=x.device)[:, None] * width).flatten()
         codes = (taken % model.options).flatten()
         x = proposals[parent, codes]
-        refiner, _ = model.refiner_of(stage)
-        state = refiner.advance(tree_map(partial(torch.index_select, dim=0, index=parent), carry), codes, x)
+        carry = tree_map(partial(torch.index_select, dim=0, index=parent), carry)
+        state = model.advance(stage, carry, codes, x)
         path = torch.cat([path[parent], codes[:, None]], 1)
         scores = torch.cat([scores[parent], grid[parent, codes][:, None]], 1)
     best = scores[:, -1].reshape(groups, -1).argmin(1)

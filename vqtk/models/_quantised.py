@@ -46,6 +46,8 @@ class Quantised(Model):
     Shapes: images (n, c, h, w), h and w multiples of 4 ↔ codes (n, stages) ↔ reconstructions (n, *shape).
     """
 
+    revives = True
+
     def __init__(
         self,
         data: DataSpec,

@@ -1,53 +1,54 @@
-"""What a walk through the stages leaves behind, and the training quantities of it."""
+"""What a walk through the stages leaves behind, and the numbers that training makes of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from vqtk.nn.state import State
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What one walk through the stages leaves behind.
+    """What a walk through the stages leaves behind.
 
-    `grid` (n, s, k) holds every option's loss, `codes` (n, s) the path taken, `reconstruction` is (n, *shape).
+    `grid` (n, s, k) holds every option's loss, `codes` (n, s) the path taken; `reconstruction` (n, *shape) and `state`
+    are those after the last stage. `choice`, `final` and `all` are means over the batch in units of the loss, by each
+    stage's best option, whichever path was taken.
     """
 
     grid: Tensor
     codes: Tensor
     reconstruction: Tensor
+    state: State = None
 
-    def quantities(self) -> Quantities:
-        """Return the training quantities, by each stage's best option, whichever path was taken."""
-        best = self.grid.min(2).values
-        usage = torch.bincount(self.grid.detach().argmin(2).flatten(), minlength=self.grid.shape[2])
-        frequency = usage / usage.sum()
-        return Quantities(
-            choice=best.mean(),
-            final=best[:, -1].mean(),
-            all=self.grid.mean(),
-            entropy_pooled_nats=torch.special.entr(frequency).sum(),
-            used=(usage > 0).sum(),
-        )
+    @property
+    def choice(self) -> Tensor:
+        """The smallest loss of each stage, averaged over the stages."""
+        return self.grid.min(2).values.mean()
 
-    def usage(self) -> Tensor:
-        """Return how often each option was the best: (s, k)."""
-        best = self.grid.detach().argmin(2)
-        return nn.functional.one_hot(best, self.grid.shape[2]).sum(0)
+    @property
+    def final(self) -> Tensor:
+        """The smallest loss of the last stage."""
+        return self.grid[:, -1].min(1).values.mean()
+
+    @property
+    def all(self) -> Tensor:
+        """The loss of every option, averaged over options and stages."""
+        return self.grid.mean()
+
+    @property
+    def best(self) -> Tensor:
+        """The code of each stage's best option (n, s)."""
+        return self.grid.detach().argmin(2)
 
 
-@dataclass(frozen=True)
-class Quantities:
-    """Scalars of one batch: the losses in units of the loss; entropy of all stages' codes pooled; distinct codes."""
+def usage_of(codes: Tensor, options: int) -> Tensor:
+    """Return how often each option was chosen at each stage: codes (n, s) → (s, k), int64.
 
-    choice: Tensor
-    final: Tensor
-    all: Tensor
-    entropy_pooled_nats: Tensor
-    used: Tensor
-
-    def objective(self, *, choice: float = 1.0, all: float = 0.01, final: float = 0.0) -> Tensor:
-        """Return what training minimises."""
-        return choice * self.choice + all * self.all + final * self.final
+    Unlike `bincount`, which looks for the largest value, it waits for no device.
+    """
+    counts = torch.zeros(codes.shape[1], options, dtype=torch.int64, device=codes.device)
+    return counts.scatter_add_(1, codes.mT, torch.ones_like(codes.mT))

@@ -13,23 +13,24 @@ Source: Nichol 2020, VQ-DRAW: A Sequential Discrete VAE, arXiv 2003.01599, algor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from math import ceil
-from typing import cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from vqtk.errors import ShapeError, VqtkError
 from vqtk.models._base import Model
+from vqtk.models._recompute import recomputed
 from vqtk.models._walk import Walk
-from vqtk.nn.state import State, decay_gradient, tree_map
+from vqtk.nn.state import State, chosen_of, decay_gradient, repeat_batch, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction
-from vqtk.refiners._base import Refiner as RefinerModule
 from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
-from vqtk.selectors.argmin import Argmin
+
+if TYPE_CHECKING:
+    from vqtk.models._compiled import CompiledStage
 
 _EXAMPLE = {
     "stages": 4,
@@ -57,6 +58,8 @@ class VQDraw(Model):
     """
 
     stepwise = True
+    compiled: CompiledStage | None = None
+    """What computes stages after the first in place of refiners and loss, where they are compiled."""
 
     def __init__(
         self,
@@ -83,7 +86,9 @@ class VQDraw(Model):
         self.selector, self.search = selector(), search()
         self.bias = nn.Parameter(torch.zeros(options, *self.loss.shape))
         supplied = self.loss.channels, self.loss.size, self.segment, options, self.loss.out_channels
-        self.refiners = nn.ModuleList(refiner(*supplied) for _ in range(ceil(stages / self.segment)))
+        self.refiners: Any = nn.ModuleList(refiner(*supplied) for _ in range(ceil(stages / self.segment)))
+        self.revives = any(one.revives for one in self.refiners)
+        self.stateful = any(one.stateful for one in self.refiners)
         self.segments = len(self.refiners)
         reached = tuple(getattr(self.refiners[0], "size", self.loss.size))
         if reached != self.loss.size:
@@ -92,76 +97,102 @@ class VQDraw(Model):
                 "Change the strides of the backbone or the `upsample` units of the head."
             )
 
-    # ── the stage walk ───────────────────────────────────────────────────────────────────────────
+    # ── the stage, and the walk through all of them ──────────────────────────────────────────────
+
+    def step(self, x: Tensor, state: State, stage: int, codes: Tensor | None = None) -> tuple[Tensor, State]:
+        """Return the deltas of every option at a stage, and what its refiner carries on to `advance`.
+
+        Arguments:
+            x: the reconstruction so far (n, *shape).
+            state: the refiner's, of the same n examples.
+            stage: the index of the stage.
+            codes: (n,), where only the deltas of these options are needed.
+
+        Shapes: → deltas (n, k, *shape); with codes (n, *shape).
+        """
+        refiner, local = self.refiners[stage // self.segment], stage % self.segment
+        channels = self.loss.to_channels(x)
+        network = self.compiled.network(refiner) if self.compiled and self.compiled.takes(x) else refiner
+        if codes is None:
+            deltas, carry = network.propose(channels, local, state)
+        else:
+            deltas, carry = network.choose(channels, local, state, codes)
+        deltas = self.loss.from_channels(deltas)
+        if stage == 0:
+            deltas = deltas + (self.bias if codes is None else self.bias[codes])
+        return deltas, carry
 
     def walk(
         self,
         target: Tensor,
         *,
-        stages: Iterable[int] | None = None,
+        stages: Sequence[int] | None = None,
+        start: tuple[Tensor, State] | None = None,
         selector: Selector | None = None,
         draws: Tensor | None = None,
-        checkpoint: bool = False,
+        recompute: int = 0,
     ) -> Walk:
-        """Encode a target (n, *data shape), keeping every option's loss.
+        """Encode a target, keeping every option's loss.
 
-        `stages` are indices in order (all active ones by default). `selector` is argmin by default;
-        `draws` (n, stages, …) is what one that explores has drawn. With `checkpoint` activations are
-        recomputed in the backward pass: memory for one stage instead of all.
+        Arguments:
+            target: (n, *data shape) in training units.
+            stages: their indices in order; all active ones by default.
+            start: reconstruction and state before the first of them; those of the empty code by default.
+            selector: grid (n, k) and draws → codes (n,); argmin by default.
+            draws: (n, stages, …), what a selector that explores has drawn.
+            recompute: how many of the first stages are computed again in the backward pass. They keep nothing but
+                their input, so the memory is that of the other stages, or of one.
         """
-        self._check_target(target)
-        x, state = self._start(target)
-        grids, path = [], []
-        for stage in range(self.stages) if stages is None else stages:
-            select = partial(selector or Argmin(), draws=None if draws is None else draws[:, stage])
-            if checkpoint:
-                step = partial(self._stage, select=_remember(select))
-                x, state, grid, codes = recompute(step, x, state, target, stage, use_reentrant=False)
+        if tuple(target.shape[1:]) != self.data.shape or target.is_floating_point() == (self.data.classes is not None):
+            raise self._unfit(target)
+        # Before the first choice all examples are alike: one of them stands for the batch.
+        x, state = start or self._start(min(len(target), 1))
+        loss, grids, path = self.compiled or self.loss, [], []
+        for index, stage in enumerate(range(self.stages) if stages is None else stages):
+            if index < recompute and torch.is_grad_enabled():
+                one = recomputed(self, x, state, target, stage, selector=selector, draws=draws)
+                grids.append(one.grid[:, 0])
+                path.append(one.codes[:, 0])
+                x, state = one.reconstruction, one.state
+                continue
+            if self.grad_decay:
+                x, state = self._decayed(x, state)
+            deltas, carry = self.step(x, state, stage)
+            grid = loss.grid(x, deltas, target)
+            if selector is None:
+                codes = grid.argmin(1)
             else:
-                x, state, grid, codes = self._stage(x, state, target, stage, select)
+                codes = selector(grid.detach(), None if draws is None else draws[:, stage])
+            grid, x = loss.take(x, deltas, target, grid, codes)
+            state = self.advance(stage, carry, codes, x) if self.stateful else None
             grids.append(grid)
             path.append(codes)
-        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x)
+        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state)
 
-    def _stage(
-        self, x: Tensor, state: State, target: Tensor, stage: int, select: partial[Tensor]
-    ) -> tuple[Tensor, State, Tensor, Tensor]:
-        x, state = decay_gradient(x, self.grad_decay), self._decay(state)
-        deltas, carry = self._deltas(x, state, stage)
-        grid, codes, x = self.loss.select(x, deltas, target, select)
-        refiner, _ = self.refiner_of(stage)
-        return x, refiner.advance(carry, codes, x), grid, codes
+    def _start(self, n: int) -> tuple[Tensor, State]:
+        """Return reconstruction and state of n examples before any choice."""
+        x = self.bias.new_zeros(n, *self.loss.shape)
+        return x, self.refiners[0].initial_state(self.loss.to_channels(x)) if self.stateful else None
 
-    def _deltas(self, x: Tensor, state: State, stage: int) -> tuple[Tensor, State]:
-        refiner, local = self.refiner_of(stage)
-        deltas, carry = refiner.propose(self.loss.to_channels(x), local, state)
-        deltas = self.loss.from_channels(deltas).to(x.dtype)
-        return (deltas + self.bias if stage == 0 else deltas), carry
+    def _decayed(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        return decay_gradient(x, self.grad_decay), tree_map(partial(decay_gradient, decay=self.grad_decay), state)
 
-    def _start(self, like: Tensor) -> tuple[Tensor, State]:
-        x = self.bias.new_zeros(len(like), *self.loss.shape)
-        return x, self.refiner_of(0)[0].initial_state(self.loss.to_channels(x))
-
-    def _decay(self, state: State) -> State:
-        return tree_map(lambda value: decay_gradient(value, self.grad_decay), state)
-
-    def refiner_of(self, stage: int) -> tuple[RefinerModule, int]:
-        """Return the refiner of a stage, and the stage's index within the refiner's segment."""
-        return cast(RefinerModule, self.refiners[stage // self.segment]), stage % self.segment
+    def advance(self, stage: int, carry: State, codes: Tensor, x: Tensor) -> State:
+        """Return the state after a stage, from what `step` left, the codes (n,) and the new reconstruction."""
+        return self.refiners[stage // self.segment].advance(repeat_batch(carry, len(x)), codes, x)
 
     # ── what a model is asked for ────────────────────────────────────────────────────────────────
 
-    def forward(self, target: Tensor, *, draws: Tensor | None = None, checkpoint: bool = False) -> Walk:
+    def forward(self, target: Tensor, *, draws: Tensor | None = None, recompute: int = 0) -> Walk:
         """Walk as training does: by the recipe's selector, with what `draw` drew for it."""
-        return self.walk(target, selector=self.selector, draws=draws, checkpoint=checkpoint)
+        return self.walk(target, selector=self.selector, draws=draws, recompute=recompute)
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
-        """Return what the recipe's selector needs to explore with n items: (n, stages, …), or None.
+        """Return what the recipe's selector needs to explore with n examples: (n, stages, …), or None.
 
         `progress` is the part of the training that is done, from 0 to 1.
         """
-        draws = self.selector.draw(n, self.stages, self.options, generator, progress=progress)
-        return None if draws is None else draws.to(self.device)
+        return self.selector.draw(n, self.stages, self.options, generator, progress=progress)
 
     @torch.no_grad()
     def encode(self, target: Tensor) -> Tensor:
@@ -193,24 +224,27 @@ class VQDraw(Model):
         if codes.shape[1] >= self.total_stages:
             raise VqtkError(f"all {self.total_stages} stages are chosen; there is no stage left that proposes.")
         x, state = self._follow(codes)
-        deltas, _ = self._deltas(x, state, codes.shape[1])
+        deltas, _ = self.step(x, state, codes.shape[1])
         return x[:, None] + deltas
 
     def _follow(self, codes: Tensor, after: list[Tensor] | None = None) -> tuple[Tensor, State]:
         """Walk with the codes given, computing the chosen deltas alone."""
         self._check_codes(codes, most=self.total_stages)
-        x, state = self._start(codes)
+        n = len(codes)
+        x, state = self._start(min(n, 1))
         for stage, chosen in enumerate(codes.unbind(1)):
-            x, state = decay_gradient(x, self.grad_decay), self._decay(state)
-            refiner, local = self.refiner_of(stage)
-            delta, carry = refiner.choose(self.loss.to_channels(x), local, state, chosen)
-            x = x + self.loss.from_channels(delta)
-            if stage == 0:
-                x = x + self.bias[chosen]
-            state = refiner.advance(carry, chosen, x)
+            if self.grad_decay:
+                x, state = self._decayed(x, state)
+            if len(x) < n:  # The first stage: all its options for one example cost less than one for each of n.
+                deltas, carry = self.step(x, state, stage)
+                x = x + chosen_of(deltas, chosen)
+            else:
+                delta, carry = self.step(x, state, stage, chosen)
+                x = x + delta
+            state = self.advance(stage, carry, chosen, x) if self.stateful else None
             if after is not None:
                 after.append(x)
-        return x, state
+        return repeat_batch(x, n), repeat_batch(state, n)
 
     def trial(self, target: Tensor) -> Tensor:
         """Walk through the first and last stage of the first and last segment; decode the first code."""
@@ -219,21 +253,9 @@ class VQDraw(Model):
         walk = self.walk(target, stages=telling)
         with torch.no_grad():
             self.decode(walk.codes[:, :1])
-        return walk.quantities().choice + walk.quantities().all
+        return walk.choice + walk.all
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Let each refiner mend itself after an update; usage (s, k) counts the best options."""
+        """Let each refiner revive options after an update; usage (s, k) counts the best options."""
         for stage in range(0, self.stages, self.segment):
-            self.refiner_of(stage)[0].after_update(optimizer, usage[stage : stage + self.segment])
-
-
-def _remember(select: partial[Tensor]) -> partial[Tensor]:
-    """Return a selection that, when the stage is recomputed, gives the codes of the first time again."""
-    first: list[Tensor] = []
-
-    def again(grid: Tensor) -> Tensor:
-        if not first:
-            first.append(select(grid))
-        return first[0]
-
-    return partial(again)
+            self.refiners[stage // self.segment].after_update(optimizer, usage[stage : stage + self.segment])

@@ -18,28 +18,39 @@ Load = Callable[[str], Any]
 class Pass:
     """What one pass over a batch leaves behind.
 
-    `loss` is the scalar to minimise, `terms` the scalars to report, each a mean over the batch; `usage` (s, k)
-    counts how often each option was chosen.
+    `loss` is the scalar to minimise, `terms` the scalars to report, each a mean over the batch; `codes` (n, s) are the
+    options that the code's usage is counted by.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
-    usage: Tensor
+    codes: Tensor
 
 
 class Objective(ABC):
     """What training minimises, for one model."""
 
-    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
-        """Return what a pass over n items draws at random (n, …), or None; pieces of a batch get their part of it.
+    @property
+    def explores(self) -> bool:
+        """Whether `draw` draws anything; where it does not, training does not call it."""
+        return type(self).draw is not Objective.draw
 
-        `progress` is the part of the training that is done, from 0 to 1.
+    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
+        """Return what a pass over n examples draws at random (n, …), on the CPU, or None.
+
+        Pieces of a batch get their part of it. `progress` is the part of the training that is done, from 0 to 1.
         """
         return None
 
     @abstractmethod
-    def __call__(self, batch: Tensor, *, draws: Tensor | None, checkpoint: bool) -> Pass:
-        """Pass over a batch (n, *data shape) in training units; with `checkpoint` activations are recomputed."""
+    def __call__(self, batch: Tensor, *, draws: Tensor | None, recompute: int) -> Pass:
+        """Pass over a batch.
+
+        Arguments:
+            batch: (n, *data shape) in training units.
+            draws: what `draw` gave for these examples, on the model's device.
+            recompute: of how many stages, the first ones, activations are computed again in the backward pass.
+        """
 
     def figures(self, targets: Callable[[], Tensor]) -> dict[str, float]:
         """Return what is to be known of test items besides distortion and code usage; targets() → (n, *data shape)."""

@@ -46,7 +46,7 @@ class Distillation(Objective):
         """Return uniformly drawn codes (n, s), to sample from the teacher."""
         return self.model.random_codes(n, generator=generator)
 
-    def __call__(self, batch: Tensor, *, draws: Tensor | None, checkpoint: bool) -> Pass:
+    def __call__(self, batch: Tensor, *, draws: Tensor | None, recompute: int) -> Pass:
         """Encode and decode by the teacher, and measure the student."""
         assert draws is not None
         with torch.no_grad():
@@ -65,8 +65,7 @@ class Distillation(Objective):
             "end_to_end": self._end_to_end(batch, own),
             "sample_end_to_end": self._end_to_end(samples, self.model.encode(samples)),
         }
-        usage = torch.nn.functional.one_hot(own, self.model.options).sum(0)
-        return Pass(loss, terms, usage)
+        return Pass(loss, terms, own)
 
     def _terms(self, inputs: Tensor, codes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         nats = self.model.code_nats(inputs, codes).mean()

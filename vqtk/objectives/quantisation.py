@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vqtk.errors import ShapeError
 from vqtk.models._quantised import Quantised
@@ -33,10 +32,9 @@ class Quantisation(Objective):
         self.model = model
         self.weights = {"codebook": codebook, "commitment": commitment}
 
-    def __call__(self, batch: Tensor, *, draws: Tensor | None, checkpoint: bool) -> Pass:
+    def __call__(self, batch: Tensor, *, draws: Tensor | None, recompute: int) -> Pass:
         """Encode and decode, and score the codes by the prior."""
-        loss, terms, codes = self._measured(batch)
-        return Pass(loss, terms, F.one_hot(codes, self.model.options).sum(0))
+        return Pass(*self._measured(batch))
 
     def _measured(self, items: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         found = self.model.quantise(items)

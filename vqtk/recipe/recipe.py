@@ -50,7 +50,11 @@ class Train:
     """How a model is trained.
 
     An update sums the gradients of `accumulate` batches. `micro_batch` splits each batch to save memory
-    and changes nothing else. Evaluation is on `evaluate_items` fixed test items, every `evaluate_every` updates.
+    and changes nothing else. `gradient_checkpointing` computes activations again in the backward pass: of every stage
+    (true), of all but as many as a number says, of none (false), or of as few as the device's memory allows (auto).
+    `precision` is that of the networks; losses and sums are float32. `compile` says whether stages are compiled by
+    inductor, and updates captured as a CUDA graph; auto takes what a run is long enough for.
+    Evaluation is on `evaluate_items` fixed test items, every `evaluate_every` updates.
     Pictures show `picture_items` test items, and twice as many samples.
     """
 
@@ -60,8 +64,9 @@ class Train:
     schedule: Schedule = field(default_factory=Schedule)
     accumulate: Count = 1
     micro_batch: Count | None = None
-    gradient_checkpointing: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool | Count | Literal["auto"] = "auto"
+    precision: Literal["float32", "tf32", "bfloat16", "auto"] = "float32"
+    compile: Literal["auto", "off", "inductor", "graph", "inductor+graph"] = "auto"
     evaluate_every: Count = 200
     evaluate_items: Count = 500
     checkpoint_minutes: Positive = 5.0

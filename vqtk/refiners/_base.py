@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vqtk.nn.state import State
+from vqtk.nn.state import State, chosen_of
 
 
 class Refiner(nn.Module, ABC):
@@ -16,22 +16,35 @@ class Refiner(nn.Module, ABC):
     It sees the reconstruction as channels, and yields deltas as channels; the loss translates both.
     """
 
+    @property
+    def revives(self) -> bool:
+        """Whether `after_update` does anything; where it does not, training counts no usage for it."""
+        return type(self).after_update is not Refiner.after_update
+
+    @property
+    def stateful(self) -> bool:
+        """Whether anything is carried from stage to stage; where it is not, `advance` is not called."""
+        return type(self).advance is not Refiner.advance
+
     def initial_state(self, like: Tensor) -> State:
         """Return the state before stage 0 for the items of `like` (n, c, *size): a pytree of (n, …) tensors."""
         return None
 
     @abstractmethod
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas and what `advance` needs: x (n, in_width, *size) → (n, k, out_channels, *size)."""
+        """Return all deltas, and what `advance` needs, a pytree of which each tensor is batch-first.
+
+        Shapes: x (n, in_width, *size) → (n, k, out_channels, *size).
+        """
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
         """Return the chosen deltas, codes (n,) → (n, out_channels, *size), and what `advance` needs."""
         deltas, carry = self.propose(x, stage, state)
-        return deltas[torch.arange(len(codes), device=codes.device), codes], carry
+        return chosen_of(deltas, codes), carry
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the next stage's state, given what `propose` left, the codes (n,) and the new x."""
         return None
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Mend the refiner after an update; usage (stages, k) counts how often each option was the best."""
+        """Revive options after an update; usage (stages, k) counts how often each option was the best."""

@@ -28,12 +28,11 @@ class Example(Objective):
         """Return what the recipe's selector explores by."""
         return self.model.draw(n, generator, progress=progress)
 
-    def __call__(self, batch: Tensor, *, draws: Tensor | None, checkpoint: bool) -> Pass:
+    def __call__(self, batch: Tensor, *, draws: Tensor | None, recompute: int) -> Pass:
         """Walk through the stages: batch (n, *data shape) in training units."""
-        walk = self.model(batch, draws=draws, checkpoint=checkpoint)
+        walk = self.model(batch, draws=draws, recompute=recompute)
         smallest = walk.grid.min(2).values.mean(0)
         weights = torch.linspace(1, self.emphasis, len(smallest), device=batch.device)
         weighted = (weights * smallest).sum() / weights.sum()
-        quantities = walk.quantities()
-        terms = {"choice": quantities.choice, "final": quantities.final, "all": quantities.all, "weighted": weighted}
-        return Pass(weighted + self.all * quantities.all, terms, walk.usage())
+        terms = {"choice": walk.choice, "final": walk.final, "all": walk.all, "weighted": weighted}
+        return Pass(weighted + self.all * walk.all, terms, walk.best)

@@ -63,8 +63,8 @@ def scores_the_same_each_time_and_changes_nothing(case: Case) -> None:
         inputs = Untouched(case, x=x, deltas=deltas, target=target, proposals=proposals)
         grids = [loss.train(training)(proposals, target) for training in (True, True, False)]
         inputs.check("forward")
-        loss.select(x, deltas, target, lambda grid: CODES.clone())
-        inputs.check("select")
+        loss.take(x, deltas, target, loss.grid(x, deltas, target), CODES.clone())
+        inputs.check("grid or take")
         loss.to_channels(x)
         inputs.check("to_channels")
         loss.show(x)
@@ -73,45 +73,38 @@ def scores_the_same_each_time_and_changes_nothing(case: Case) -> None:
             case.fail("it gives another grid when called again.", "A loss draws nothing at random, and has no modes.")
 
 
-def selects_as_from_materialised_proposals(case: Case) -> None:
-    """`select` gives the grid, the codes and the new reconstruction of the plain definition, and their gradients."""
+def takes_as_from_materialised_proposals(case: Case) -> None:
+    """`grid` and `take` give the grid and the new reconstruction of the plain definition, and their gradients."""
     for loss, x, deltas, target in tried(case):
-        for leaves in ([deltas], [deltas, x]):
-            for leaf in leaves:
-                leaf.requires_grad_()
-            proposals = x[:, None] + deltas
-            plain = loss(proposals, target), proposals[torch.arange(ITEMS), CODES]
-            selected = _selected(case, loss, x, deltas=deltas, target=target)
-            weights = [draw(*value.shape, seed=3) for value in plain]
-            gradients = [torch.autograd.grad(values, leaves, weights) for values in (selected, plain)]
-            for what, found, expected in (
-                ("the grid", selected[0], plain[0]),
-                ("the new reconstruction", selected[1], plain[1]),
-                *(("a gradient", *pair) for pair in zip(*gradients, strict=True)),
-            ):
-                if not near(found, expected):
-                    case.fail(
-                        f"`select` gives {what} other than from the materialised proposals: {apart(found, expected)}.",
-                        "Compute the same, or leave `select` to the base class.",
-                    )
+        for shared in (False, True):
+            # Before the first choice, one example's reconstruction and deltas stand for all.
+            one, its = (x[:1], deltas[:1]) if shared else (x, deltas)
+            for leaves in ([its.detach()], [its.detach(), one.detach()]):
+                for leaf in leaves:
+                    leaf.requires_grad_()
+                its = leaves[0]
+                one = leaves[1] if len(leaves) == 2 else one.detach()
+                _check_taken(case, loss, one, its, target, leaves)
 
 
-def _selected(case: Case, loss: Any, x: Tensor, *, deltas: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the grid and the new reconstruction of a selection, by a selector that looks at what it is shown."""
-    shown: list[Tensor] = []
-
-    def select(grid: Tensor) -> Tensor:
-        shown.append(grid.clone())
-        return CODES.clone()
-
-    grid, codes, new = loss.select(x, deltas, target, select)
-    if len(shown) != 1 or shown[0].requires_grad or not torch.equal(shown[0], grid) or not torch.equal(codes, CODES):
-        case.fail(
-            "`select` does not show its selector the grid that it returns, once and detached, or does not return the "
-            "codes that it got.",
-            "Call `selector(grid.detach())` once, and return grid, codes and the chosen proposals.",
-        )
-    return grid, new
+def _check_taken(case: Case, loss: Any, x: Tensor, deltas: Tensor, target: Tensor, leaves: list[Tensor]) -> None:
+    proposals = (x[:, None] + deltas).expand(ITEMS, *deltas.shape[1:])
+    plain = loss(proposals, target), proposals[torch.arange(ITEMS), CODES]
+    shown = loss.grid(x, deltas, target)
+    taken = loss.take(x, deltas, target, shown, CODES)
+    weights = [draw(*value.shape, seed=3) for value in plain]
+    gradients = [torch.autograd.grad(values, leaves, weights) for values in (taken, plain)]
+    for what, found, expected in (
+        ("`grid` gives a grid", shown, plain[0]),
+        ("`take` gives a grid", taken[0], plain[0]),
+        ("`take` gives a new reconstruction", taken[1], plain[1]),
+        *(("`take` gives a gradient", *pair) for pair in zip(*gradients, strict=True)),
+    ):
+        if not near(found, expected):
+            case.fail(
+                f"{what} other than from the materialised proposals: {apart(found, expected)}.",
+                "Compute the same, or leave `grid` and `take` to the base class.",
+            )
 
 
 def has_the_gradient_of_finite_differences(case: Case) -> None:
@@ -119,8 +112,7 @@ def has_the_gradient_of_finite_differences(case: Case) -> None:
     for loss, x, deltas, target in tried(case):
 
         def select(x: Tensor, deltas: Tensor, loss: Any = loss, target: Tensor = target) -> tuple[Tensor, Tensor]:
-            grid, _, new = loss.select(x, deltas, target, lambda grid: CODES.clone())
-            return grid, new
+            return loss.take(x, deltas, target, loss.grid(x, deltas, target), CODES)
 
         inputs = x.requires_grad_(), deltas.detach().requires_grad_()
         try:
@@ -146,7 +138,7 @@ CHECKS: list[Clause] = [
     translates_between_reconstructions_channels_and_data,
     scores_each_option_of_each_item_alone,
     scores_the_same_each_time_and_changes_nothing,
-    selects_as_from_materialised_proposals,
+    takes_as_from_materialised_proposals,
     has_the_gradient_of_finite_differences,
     compiles,
 ]

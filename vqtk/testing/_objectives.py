@@ -1,4 +1,4 @@
-"""The contract of objectives: a loss whose gradient reaches the model, terms, and usage that counts every item."""
+"""The contract of objectives: a loss whose gradient reaches the model, terms, and codes."""
 
 from __future__ import annotations
 
@@ -16,31 +16,28 @@ from vqtk.testing._compare import Untouched, apart, check_gradients, near
 from vqtk.testing._surroundings import moved_model, recipe_with
 
 
-def measures_a_loss_terms_and_usage(case: Case) -> None:
-    """The loss and each term are finite scalars; usage (stages, options) counts every item at every stage."""
+def measures_a_loss_terms_and_codes(case: Case) -> None:
+    """The loss and each term are finite scalars; codes (n, stages) are options."""
     objective, model, batch = _made(case)
-    passed = _pass(objective, batch, checkpoint=False)
+    passed = _pass(objective, batch, recompute=0)
     for name, value in {"loss": passed.loss, **passed.terms}.items():
         if value.dim() or not value.isfinite():
             case.fail(f"`{name}` is {value}.", "The loss and every term are finite scalars, means over the batch.")
     if not passed.terms:
         case.fail("it reports no terms.", "Give at least one, for `metrics.jsonl`.")
-    expected = (model.stages, model.options)
-    if tuple(passed.usage.shape) != expected or passed.usage.is_floating_point():
+    expected, codes = (len(batch), model.stages), passed.codes
+    if tuple(codes.shape) != expected or codes.dtype != torch.int64:
+        case.fail(f"its codes are {codes.dtype} of shape {tuple(codes.shape)}.", f"Give int64 codes {expected}.")
+    if not ((codes >= 0) & (codes < model.options)).all():
         case.fail(
-            f"usage is {passed.usage.dtype} of shape {tuple(passed.usage.shape)}.", f"Count options: int64, {expected}."
-        )
-    if not (passed.usage.sum(1) == len(batch)).all():
-        case.fail(
-            f"usage counts {passed.usage.sum(1).tolist()} choices at the stages, for a batch of {len(batch)}.",
-            "Count each item once at each stage.",
+            f"its codes go from {int(codes.min())} to {int(codes.max())}.", f"Codes are from 0 to {model.options - 1}."
         )
 
 
 def trains_every_parameter_of_its_model(case: Case) -> None:
     """The loss has a gradient by each of them."""
     objective, model, batch = _made(case)
-    _pass(objective, batch, checkpoint=False).loss.backward()
+    _pass(objective, batch, recompute=0).loss.backward()
     case.place = f"on a {type(model).__name__}"
     check_gradients(case, model, over="a pass")
 
@@ -49,7 +46,7 @@ def measures_the_same_each_time_and_with_recomputed_activations(case: Case) -> N
     """Given the same draws; the batch stays as it is."""
     objective, _, batch = _made(case)
     inputs = Untouched(case, batch=batch)
-    first, *others = (_pass(objective, batch, checkpoint=checkpoint) for checkpoint in (False, False, True))
+    first, *others = (_pass(objective, batch, recompute=recompute) for recompute in (0, 0, 99))
     inputs.check("__call__")
     for other in others:
         if not near(other.loss, first.loss):
@@ -69,7 +66,7 @@ def says_of_test_items_and_itself_what_a_file_can_hold(case: Case) -> None:
 
 
 CHECKS: list[Clause] = [
-    measures_a_loss_terms_and_usage,
+    measures_a_loss_terms_and_codes,
     trains_every_parameter_of_its_model,
     measures_the_same_each_time_and_with_recomputed_activations,
     says_of_test_items_and_itself_what_a_file_can_hold,
@@ -109,9 +106,9 @@ def _objective(case: Case, recipe: Any, model: Any) -> Any:
     return seeded(lambda: recipe.train.objective(model, lambda name: moved_model(trained).eval()))
 
 
-def _pass(objective: Any, batch: Tensor, *, checkpoint: bool) -> Any:
+def _pass(objective: Any, batch: Tensor, *, recompute: int) -> Any:
     draws = objective.draw(len(batch), torch.Generator().manual_seed(0), progress=0.5)
-    return objective(batch, draws=draws, checkpoint=checkpoint)
+    return objective(batch, draws=draws, recompute=recompute)
 
 
 def _check_plain(case: Case, value: Any, place: str) -> None:

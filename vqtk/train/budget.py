@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from vqtk.datasets._split import Split
 from vqtk.errors import VqtkError
-from vqtk.train.loop import FIRST_PICTURES_S, Batches
-from vqtk.train.trainer import Trainer
+from vqtk.train.device import synchronize
+from vqtk.train.loop import FIRST_PICTURES_S, Batches, Trainer
 
 WARM_UP = 20
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -48,8 +48,13 @@ def measure(trainer: Trainer, data: Split, evaluate: Callable[[], object], pictu
     trial = copy.deepcopy(trainer)
     batches = Batches(trial, data)
     times = []
+
+    def update() -> None:
+        trial.update(next(batches), updates=10**9)
+        synchronize(batches.device)
+
     for _ in range(WARM_UP):
-        times.append(_timed(lambda: trial.update(next(batches), updates=10**9)))
+        times.append(_timed(update))
     return Measured(statistics.mean(times[WARM_UP // 4 :]), _timed(evaluate), _timed(picture))
 
 

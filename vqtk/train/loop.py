@@ -1,107 +1,253 @@
-"""The training loop."""
+"""The training loop, and one update of it.
+
+for each update:
+    batches = next(fetched)                          one, or `accumulate` of them
+    for each piece of them:                          of `micro_batch` examples, where batches are split
+        passed = objective(piece)                    forward: the walk and its losses
+        (passed.loss · share).backward()             backward: gradients add up
+    optimizer.step()                                 at the schedule's learning rate
+    every ten updates: read the metrics back and log them
+    when they are due: evaluate, draw pictures, write a checkpoint
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from vqtk.datasets._split import Split, batches_of
 from vqtk.errors import VqtkError
-from vqtk.train.run_directory import RunDirectory
-from vqtk.train.seeds import Order
-from vqtk.train.trainer import Trainer
+from vqtk.io.weights import load
+from vqtk.models._walk import usage_of
+from vqtk.nn.graph import CudaRecorder, Recorder
+from vqtk.objectives._base import Pass
+from vqtk.recipe.recipe import Recipe, Schedule
+from vqtk.train.capture import CapturedUpdate
+from vqtk.train.execution import Execution, prepare, resolve
+from vqtk.train.optimizer import make_optimizer, restore
+from vqtk.train.seeds import generator
 
 LOG_EVERY = 10
+"""Updates between two readings of the training metrics: reading waits for the device."""
 FIRST_PICTURES_S = 60.0
+"""When the first pictures of a run are drawn."""
 
 
-class Watcher(Protocol):
-    """Who is told how a run goes."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is after an update.
 
-    def step(self, done: int, updates: int, row: dict[str, Any], items_per_s: float) -> None:
-        """An update is done; the row holds its losses."""
-
-    def evaluated(self, done: int, row: dict[str, Any]) -> None:
-        """The test items were evaluated."""
-
-    def say(self, line: str) -> None:
-        """There is something to tell the user."""
-
-
-@dataclass
-class Hooks:
-    """What the loop calls in between: the test figures, the pictures, and the report, of the run as it is."""
-
-    evaluate: Callable[[], dict[str, Any]]
-    picture: Callable[[int], None]
-    report: Callable[[], object]
-
-
-@dataclass
-class Stop:
-    """A request to end after the update at hand."""
-
-    asked: bool = False
-
-
-@dataclass
-class _Due:
-    """Whether so much time has passed since the last time."""
-
-    every_s: float
-    last: float = field(default_factory=time.monotonic)
-
-    def __call__(self) -> bool:
-        if time.monotonic() - self.last < self.every_s:
-            return False
-        self.last = time.monotonic()
-        return True
-
-
-def train(trainer: Trainer, data: Split, run: RunDirectory, watcher: Watcher, hooks: Hooks, stop: Stop) -> bool:
-    """Train until the recipe's updates are done; return False if asked to stop before.
-
-    Evaluation comes at fixed updates; checkpoints and pictures, which change no figure, by the clock.
+    `row` holds the newest training metrics, empty before they are first read; `examples_per_s` is the mean rate since
+    they were.
     """
-    settings, updates = trainer.settings, trainer.settings.updates
-    batches = Batches(trainer, data)
-    checkpoint_due = _Due(settings.checkpoint_minutes * 60)
-    pictures_due = _Due(min(FIRST_PICTURES_S, settings.picture_minutes * 60))
 
-    while trainer.done < updates and not stop.asked:
+    done: int
+    updates: int
+    row: dict[str, float]
+    examples_per_s: float
+
+
+class Callback:
+    """Follows a run. Each method does nothing unless overridden.
+
+    Set `stop` to end the run after the update at hand, with a checkpoint.
+    """
+
+    stop: bool = False
+
+    def on_update(self, progress: Progress) -> None:
+        """Called after every update."""
+
+    def on_evaluation_due(self, update: int) -> None:
+        """Called every `train.evaluate_every` updates, but for the last."""
+
+    def on_pictures_due(self, update: int) -> None:
+        """Called a minute after the start, then every `train.picture_minutes`."""
+
+    def on_checkpoint_due(self, update: int) -> None:
+        """Called every `train.checkpoint_minutes`."""
+
+    def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
+        """Called when test examples have been evaluated; `row` holds their metrics."""
+
+    def on_message(self, line: str) -> None:
+        """Called with a line for the user."""
+
+
+def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]) -> bool:
+    """Train until the recipe's updates are done; return False if a callback asked to stop before.
+
+    What is due by the clock changes no number; what changes one is due at fixed updates.
+
+    Raises: VqtkError if the losses are no longer finite.
+    """
+    settings, updates, batches = trainer.settings, trainer.settings.updates, Batches(trainer, data)
+    pictures_every, checkpoints_every = 60 * settings.picture_minutes, 60 * settings.checkpoint_minutes
+    pictures_at = time.monotonic() + min(FIRST_PICTURES_S, pictures_every)
+    checkpoint_at = time.monotonic() + checkpoints_every
+    row: dict[str, float] = {}
+    spent, since = 0.0, 0
+    stopped = any(callback.stop for callback in callbacks)
+    while trainer.done < updates and not stopped:
         started = time.perf_counter()
-        step = trainer.update(next(batches), updates=updates)
+        trainer.update(next(batches), updates=updates)
+        done = trainer.done
+        logs = done % LOG_EVERY == 0 or done in (1, updates)
+        if logs:
+            row = trainer.metrics()
         seconds = time.perf_counter() - started
         trainer.seconds += seconds
+        spent, since = spent + seconds, since + 1
+        progress = Progress(done, updates, row, since * batches.examples_per_update / spent)
+        if logs:
+            log({"update": done, **row, "step_ms": 1e3 * spent / since})
+            spent, since = 0.0, 0
 
-        row = step.row()
-        _check_finite(row, trainer.done)
-        if trainer.done % LOG_EVERY == 0 or trainer.done in (1, updates):
-            run.log({"update": trainer.done, **row, "step_ms": 1e3 * seconds})
-        watcher.step(trainer.done, updates, row, batches.items_per_update / seconds)
-
-        if trainer.done % settings.evaluate_every == 0 and trainer.done < updates:
-            figures = hooks.evaluate()
-            run.log({"update": trainer.done, "test": figures})
-            watcher.evaluated(trainer.done, figures)
-        if pictures_due():
-            hooks.picture(trainer.done)
-            pictures_due.every_s = settings.picture_minutes * 60
-        if checkpoint_due():
-            run.save(trainer)
-            hooks.report()
-
-    run.save(trainer)
-    hooks.report()
+        now = time.monotonic()
+        evaluates, draws, saves = done % settings.evaluate_every == 0, now >= pictures_at, now >= checkpoint_at
+        for callback in callbacks:
+            callback.on_update(progress)
+            if evaluates and done < updates:
+                callback.on_evaluation_due(done)
+            if draws:
+                callback.on_pictures_due(done)
+            if saves:
+                callback.on_checkpoint_due(done)
+            stopped = stopped or callback.stop
+        if draws:
+            pictures_at = time.monotonic() + pictures_every
+        if saves:
+            checkpoint_at = time.monotonic() + checkpoints_every
     return trainer.done >= updates
 
 
-def _check_finite(row: dict[str, Any], done: int) -> None:
+class Trainer:
+    """A model, its objective and optimiser, how many updates they have had, and how long these took so far.
+
+    `execution` says how updates are computed; by default what the recipe asks for, on the model's device. `passes`
+    holds what the last update's pieces left behind, by batch, each with its share of the batch.
+
+    Raises: RecipeError if model and objective do not fit.
+    """
+
+    def __init__(self, recipe: Recipe, model: Any, execution: Execution | None = None):
+        self.recipe, self.model, self.settings = recipe, model, recipe.train
+        self.objective = recipe.train.objective(model, load)
+        self.execution = execution or resolve(recipe, model)
+        self.optimizer = make_optimizer(recipe.train.optimizer, model)
+        self.explores, self.bfloat16 = self.objective.explores, self.execution.precision == "bfloat16"
+        self.done, self.seconds, self.rate = 0, 0.0, 0.0
+        self.passes: list[list[tuple[float, Pass]]] = []
+        self.captured: CapturedUpdate | None = None
+        prepare(self.execution, model, min(recipe.batch, recipe.train.micro_batch or recipe.batch))
+        if self.execution.graph:
+            self.capture(CudaRecorder())
+
+    def capture(self, recorder: Recorder) -> None:
+        """Capture updates from the next one on; what cannot be captured is computed plainly, with a warning."""
+        self.captured = CapturedUpdate(self.backward, self.optimizer, recorder)
+
+    def update(self, batches: Sequence[Tensor], *, updates: int) -> None:
+        """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
+        if not self.model.training:
+            self.model.train()
+        parts = self.captured
+        backward = parts.backward if parts else self.backward
+        (parts.zero_grad if parts else self.optimizer.zero_grad)()
+        self.passes = []
+        for index, batch in enumerate(batches):
+            self.passes.append([])
+            for piece, draws, share in self._pieces(batch, index, updates):
+                self.passes[-1].append((share, backward(piece, draws, share)))
+        self.rate = learning_rate(self.settings.schedule, self.settings.optimizer.lr, self.done + 1, updates)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # A captured step reads it there.
+                group["lr"].fill_(self.rate)
+            else:
+                group["lr"] = self.rate
+        (parts.step if parts else self.optimizer.step)()
+        if self.model.revives:
+            self.model.after_update(self.optimizer, self.usage())
+        self.done += 1
+
+    def backward(self, piece: Tensor, draws: Tensor | None, share: float) -> Pass:
+        """Pass over a piece of a batch, and add its gradient, weighted by its share; nothing waits for the device."""
+        # Without a cache a weight's gradient is cast to float32 at every stage, and summed in it.
+        with torch.autocast(piece.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
+            passed = self.objective(piece, draws=draws, recompute=self.execution.recompute)
+        (passed.loss * share).backward()
+        terms = {name: term.detach() for name, term in passed.terms.items()}
+        return Pass(passed.loss.detach(), terms, passed.codes)
+
+    def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, Tensor | None, float]]:
+        """Yield the pieces of a batch, what was drawn for each, and its share of the batch."""
+        draws = None
+        if self.explores:
+            drawn_by = generator(self.recipe.seed, "explore", self.done, index)
+            draws = self.objective.draw(len(batch), drawn_by, progress=self.done / updates)
+            draws = None if draws is None else draws.to(batch.device, non_blocking=True)
+        size = self.settings.micro_batch or len(batch)
+        for start in range(0, len(batch), size):
+            piece = batch[start : start + size]
+            yield piece, None if draws is None else draws[start : start + size], len(piece) / len(batch)
+
+    def usage(self) -> Tensor:
+        """Return how often the last update's examples used each option at each stage: (s, k), on the device."""
+        codes = torch.cat([passed.codes for pieces in self.passes for _, passed in pieces])
+        return usage_of(codes, self.model.options)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the last update's terms before it changed the weights, means over its batches, and its code usage.
+
+        Raises: VqtkError if one of them is not finite.
+        """
+        if not self.passes:
+            return {}
+        names = list(self.passes[0][0][1].terms)
+        batches = [
+            torch.stack([torch.stack([share * passed.terms[name] for share, passed in pieces]).sum() for name in names])
+            for pieces in self.passes
+        ]
+        means = torch.stack(batches).double().mean(0)
+        counts = self.usage().sum(0)
+        entropy, used = torch.special.entr(counts.double() / counts.sum()).sum(), (counts > 0).sum()
+        *terms, nats, options = torch.cat([means, torch.stack([entropy, used.double()])]).tolist()
+        row = {**dict(zip(names, terms, strict=True)), "entropy_pooled_nats": nats, "used": int(options)}
+        _check_finite(row, self.done)
+        return {**row, "lr": self.rate}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds besides the weights."""
+        return {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take a state back."""
+        self.done, self.seconds = state["done"], state["seconds"]
+        restore(self.optimizer, state["optimizer"])
+
+
+def learning_rate(schedule: Schedule, lr: float, update: int, updates: int) -> float:
+    """Return the learning rate of update 1 … updates; the last one has the schedule's final value.
+
+    linear: lr·(1 - j/U) + final·j/U; cosine: half a period between the same ends; constant: lr.
+    """
+    if update <= schedule.warmup:
+        return lr * update / schedule.warmup
+    done = (update - schedule.warmup) / max(1, updates - schedule.warmup)
+    if schedule.name == "linear":
+        return lr * (1 - done) + schedule.final * done
+    if schedule.name == "cosine":
+        return schedule.final + (lr - schedule.final) * (1 + math.cos(math.pi * done)) / 2
+    return lr
+
+
+def _check_finite(row: dict[str, float], done: int) -> None:
     if not all(map(math.isfinite, row.values())):
         losses = ", ".join(f"{key} {value}" for key, value in row.items() if not math.isfinite(value))
         raise VqtkError(
@@ -118,15 +264,43 @@ class Batches:
         self.device = trainer.model.device
         self.normalise = trainer.model.data.normalise
         self.batch = recipe.batch
-        self.items_per_update = recipe.batch * recipe.train.accumulate
+        self.examples_per_update = recipe.batch * recipe.train.accumulate
         self._order = Order(len(data), recipe.seed)
         self._raw = batches_of(data.to(self.device), self._indices(trainer.done))
 
     def _indices(self, done: int) -> Iterator[Tensor]:
         while True:
-            yield self._order(done * self.items_per_update, self.items_per_update)
+            yield self._order(done * self.examples_per_update, self.examples_per_update)
             done += 1
 
     def __next__(self) -> list[Tensor]:
         raw = next(self._raw).to(self.device, non_blocking=True)
-        return [self.normalise(part) for part in raw.split(self.batch)]
+        return list(map(self.normalise, raw.split(self.batch)))
+
+
+class Order:
+    """The order in which training takes the items: each epoch a permutation of its own.
+
+    Any stretch can be asked for, so a resumed run goes on without replaying; no item is dropped.
+    """
+
+    def __init__(self, items: int, seed: int):
+        self.items, self.seed = items, seed
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, start: int, count: int) -> torch.Tensor:
+        """Return the indices at positions start … start + count of the endless sequence of epochs."""
+        parts = []
+        while count:
+            epoch, offset = divmod(start, self.items)
+            taken = min(count, self.items - offset)
+            parts.append(self._of(epoch)[offset : offset + taken])
+            start, count = start + taken, count - taken
+        return torch.cat(parts)
+
+    def _of(self, epoch: int) -> torch.Tensor:
+        if epoch != self._epoch:
+            drawn = torch.randperm(self.items, generator=generator(self.seed, "epoch", epoch))
+            self._epoch, self._permutation = epoch, drawn
+        return self._permutation

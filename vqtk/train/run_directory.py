@@ -20,9 +20,9 @@ from vqtk.io.atomic import replacing, write_text
 from vqtk.io.plugins import keep, tell_changed
 from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
 from vqtk.recipe.node import Node, walk
-from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.recipe.show import as_yaml
-from vqtk.train.trainer import Trainer
+from vqtk.train.loop import Trainer
 
 KEPT = 2
 """Checkpoints that are kept: the newest, and one to fall back on."""
@@ -159,10 +159,13 @@ class RunDirectory:
                 damage.append(f"{weights.name} is damaged ({reason})")
                 passed.append(weights)
                 continue
-            if metadata["recipe"] != trainer.recipe.plain():
+            # Reading it fills in settings that are newer than the checkpoint.
+            plugins = [plugin.path for plugin in trainer.recipe.plugins]
+            recipe = from_plain(metadata["recipe"], str(weights), plugins=plugins).plain()
+            if recipe != trainer.recipe.plain():
                 raise CheckpointError(
                     f"{weights}: this checkpoint is of another recipe than {self.path / 'recipe.yaml'} says: "
-                    f"{_difference(metadata['recipe'], trainer.recipe.plain())}. Undo the change to go on with this "
+                    f"{_difference(recipe, trainer.recipe.plain())}. Undo the change to go on with this "
                     f"run, or start another: vqtk run {self.path / 'recipe.yaml'}."
                 )
             fit(trainer.model, tensors, weights)

@@ -1,0 +1,95 @@
+"""A function of tensors as a CUDA graph: captured once, replayed afterwards without Python or launches one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vqtk.nn.state import leaves_of, tree_map, with_leaves
+
+WARM_UP = 3
+"""Calls before a capture: libraries choose algorithms and allocate workspaces in them, which a capture cannot hold."""
+
+
+class Recorder(Protocol):
+    """Turns a function without arguments into one that does the same again."""
+
+    def warm_up(self, function: Callable[[], Any]) -> None:
+        """Call a function as often as a capture needs."""
+
+    def record(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """Return what does the function's work again, and its output, which each time overwrites."""
+
+
+class CudaRecorder:
+    """Captures on a stream of its own; the graphs share a pool of memory."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def warm_up(self, function: Callable[[], Any]) -> None:
+        """Call a function on a side stream."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                function()
+        torch.cuda.current_stream().wait_stream(side)
+
+    def record(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """Capture a function. Raises: RuntimeError if something in it waits for the device or draws on the host."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            output = function()
+        return graph.replay, output
+
+
+class Captured:
+    """A function of tensors, captured at its first call with each signature of its inputs.
+
+    The inputs are copied to where the captured work reads them, and the outputs away from where it writes them. The
+    function may read and change other tensors, such as weights and gradients, in place. `guard` is called before
+    warming up, and returns what undoes the changes that warming up made.
+
+    Raises: RuntimeError at the first call if the function cannot be captured.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        recorder: Recorder,
+        *,
+        guard: Callable[[], Callable[[], None]] = lambda: lambda: None,
+    ):
+        self.function, self.recorder, self.guard = function, recorder, guard
+        self._recorded: dict[Any, tuple[list[Tensor], Callable[[], None], Any]] = {}
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Do the function's work on these inputs, tensors or values that belong to the signature."""
+        signature = tuple(_signature(value) for value in inputs)
+        if signature not in self._recorded:
+            self._recorded[signature] = self._record(inputs)
+        static, replay, output = self._recorded[signature]
+        for place, value in zip(static, leaves_of(inputs), strict=True):
+            place.copy_(value, non_blocking=True)
+        replay()
+        return tree_map(torch.clone, output)
+
+    def _record(self, inputs: tuple[Any, ...]) -> tuple[list[Tensor], Callable[[], None], Any]:
+        static = [value.clone() for value in leaves_of(inputs)]
+        given = with_leaves(inputs, static)
+        put_back = self.guard()
+        try:
+            self.recorder.warm_up(lambda: self.function(*given))
+            put_back()
+            replay, output = self.recorder.record(lambda: self.function(*given))
+        finally:
+            put_back()
+        return static, replay, output
+
+
+def _signature(value: Any) -> Any:
+    return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value

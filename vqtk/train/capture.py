@@ -1,0 +1,94 @@
+"""An update captured as CUDA graphs: one for the forward and backward pass of a piece of a batch, one for the step."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.errors import VqtkWarning
+from vqtk.nn.graph import Captured, Recorder
+from vqtk.objectives._base import Pass
+
+Backward = Callable[[Tensor, Tensor | None, float], Pass]
+"""A piece of a batch, what was drawn for it, and its share of the batch → what the pass over it left behind."""
+
+
+class CapturedUpdate:
+    """The two parts of an update that hold all of its arithmetic, captured when they are first called.
+
+    What an update draws, the learning rate and the batch are data: they are copied to where the graphs read them. What
+    follows the step (`after_update`) is not captured, for it may look at numbers. Where a part cannot be captured, it
+    is computed plainly, with a warning that says why.
+    """
+
+    def __init__(self, backward: Backward, optimizer: torch.optim.Optimizer, recorder: Recorder):
+        self.plain, self.optimizer = backward, optimizer
+        guard = partial(snapshot, optimizer)
+        self._backward = Captured(self._values, recorder, guard=guard)
+        self._step = Captured(optimizer.step, recorder, guard=guard)
+        self._names: list[str] = []
+        self.failed = False
+
+    def zero_grad(self) -> None:
+        """Clear the gradients in place: the graphs add to the tensors that were there when they were captured."""
+        self.optimizer.zero_grad(set_to_none=self.failed)
+
+    def backward(self, piece: Tensor, draws: Tensor | None, share: float) -> Pass:
+        """Add the gradient of a piece of a batch."""
+        if not self.failed:
+            try:
+                loss, codes, *terms = self._backward(piece, draws, share)
+                return Pass(loss, dict(zip(self._names, terms, strict=True)), codes)
+            except RuntimeError as error:
+                self._fail(error)
+        return self.plain(piece, draws, share)
+
+    def step(self) -> None:
+        """Take the optimiser's step."""
+        if not self.failed:
+            try:
+                self._step()
+                return
+            except RuntimeError as error:
+                self._fail(error)
+        self.optimizer.step()
+
+    def _values(self, piece: Tensor, draws: Tensor | None, share: float) -> list[Tensor]:
+        passed = self.plain(piece, draws, share)
+        self._names = list(passed.terms)
+        return [passed.loss, passed.codes, *passed.terms.values()]
+
+    def _fail(self, error: RuntimeError) -> None:
+        self.failed = True
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"updates cannot be captured as a graph ({reason}): they are computed plainly.", VqtkWarning, 2)
+
+
+def snapshot(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """Return what puts weights, gradients and moments back, in place; those that are not there yet will be 0."""
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
+    weights = [value.detach().clone() for value in parameters]
+    gradients = [None if value.grad is None else value.grad.clone() for value in parameters]
+    moments = {value: {name: _kept(one) for name, one in optimizer.state[value].items()} for value in optimizer.state}
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for value, weight, gradient in zip(parameters, weights, gradients, strict=True):
+            value.copy_(weight)
+            if value.grad is not None:
+                value.grad.zero_() if gradient is None else value.grad.copy_(gradient)
+            for name, one in optimizer.state.get(value, {}).items():
+                if isinstance(one, Tensor):
+                    before = moments.get(value, {}).get(name)
+                    one.zero_() if before is None else one.copy_(before)
+
+    return put_back
+
+
+def _kept(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

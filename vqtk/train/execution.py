@@ -1,0 +1,206 @@
+"""How a run computes its updates: compiled or captured, in which precision, and what it recomputes to save memory.
+
+A recipe's `auto` is decided here, once, by the recipe and the machine alone and not by the clock, so that a run can be
+repeated bit for bit; the manifest records what was decided, and a resumed run keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from vqtk.models._compiled import CompiledStage
+from vqtk.models.vqdraw import VQDraw
+from vqtk.nn.convolution import channels_last, prefers_channels_last
+from vqtk.recipe.build import build_model
+from vqtk.recipe.recipe import Recipe
+
+WORTH_COMPILING_S = {"cpu": 1800.0, "cuda": 600.0}
+"""Estimated seconds of training from which `auto` compiles: a few times what compilation takes."""
+ASSUMED_FLOPS_PER_S = {"cpu": 1e11, "cuda": 2e13}
+"""Operations a second that the estimate assumes of any device, so that it is the same each time."""
+WORTH_CAPTURING = 100
+"""Updates from which `auto` captures on CUDA."""
+MEMORY_SHARE = 0.6
+"""The part of a device's memory that the activations may take before `auto` recomputes stages."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How updates are computed.
+
+    `inductor` compiles the stages, `graph` captures the whole update; `precision` is float32, tf32 or bfloat16;
+    `recompute` is the number of first stages whose activations are computed again. `channels_last` lays the filters of
+    images out with the channels innermost: vector units, AMX and tensor cores multiply along these. `notes` are lines
+    for the user.
+    """
+
+    inductor: bool = False
+    graph: bool = False
+    precision: str = "float32"
+    recompute: int = 0
+    channels_last: bool = False
+    notes: tuple[str, ...] = ()
+
+    def recorded(self) -> dict[str, Any]:
+        """Return it as the manifest records it."""
+        return {key: value for key, value in asdict(self).items() if key != "notes"}
+
+
+def resolve(
+    recipe: Recipe, model: Any, *, recorded: dict[str, Any] | None = None, expected_s: float | None = None
+) -> Execution:
+    """Return how a recipe is computed on the model's device.
+
+    Arguments:
+        recorded: what the manifest of a run to go on with records; nothing is decided anew then.
+        expected_s: how long the training will take; estimated from the recipe by default.
+    """
+    if recorded:
+        return Execution(**recorded)
+    device = model.device
+    precision = recipe.train.precision
+    if precision == "auto":
+        precision = "bfloat16" if has_bfloat16(device) else "float32"
+    inductor, graph, notes = _compilation(recipe, model, precision, expected_s)
+    return Execution(
+        inductor=inductor,
+        graph=graph,
+        precision=precision,
+        recompute=_recomputed_stages(recipe, model, device),
+        channels_last=precision == "bfloat16" or prefers_channels_last(model),
+        notes=tuple(notes),
+    )
+
+
+def prepare(execution: Execution, model: Any, batch: int) -> None:
+    """Bring a model into the form that an execution computes with; `batch` is the size of its pieces."""
+    device = model.device
+    if device.type == "cuda":
+        tf32 = execution.precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    if execution.channels_last:
+        channels_last(model)
+    if execution.inductor:
+        model.compiled = CompiledStage(model.loss, batch)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _compilation(recipe: Recipe, model: Any, precision: str, expected_s: float | None) -> tuple[bool, bool, list[str]]:
+    """Return whether to compile and to capture, and lines that say so or why not."""
+    asked, device, notes = recipe.train.compile, model.device, []
+    graph = device.type == "cuda" and (
+        "graph" in asked or (asked == "auto" and recipe.train.updates >= WORTH_CAPTURING)
+    )
+    if "graph" in asked and not graph:
+        notes.append(f"`compile: {asked}`: only CUDA captures graphs, and this run is on {device.type}.")
+    reason = None if isinstance(model, VQDraw) else f"{type(model).__name__} has no stages"
+    reason = reason or _no_compiler(device.type)
+    if "inductor" in asked:
+        if reason:
+            notes.append(f"`compile: {asked}`: {reason}, so the update is not compiled.")
+        return reason is None, graph, notes
+    # In float32 a CPU's time is that of its convolutions, which compilation leaves as they are.
+    if asked != "auto" or reason or (device.type == "cpu" and precision != "bfloat16"):
+        return False, graph, notes
+    if expected_s is None:
+        # Counting operations takes a second for the largest recipes: short runs are known by their length.
+        short = recipe.train.updates * recipe.train.accumulate < WORTH_CAPTURING
+        expected_s = 0.0 if short else _training_s(recipe, device.type)
+    worth = expected_s >= WORTH_COMPILING_S.get(device.type, float("inf"))
+    if worth:
+        notes.append("This is a long run, so its stages are compiled: the first update takes a minute or so.")
+    return worth, graph, notes
+
+
+@cache
+def _no_compiler(device: str) -> str | None:
+    """Return why inductor cannot compile for a device; None if it can."""
+    if device == "cuda":
+        return None if find_spec("triton") else "Triton is not installed"
+    if device != "cpu":
+        return f"inductor does not compile for {device}"
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        get_cpp_compiler()
+    except Exception:  # Whatever it raises, it has found none that works.
+        return "there is no C++ compiler (set CXX, or install g++)"
+    return None
+
+
+def _training_s(recipe: Recipe, device: str) -> float:
+    """Return an estimate of the seconds of all updates; it depends on nothing but the recipe and the kind of device."""
+    model = build_model(recipe, device="meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.walk(_meta_target(model, 2), stages=range(min(2, model.stages)))
+    each_stage = counter.get_total_flops() / 3  # The first stage is computed for one example, the second for two.
+    settings = recipe.train
+    examples = settings.updates * settings.accumulate * recipe.batch
+    return 3 * each_stage * model.stages * examples / ASSUMED_FLOPS_PER_S.get(device, 1e11)
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _recomputed_stages(recipe: Recipe, model: Any, device: torch.device) -> int:
+    """Return how many of the first stages are computed again in the backward pass."""
+    asked, stages = recipe.train.gradient_checkpointing, model.stages
+    if not isinstance(model, VQDraw) or asked is False:
+        return 0
+    if asked is True:
+        return stages
+    if asked == "auto":
+        piece = min(recipe.train.micro_batch or recipe.batch, recipe.batch)
+        each, most = _stage_bytes(recipe) * piece, MEMORY_SHARE * _memory(device)
+        return 0 if each * stages <= most else stages - min(stages, max(1, int(most / each)))
+    return max(0, stages - asked)
+
+
+def _stage_bytes(recipe: Recipe) -> float:
+    """Return the bytes that one stage keeps for the backward pass, an example, counted without computing anything."""
+    model = build_model(recipe, device="meta")
+    with torch.no_grad():
+        entered = model.walk(_meta_target(model, 2), stages=[0])
+    kept: dict[int, int] = {}
+    weights = {value.untyped_storage()._cdata for value in model.parameters()}
+
+    def pack(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        alive.append(value)  # A storage that is freed could lend its address to the next one.
+        return value
+
+    alive: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        state = entered.reconstruction.requires_grad_(), entered.state
+        model.walk(_meta_target(model, 2), stages=[min(1, model.stages - 1)], start=state)
+    return sum(kept.values()) / 2
+
+
+def _meta_target(model: Any, n: int) -> Tensor:
+    dtype = torch.int64 if model.data.classes is not None else torch.get_default_dtype()
+    return torch.zeros(n, *model.data.shape, dtype=dtype, device="meta")
+
+
+def _memory(device: torch.device) -> float:
+    """Return the bytes of memory that a device has; of the host half of them, for it has other things to do."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    return 4e9

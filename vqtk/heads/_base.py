@@ -33,7 +33,7 @@ class Head(nn.Module, ABC):
         return self(features, stage) * scale
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
-        """Return the chosen deltas: codes (n,) in [0, k) → (n, out_channels, *size).
+        """Return the chosen deltas: codes (n,) in [0, k) → (n, out_channels, *size), or (n, m) → (n, m, …).
 
         A head that can compute them without all others should override this: it is the decoder's path.
         """

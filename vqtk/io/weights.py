@@ -17,7 +17,9 @@ from vqtk.errors import CheckpointError, VqtkError, nearest
 from vqtk.io.atomic import replacing
 from vqtk.io.plugins import found, records
 from vqtk.models._base import Model
+from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
+from vqtk.nn.graph import CapturedCalls, CudaRecorder
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain
 
@@ -95,6 +97,8 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
     model = model.to(device).eval()
     if prefers_channels_last(model):
         channels_last(model)
+    if model.device.type == "cuda" and isinstance(model, VQDraw):
+        model.captured_calls = CapturedCalls(CudaRecorder())
     return model, recipe
 
 

@@ -110,7 +110,7 @@ def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
                 return compiled(*given)
             except TorchDynamoException as error:
                 failed = True
-                reason, name = str(error).strip().splitlines()[0], function.__name__.strip("_")
+                reason, name = " ".join(str(error).split()).partition(" Set TORCH")[0], function.__name__.strip("_")
                 warnings.warn(f"{name} cannot be compiled ({reason}): it is computed plainly.", VqtkWarning, 2)
         return function(*given)
 

@@ -2,6 +2,7 @@
 
 It is written for the walk, where `torch.utils.checkpoint` is general: what a stage chose is kept and given back to it,
 so the second time no option is chosen, and there are no hooks on saved tensors, which cost as much as a small stage.
+Where options are drawn for the gradient, the second time computes them, the best and the chosen one, and no others.
 """
 
 from __future__ import annotations
@@ -20,18 +21,32 @@ if TYPE_CHECKING:
     from vqtk.models.vqdraw import VQDraw
 
 
-def recomputed(model: VQDraw, x: Tensor, state: State, target: Tensor, stage: int, **choice: Any) -> Walk:
+def recomputed(
+    model: VQDraw,
+    x: Tensor,
+    state: State,
+    target: Tensor,
+    stage: int,
+    options: Tensor | None,
+    choice: dict[str, Any],
+) -> tuple[Walk, Tensor | None]:
     """Walk through one stage as `model.walk` does, without keeping its activations.
 
     Gradients by the weights are added to their `.grad` while the backward pass runs, so it works with `backward`, and
     not with `torch.autograd.grad`.
+
+    Arguments:
+        options: (n, m), those that have a gradient besides the best and the chosen one; all of them by default.
+        choice: how an option is chosen, as `walk` takes it.
+
+    Shapes: → the walk, and the losses of the options (n, m).
     """
     states: list[State] = []
     # The weights are no arguments: the bias stands for them, so that what comes out has a gradient.
-    grid, codes, new, *leaves = _Recomputed.apply(
-        model, stage, choice, state, states, target, model.bias, x, *leaves_of(state)
+    grid, codes, losses, new, *leaves = _Recomputed.apply(
+        model, stage, choice, state, states, options, target, model.bias, x, *leaves_of(state)
     )
-    return Walk(grid, codes, new, with_leaves(states[0], leaves))
+    return Walk(grid, codes, new, with_leaves(states[0], leaves)), losses
 
 
 class _Recomputed(torch.autograd.Function):
@@ -43,34 +58,58 @@ class _Recomputed(torch.autograd.Function):
         choice: dict[str, Any],
         state: State,
         states: list[State],
+        options: Tensor | None,
         target: Tensor,
         bias: Tensor,
         x: Tensor,
         *leaves: Tensor,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor | None, ...]:
         walk = model.walk(target, stages=[stage], start=(x, state), **choice)
         states.append(walk.state)
         ctx.model, ctx.stage, ctx.state = model, stage, state
         ctx.autocast = _autocast(x.device.type)
-        ctx.save_for_backward(target, walk.codes, x, *leaves)
+        ctx.save_for_backward(target, walk.codes, walk.best, options, x, *leaves)
         ctx.mark_non_differentiable(walk.codes)
         ctx.set_materialize_grads(False)
-        return (walk.grid, walk.codes, walk.reconstruction, *leaves_of(walk.state))
+        losses = None if options is None else walk.grid[:, 0].gather(1, options)
+        return (walk.grid, walk.codes, losses, walk.reconstruction, *leaves_of(walk.state))
 
     @staticmethod
-    def backward(ctx: Any, d_grid: Tensor | None, _: None, *d_after: Tensor | None) -> tuple[Tensor | None, ...]:
-        target, codes, *entering = ctx.saved_tensors
-        needed = ctx.needs_input_grad[7:]
+    def backward(
+        ctx: Any, d_grid: Tensor | None, _: None, d_losses: Tensor | None, *d_after: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        target, codes, best, options, *entering = ctx.saved_tensors
+        needed = ctx.needs_input_grad[8:]
         entering = [value.detach().requires_grad_(need) for value, need in zip(entering, needed, strict=True)]
+        start = entering[0], with_leaves(ctx.state, entering[1:])
         with torch.enable_grad(), ctx.autocast:
-            walk = ctx.model.walk(
-                target,
-                stages=[ctx.stage],
-                start=(entering[0], with_leaves(ctx.state, entering[1:])),
-                selector=lambda grid, draws: codes[:, 0],
-            )
-        _backward([walk.grid, walk.reconstruction, *leaves_of(walk.state)], [d_grid, *d_after])
-        return (*[None] * 7, *(value.grad for value in entering))
+            if options is None or len(start[0]) < len(target):
+                again = ctx.model.walk(
+                    target, stages=[ctx.stage], start=start, selector=lambda grid, draws: codes[:, 0]
+                )
+                values, gradients = [again.grid], [d_grid]
+                if options is not None:
+                    values, gradients = [*values, again.grid[:, 0].gather(1, options)], [d_grid, d_losses]
+                after = [again.reconstruction, *leaves_of(again.state)]
+            else:
+                every = torch.cat([codes, best, options], 1)
+                losses, *after = _of_options(ctx.model, start, target, ctx.stage, every)
+                values = [losses[:, 1:2], losses[:, 2:]]
+                gradients = [None if d_grid is None else d_grid[:, 0].gather(1, best), d_losses]
+        _backward([*values, *after], [*gradients, *d_after])
+        return (*[None] * 8, *(value.grad for value in entering))
+
+
+def _of_options(
+    model: VQDraw, start: tuple[Tensor, State], target: Tensor, stage: int, options: Tensor
+) -> tuple[Tensor, ...]:
+    """Return the losses of options (n, m), the reconstruction that the first one gives, and the state's tensors."""
+    x, state = model.decayed(*start)
+    deltas, carry = model.step(x, state, stage, options)
+    first = torch.zeros_like(options[:, 0])
+    losses, new = model.loss.take(x, deltas, target, model.loss.grid(x, deltas, target), first)
+    after = model.advance(stage, carry, options[:, 0], new) if model.stateful else None
+    return losses, new, *leaves_of(after)
 
 
 def _backward(values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

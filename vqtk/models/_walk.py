@@ -16,13 +16,15 @@ class Walk:
 
     `grid` (n, s, k) holds every option's loss, `codes` (n, s) the path taken; `reconstruction` (n, *shape) and `state`
     are those after the last stage. `choice`, `final` and `all` are means over the batch in units of the loss, by each
-    stage's best option, whichever path was taken.
+    stage's best option, whichever path was taken. `sampled` (n, s, m) are the losses of options that were drawn: where
+    there are any, they and each stage's best option alone have a gradient.
     """
 
     grid: Tensor
     codes: Tensor
     reconstruction: Tensor
     state: State = None
+    sampled: Tensor | None = None
 
     @property
     def choice(self) -> Tensor:

@@ -13,7 +13,7 @@ Source: Nichol 2020, VQ-DRAW: A Sequential Discrete VAE, arXiv 2003.01599, algor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
 
 if TYPE_CHECKING:
     from vqtk.models._compiled import CompiledStage
+    from vqtk.nn.graph import CapturedCalls
 
 _EXAMPLE = {
     "stages": 4,
@@ -60,6 +61,8 @@ class VQDraw(Model):
     stepwise = True
     compiled: CompiledStage | None = None
     """What computes stages after the first in place of refiners and loss, where they are compiled."""
+    captured_calls: CapturedCalls | None = None
+    """What captures encoding and decoding as graphs, on CUDA."""
 
     def __init__(
         self,
@@ -106,17 +109,19 @@ class VQDraw(Model):
             x: the reconstruction so far (n, *shape).
             state: the refiner's, of the same n examples.
             stage: the index of the stage.
-            codes: (n,), where only the deltas of these options are needed.
+            codes: (n,) or (n, m), where only the deltas of these options are needed.
 
-        Shapes: → deltas (n, k, *shape); with codes (n, *shape).
+        Shapes: → deltas (n, k, *shape); with codes (n, *shape) or (n, m, *shape).
         """
         refiner, local = self.refiners[stage // self.segment], stage % self.segment
         channels = self.loss.to_channels(x)
         network = self.compiled.network(refiner) if self.compiled and self.compiled.takes(x) else refiner
         if codes is None:
             deltas, carry = network.propose(channels, local, state)
-        else:
+        elif codes.dim() == 1:
             deltas, carry = network.choose(channels, local, state, codes)
+        else:
+            deltas, carry = refiner.choose_many(channels, local, state, codes)
         deltas = self.loss.from_channels(deltas)
         if stage == 0:
             deltas = deltas + (self.bias if codes is None else self.bias[codes])
@@ -130,6 +135,7 @@ class VQDraw(Model):
         start: tuple[Tensor, State] | None = None,
         selector: Selector | None = None,
         draws: Tensor | None = None,
+        sampled: Tensor | None = None,
         recompute: int = 0,
     ) -> Walk:
         """Encode a target, keeping every option's loss.
@@ -140,6 +146,8 @@ class VQDraw(Model):
             start: reconstruction and state before the first of them; those of the empty code by default.
             selector: grid (n, k) and draws → codes (n,); argmin by default.
             draws: (n, stages, …), what a selector that explores has drawn.
+            sampled: (n, stages, m), options drawn for each example and stage. They, the best and the chosen option are
+                then all that the backward pass computes; their losses are returned, and stages computed again.
             recompute: how many of the first stages are computed again in the backward pass. They keep nothing but
                 their input, so the memory is that of the other stages, or of one.
         """
@@ -147,16 +155,19 @@ class VQDraw(Model):
             raise self._unfit(target)
         # Before the first choice all examples are alike: one of them stands for the batch.
         x, state = start or self._start(min(len(target), 1))
-        loss, grids, path = self.compiled or self.loss, [], []
+        loss, grids, path, drawn = self.compiled or self.loss, [], [], []
         for index, stage in enumerate(range(self.stages) if stages is None else stages):
-            if index < recompute and torch.is_grad_enabled():
-                one = recomputed(self, x, state, target, stage, selector=selector, draws=draws)
+            options = None if sampled is None else sampled[:, stage]
+            if torch.is_grad_enabled() and (index < recompute or options is not None):
+                choice = {"selector": selector, "draws": draws}
+                one, losses = recomputed(self, x, state, target, stage, options, choice)
                 grids.append(one.grid[:, 0])
                 path.append(one.codes[:, 0])
+                drawn += [] if losses is None else [losses]
                 x, state = one.reconstruction, one.state
                 continue
             if self.grad_decay:
-                x, state = self._decayed(x, state)
+                x, state = self.decayed(x, state)
             deltas, carry = self.step(x, state, stage)
             grid = loss.grid(x, deltas, target)
             if selector is None:
@@ -167,14 +178,18 @@ class VQDraw(Model):
             state = self.advance(stage, carry, codes, x) if self.stateful else None
             grids.append(grid)
             path.append(codes)
-        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state)
+            if options is not None:
+                drawn.append(grid.gather(1, options))
+        every = torch.stack(drawn, 1) if drawn else None
+        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state, every)
 
     def _start(self, n: int) -> tuple[Tensor, State]:
         """Return reconstruction and state of n examples before any choice."""
         x = self.bias.new_zeros(n, *self.loss.shape)
         return x, self.refiners[0].initial_state(self.loss.to_channels(x)) if self.stateful else None
 
-    def _decayed(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def decayed(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return reconstruction and state as they enter a stage: with a part of their gradient taken away."""
         return decay_gradient(x, self.grad_decay), tree_map(partial(decay_gradient, decay=self.grad_decay), state)
 
     def advance(self, stage: int, carry: State, codes: Tensor, x: Tensor) -> State:
@@ -197,7 +212,8 @@ class VQDraw(Model):
     @torch.no_grad()
     def encode(self, target: Tensor) -> Tensor:
         """Return the codes of a target (n, *data shape) → (n, stages), by the recipe's search."""
-        return self.search(self, target)
+        self._check_target(target)
+        return self._called(self._encoded, target)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the reconstructions of codes (n, s): a prefix, s < stages, gives coarser ones (n, *shape).
@@ -206,14 +222,14 @@ class VQDraw(Model):
 
         Raises: VqtkError if there are more codes than stages, or a code is no option.
         """
-        return self._follow(codes)[0]
+        self._check_codes(codes, most=self.total_stages)
+        return self._decoded(codes) if torch.is_grad_enabled() else self._called(self._decoded, codes)
 
     @torch.no_grad()
     def decode_stages(self, codes: Tensor) -> Tensor:
         """Return the reconstruction after each stage: codes (n, s) → (n, s, *shape)."""
-        after: list[Tensor] = []
-        self._follow(codes, after)
-        return torch.stack(after, 1)
+        self._check_codes(codes, most=self.total_stages)
+        return self._called(self._decoded_stages, codes)
 
     @torch.no_grad()
     def proposals(self, codes: Tensor) -> Tensor:
@@ -223,18 +239,18 @@ class VQDraw(Model):
         """
         if codes.shape[1] >= self.total_stages:
             raise VqtkError(f"all {self.total_stages} stages are chosen; there is no stage left that proposes.")
+        self._check_codes(codes, most=self.total_stages)
         x, state = self._follow(codes)
         deltas, _ = self.step(x, state, codes.shape[1])
         return x[:, None] + deltas
 
     def _follow(self, codes: Tensor, after: list[Tensor] | None = None) -> tuple[Tensor, State]:
         """Walk with the codes given, computing the chosen deltas alone."""
-        self._check_codes(codes, most=self.total_stages)
         n = len(codes)
         x, state = self._start(min(n, 1))
         for stage, chosen in enumerate(codes.unbind(1)):
             if self.grad_decay:
-                x, state = self._decayed(x, state)
+                x, state = self.decayed(x, state)
             if len(x) < n:  # The first stage: all its options for one example cost less than one for each of n.
                 deltas, carry = self.step(x, state, stage)
                 x = x + chosen_of(deltas, chosen)
@@ -245,6 +261,23 @@ class VQDraw(Model):
             if after is not None:
                 after.append(x)
         return repeat_batch(x, n), repeat_batch(state, n)
+
+    def _called(self, function: Callable[..., Tensor], given: Tensor) -> Tensor:
+        """Call a function; where the model's calls are captured, its graph, which holds where the weights are."""
+        if self.captured_calls is None:
+            return function(given)
+        return self.captured_calls(function, given, self.bias.data_ptr())
+
+    def _encoded(self, target: Tensor, weights: int = 0) -> Tensor:
+        return self.search(self, target)
+
+    def _decoded(self, codes: Tensor, weights: int = 0) -> Tensor:
+        return self._follow(codes)[0]
+
+    def _decoded_stages(self, codes: Tensor, weights: int = 0) -> Tensor:
+        after: list[Tensor] = []
+        self._follow(codes, after)
+        return torch.stack(after, 1)
 
     def trial(self, target: Tensor) -> Tensor:
         """Walk through the first and last stage of the first and last segment; decode the first code."""

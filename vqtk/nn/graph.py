@@ -65,11 +65,11 @@ class Captured:
         guard: Callable[[], Callable[[], None]] = lambda: lambda: None,
     ):
         self.function, self.recorder, self.guard = function, recorder, guard
-        self._recorded: dict[Any, tuple[list[Tensor], Callable[[], None], Any]] = {}
+        self._recorded: dict[str, tuple[list[Tensor], Callable[[], None], Any]] = {}
 
     def __call__(self, *inputs: Any) -> Any:
         """Do the function's work on these inputs, tensors or values that belong to the signature."""
-        signature = tuple(_signature(value) for value in inputs)
+        signature = repr(tree_map(_signature, inputs))
         if signature not in self._recorded:
             self._recorded[signature] = self._record(inputs)
         static, replay, output = self._recorded[signature]
@@ -91,5 +91,32 @@ class Captured:
         return static, replay, output
 
 
-def _signature(value: Any) -> Any:
-    return (value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
+class CapturedCalls:
+    """The calls of a model without gradients, captured when inputs of the same sizes come back.
+
+    The first time they are computed plainly, for most sizes that come once do not come again; so is what cannot be
+    captured, every time.
+    """
+
+    def __init__(self, recorder: Recorder):
+        self.recorder = recorder
+        self._captured: dict[str, Captured] = {}
+        self._times: dict[str, int] = {}
+        self._refused: set[str] = set()
+
+    def __call__(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        """Return what a function returns for these inputs."""
+        name = function.__name__
+        key = repr((name, tree_map(_signature, inputs)))
+        self._times[key] = self._times.get(key, 0) + 1
+        if self._times[key] == 1 or key in self._refused:
+            return function(*inputs)
+        try:
+            return self._captured.setdefault(name, Captured(function, self.recorder))(*inputs)
+        except RuntimeError:  # Something in it looks at a number.
+            self._refused.add(key)
+            return function(*inputs)
+
+
+def _signature(value: Tensor) -> Any:
+    return tuple(value.shape), value.dtype, value.device

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqtk.nn.state import State
+
 Load = Callable[[str], Any]
 """Returns the trained model that a run directory, a weights file or a shipped model's name stands for."""
 
@@ -35,15 +37,15 @@ class Objective(ABC):
         """Whether `draw` draws anything; where it does not, training does not call it."""
         return type(self).draw is not Objective.draw
 
-    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
-        """Return what a pass over n examples draws at random (n, …), on the CPU, or None.
+    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> State:
+        """Return what a pass over n examples draws at random, a pytree of tensors (n, …) on the CPU, or None.
 
         Pieces of a batch get their part of it. `progress` is the part of the training that is done, from 0 to 1.
         """
         return None
 
     @abstractmethod
-    def __call__(self, batch: Tensor, *, draws: Tensor | None, recompute: int) -> Pass:
+    def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
         """Pass over a batch.
 
         Arguments:

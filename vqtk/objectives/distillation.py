@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vqtk.errors import ShapeError, VqtkError
 from vqtk.models.distilled import Distilled
+from vqtk.nn.state import State
 from vqtk.nn.types import NonNegative
 from vqtk.objectives._base import Load, Objective, Pass
 from vqtk.registry import objectives
@@ -46,7 +47,7 @@ class Distillation(Objective):
         """Return uniformly drawn codes (n, s), to sample from the teacher."""
         return self.model.random_codes(n, generator=generator)
 
-    def __call__(self, batch: Tensor, *, draws: Tensor | None, recompute: int) -> Pass:
+    def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
         """Encode and decode by the teacher, and measure the student."""
         assert draws is not None
         with torch.no_grad():

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vqtk.errors import ShapeError
 from vqtk.models._quantised import Quantised
+from vqtk.nn.state import State
 from vqtk.nn.types import NonNegative
 from vqtk.objectives._base import Load, Objective, Pass
 from vqtk.registry import objectives
@@ -32,7 +33,7 @@ class Quantisation(Objective):
         self.model = model
         self.weights = {"codebook": codebook, "commitment": commitment}
 
-    def __call__(self, batch: Tensor, *, draws: Tensor | None, recompute: int) -> Pass:
+    def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
         """Encode and decode, and score the codes by the prior."""
         return Pass(*self._measured(batch))
 

@@ -42,6 +42,17 @@ class Refiner(nn.Module, ABC):
         deltas, carry = self.propose(x, stage, state)
         return chosen_of(deltas, codes), carry
 
+    def choose_many(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
+        """Return the deltas of several options an example, and what `advance` needs.
+
+        A refiner that can compute them without all others should override this: the gradient of a few options is
+        then all that its backward pass computes.
+
+        Shapes: codes (n, m) → (n, m, out_channels, *size).
+        """
+        deltas, carry = self.propose(x, stage, state)
+        return chosen_of(deltas, codes), carry
+
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the next stage's state, given what `propose` left, the codes (n,) and the new x."""
         return None

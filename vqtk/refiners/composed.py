@@ -65,6 +65,15 @@ class Composed(Refiner):
         features = self.blocks(self.backbone(x, stage), stage) if self.rise is None else self._with_skips(x, stage)
         return self.head.choose(features, stage, codes) * self.output_scale, None
 
+    def choose_many(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
+        """Return the deltas of several options by the head's own path.
+
+        A subclass that proposes in another way is left to what every refiner can do.
+        """
+        if type(self).propose is not Composed.propose:
+            return super().choose_many(x, stage, state, codes)
+        return self.choose(x, stage, state, codes)
+
     def _with_skips(self, x: Tensor, stage: int) -> Tensor:
         assert self.rise is not None
         features, skips = self.backbone.descend(x, stage)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vqtk.errors import VqtkWarning
 from vqtk.nn.graph import Captured, Recorder
+from vqtk.nn.state import State
 from vqtk.objectives._base import Pass
 
-Backward = Callable[[Tensor, Tensor | None, float], Pass]
+Backward = Callable[[Tensor, State, float], Pass]
 """A piece of a batch, what was drawn for it, and its share of the batch → what the pass over it left behind."""
 
 
@@ -38,7 +39,7 @@ class CapturedUpdate:
         """Clear the gradients in place: the graphs add to the tensors that were there when they were captured."""
         self.optimizer.zero_grad(set_to_none=self.failed)
 
-    def backward(self, piece: Tensor, draws: Tensor | None, share: float) -> Pass:
+    def backward(self, piece: Tensor, draws: State, share: float) -> Pass:
         """Add the gradient of a piece of a batch."""
         if not self.failed:
             try:
@@ -58,7 +59,7 @@ class CapturedUpdate:
                 self._fail(error)
         self.optimizer.step()
 
-    def _values(self, piece: Tensor, draws: Tensor | None, share: float) -> list[Tensor]:
+    def _values(self, piece: Tensor, draws: State, share: float) -> list[Tensor]:
         passed = self.plain(piece, draws, share)
         self._names = list(passed.terms)
         return [passed.loss, passed.codes, *passed.terms.values()]

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from vqtk.errors import VqtkError
 from vqtk.io.weights import load
 from vqtk.models._walk import usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
+from vqtk.nn.state import State, tree_map
 from vqtk.objectives._base import Pass
 from vqtk.recipe.recipe import Recipe, Schedule
 from vqtk.train.capture import CapturedUpdate
@@ -176,7 +178,7 @@ class Trainer:
             self.model.after_update(self.optimizer, self.usage())
         self.done += 1
 
-    def backward(self, piece: Tensor, draws: Tensor | None, share: float) -> Pass:
+    def backward(self, piece: Tensor, draws: State, share: float) -> Pass:
         """Pass over a piece of a batch, and add its gradient, weighted by its share; nothing waits for the device."""
         # Without a cache a weight's gradient is cast to float32 at every stage, and summed in it.
         with torch.autocast(piece.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
@@ -185,17 +187,17 @@ class Trainer:
         terms = {name: term.detach() for name, term in passed.terms.items()}
         return Pass(passed.loss.detach(), terms, passed.codes)
 
-    def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, Tensor | None, float]]:
+    def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, State, float]]:
         """Yield the pieces of a batch, what was drawn for each, and its share of the batch."""
         draws = None
         if self.explores:
             drawn_by = generator(self.recipe.seed, "explore", self.done, index)
             draws = self.objective.draw(len(batch), drawn_by, progress=self.done / updates)
-            draws = None if draws is None else draws.to(batch.device, non_blocking=True)
+            draws = tree_map(lambda value: value.to(batch.device, non_blocking=True), draws)
         size = self.settings.micro_batch or len(batch)
         for start in range(0, len(batch), size):
             piece = batch[start : start + size]
-            yield piece, None if draws is None else draws[start : start + size], len(piece) / len(batch)
+            yield piece, tree_map(partial(_rows, start, start + size), draws), len(piece) / len(batch)
 
     def usage(self) -> Tensor:
         """Return how often the last update's examples used each option at each stage: (s, k), on the device."""
@@ -230,6 +232,10 @@ class Trainer:
         """Take a state back."""
         self.done, self.seconds = state["done"], state["seconds"]
         restore(self.optimizer, state["optimizer"])
+
+
+def _rows(start: int, stop: int, value: Tensor) -> Tensor:
+    return value[start:stop]
 
 
 def learning_rate(schedule: Schedule, lr: float, update: int, updates: int) -> float:

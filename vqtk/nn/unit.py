@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -113,6 +114,9 @@ class LayerUnit(StageModule):
         self.folds = len(layers) > 1 and spec.width is not None and isinstance(layers[1].module, ChannelAffine)
         if self.folds:
             self.convolve, self.along_channels = applied_with(layers[0].module)
+            # From so many examples on, the feature maps that they yield hold more numbers than the filters.
+            filters: Any = layers[0].module.weight
+            self.worth_folding = filters.numel() / (width * prod(size))
             if len(layers) > 2 and isinstance(layers[2].module, nn.ReLU):
                 layers[2].module.inplace = True
 
@@ -122,8 +126,13 @@ class LayerUnit(StageModule):
         if self.folds:
             convolution, condition = layers[0].module, layers[1].module
             scale, shifts = condition.scales[stage], condition.shifts
-            weight, bias = convolution.weight * scale.reshape(self.along_channels), convolution.bias * scale
-            features = self.convolve(features, weight, bias if shifts is None else bias + shifts[stage])
+            if len(features) >= self.worth_folding:
+                weight, bias = convolution.weight * scale.reshape(self.along_channels), convolution.bias * scale
+                features = self.convolve(features, weight, bias if shifts is None else bias + shifts[stage])
+            else:
+                vector = (-1, *[1] * (features.dim() - 2))
+                features = convolution(features) * scale.reshape(vector)
+                features = features if shifts is None else features + shifts[stage].reshape(vector)
         for index in range(2 if self.folds else 0, len(layers)):
             operation = layers[index]
             features = operation.module(features, stage) if operation.staged else operation.module(features)
@@ -132,7 +141,8 @@ class LayerUnit(StageModule):
 
 def conditioned(convolution: Any, condition: nn.Module, features: Tensor, stage: int) -> Tensor:
     """Convolve, and condition on the stage: in one step where the filters can take the condition on."""
-    if not isinstance(condition, ChannelAffine):
+    per_channel = convolution.weight[0].numel()
+    if not isinstance(condition, ChannelAffine) or per_channel > len(features) * features.shape[2:].numel():
         return condition(convolution(features), stage)
     convolve, along_channels = applied_with(convolution)
     scale, shifts = condition.scales[stage], condition.shifts

@@ -197,7 +197,8 @@ class Trainer:
         size = self.settings.micro_batch or len(batch)
         for start in range(0, len(batch), size):
             piece = batch[start : start + size]
-            yield piece, tree_map(partial(_rows, start, start + size), draws), len(piece) / len(batch)
+            drawn = None if draws is None else tree_map(partial(_rows, start, start + size), draws)
+            yield piece, drawn, len(piece) / len(batch)
 
     def usage(self) -> Tensor:
         """Return how often the last update's examples used each option at each stage: (s, k), on the device."""

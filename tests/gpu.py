@@ -1,0 +1,206 @@
+"""What only a GPU can show: captured updates are plain ones, runs repeat, and how long everything takes.
+
+    bash tests/gpu.sh OUT
+
+Each part is tried by itself and says what failed; the exit code is the number of parts that did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.errors import VqtkWarning
+from vqtk.evaluate.bench import peak_bytes
+from vqtk.evaluate.profile import profile_update
+from vqtk.nn.graph import CapturedCalls, CudaRecorder
+from vqtk.recipe.build import build_model
+from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.validate import synthetic
+from vqtk.train.device import choose_device
+from vqtk.train.execution import Execution, prepare, resolve
+from vqtk.train.loop import Trainer
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+TARGETS_MS = {"mnist update": 4, "svhn update": 25, "cifar10 update": 250, "mnist encode": 2, "mnist decode": 2}
+
+
+def recipe_of(name: str, *overrides: str) -> Recipe:
+    """A shipped recipe, one micro-batch an update."""
+    return load_recipe(RECIPES / f"{name}.yaml", ["train.accumulate=1", *overrides])
+
+
+def trainer_of(recipe: Recipe, execution: Execution) -> Trainer:
+    return Trainer(recipe, build_model(recipe, device="cuda"), execution)
+
+
+def batches(recipe: Recipe, count: int) -> list[Tensor]:
+    data = build_model(recipe, device="meta").data
+    items = synthetic(data, 32 * count).to("cuda")
+    return list(items.split(32))
+
+
+def median_ms(call: Callable[[], object], rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - started))
+    return statistics.median(times)
+
+
+def captured_equals_plain(name: str, **how: Any) -> dict[str, Any]:
+    """Three updates, plain and captured: the largest difference of a weight, relative to the largest change."""
+    recipe = recipe_of(name)
+    plain, captured = (trainer_of(recipe, Execution(graph=graph, **how)) for graph in (False, True))
+    start = [value.detach().clone() for value in plain.model.parameters()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VqtkWarning)
+        for batch in batches(recipe, 3):
+            for one in (plain, captured):
+                one.update([batch], updates=1000)
+    pairs = list(zip(plain.model.parameters(), captured.model.parameters(), start, strict=True))
+    apart = max((p - q).abs().max().item() for p, q, _ in pairs)
+    moved = max((p - s).abs().max().item() for p, _, s in pairs)
+    assert apart <= 2e-2 * moved, (apart, moved)
+    return {"apart": apart, "moved": moved}
+
+
+def runs_repeat() -> dict[str, Any]:
+    """Two captured trainings of 60 updates give equal weights, bit for bit."""
+    recipe = recipe_of("mnist")
+    found = []
+    for _ in range(2):
+        it = trainer_of(recipe, Execution(graph=True))
+        for batch in batches(recipe, 60):
+            it.update([batch], updates=1000)
+        found.append([value.detach().clone() for value in it.model.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+    return {"updates": 60}
+
+
+def times(name: str, rounds: int, executions: dict[str, Execution]) -> dict[str, Any]:
+    """Milliseconds of an update of 32, in each way, with its memory; and of encoding and decoding 32, captured."""
+    recipe, found = recipe_of(name), {}
+    (batch,) = batches(recipe, 1)
+    for said, execution in executions.items():
+        try:
+            it = trainer_of(recipe, execution)
+            started = time.perf_counter()
+            for _ in range(2):
+                it.update([batch], updates=1000)
+            torch.cuda.synchronize()
+            ready_s = time.perf_counter() - started
+            with peak_bytes(torch.device("cuda")) as peak:
+                update = median_ms(lambda it=it: it.update([batch], updates=1000), rounds)
+            found[said] = {"update_ms": update, "peak_mb": peak[0] / 1e6, "ready_s": ready_s}
+        except Exception as error:
+            found[said] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        torch.cuda.empty_cache()
+    model = build_model(recipe, device="cuda").eval()
+    for said in ("plain", "captured"):
+        model.captured_calls = CapturedCalls(CudaRecorder()) if said == "captured" else None
+        with torch.no_grad():
+            codes = model.encode(batch)
+            for _ in range(2):
+                model.encode(batch), model.decode(codes)
+            found[f"{said} calls"] = {
+                "encode_ms": median_ms(lambda: model.encode(batch), rounds),
+                "decode_ms": median_ms(lambda codes=codes: model.decode(codes), rounds),
+            }
+    return found
+
+
+def golden() -> dict[str, Any]:
+    """The original's trained numbers, where they are at hand: grids in float64."""
+    from tests.parity import CASES, SHARED, case
+
+    if not SHARED.exists():
+        return {"skipped": f"{SHARED} is missing"}
+    apart = {}
+    for name in CASES:
+        one = case(name)
+        model = one.model().to("cuda")
+        grid = model.walk(one.tensors["input"].to("cuda")).grid
+        apart[name] = (grid.cpu() - one.tensors["losses"]).abs().max().item()
+    assert max(apart.values()) < 1e-9, apart
+    return apart
+
+
+def profiled() -> dict[str, Any]:
+    """Where the time of a captured MNIST update goes."""
+    return profile_update(recipe_of("mnist"), batch=32, device=torch.device("cuda")).to_json()
+
+
+def auto() -> dict[str, Any]:
+    """What `auto` takes for each recipe here."""
+    found = {}
+    for name in ("mnist", "svhn", "cifar10"):
+        recipe = load_recipe(RECIPES / f"{name}.yaml", ["train.precision=auto"])
+        model = build_model(recipe, device="cuda")
+        execution = resolve(recipe, model)
+        prepare(execution, model, 32)
+        found[name] = execution.recorded()
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Check and measure vqtk on a GPU.")
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    choose_device("cuda")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
+    plain, graph = Execution(), Execution(graph=True)
+    bfloat16 = replace(graph, precision="bfloat16", channels_last=True)
+    ways = {
+        "plain": plain,
+        "graph": graph,
+        "graph tf32": replace(graph, precision="tf32"),
+        "graph bfloat16": bfloat16,
+        "graph inductor bfloat16": replace(bfloat16, inductor=True),
+    }
+    every_stage = {said: replace(way, recompute=100) for said, way in ways.items() if said not in ("plain", "graph")}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "golden numbers in float64": golden,
+        "captured equals plain, mnist": lambda: captured_equals_plain("mnist"),
+        "captured equals plain, svhn": lambda: captured_equals_plain("svhn"),
+        "captured equals plain, recomputed": lambda: captured_equals_plain("mnist", recompute=10),
+        "runs repeat": runs_repeat,
+        "auto": auto,
+        "mnist": lambda: times("mnist", 30, ways),
+        "svhn": lambda: times("svhn", 10, ways),
+        "cifar10": lambda: times("cifar10", 3, every_stage),
+        "profile": profiled,
+    }
+    results: dict[str, Any] = {}
+    failed = 0
+    for name, part in parts.items():
+        started = time.perf_counter()
+        try:
+            results[name] = part()
+        except Exception as error:
+            failed += 1
+            traceback.print_exc()
+            results[name] = {"failed": f"{type(error).__name__}: {error}"}
+        seconds = time.perf_counter() - started
+        print(f"{name} ({seconds:.0f} s): {json.dumps(results[name], indent=1)}", flush=True)
+        (out / "gpu.json").write_text(json.dumps(results, indent=1))
+    print(f"Targets in ms: {TARGETS_MS}. {failed} of {len(parts)} parts failed.")
+    return failed
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

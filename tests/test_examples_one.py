@@ -89,7 +89,8 @@ def test_a_gated_stage_moves_the_reconstruction_towards_a_value() -> None:
     after = model.decode_stages(codes)
     own = after - model.bias[codes[:, 0]][:, None]
     for stage in (1, 2):
-        head = refiner.head(refiner._features(after[:, stage - 1], stage), stage) * refiner.output_scale
+        features = refiner.blocks(refiner.backbone(after[:, stage - 1], stage), stage)
+        head = refiner.head(features, stage) * refiner.output_scale
         value, gate = head[torch.arange(2), codes[:, stage]].unbind(1)
         g = 1 / (1 + torch.exp(3 - gate))
         v = value * (1 + math.exp(3))
@@ -100,7 +101,7 @@ def test_a_gated_stage_moves_the_reconstruction_towards_a_value() -> None:
 def test_with_a_low_bias_gated_updates_start_as_additive_ones() -> None:
     low, x = built("mnist_gated", "model.refiner.gate_bias=-20", *PARTS).refiners[0], draw(2, 1, 28, 28)
     deltas, _ = low.propose(x, 1, draw(2, 1, 28, 28, seed=1))
-    head = low.head(low._features(x, 1), 1) * low.output_scale
+    head = low.head(low.blocks(low.backbone(x, 1), 1), 1) * low.output_scale
     values, gates = head.chunk(2, 2)
     assert_close(deltas, values * gates.exp(), rtol=1e-5, atol=1e-7)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vqtk.errors import VqtkWarning
-from vqtk.evaluate.bench import peak_bytes
+from vqtk.evaluate.memory import peak_bytes
 from vqtk.evaluate.profile import profile_update
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
 from vqtk.recipe.build import build_model

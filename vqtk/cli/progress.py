@@ -32,6 +32,7 @@ class Plain(Callback):
     def __init__(self, console: Console, shorter: str | None):
         self.console, self.shorter = console, shorter
         self.last_line = 0.0
+        self.last_row: dict[str, float] | None = None
         self.first: tuple[float, int] | None = None
         self.warned = False
 
@@ -51,8 +52,9 @@ class Plain(Callback):
         """Print the newest metrics, if it is time to."""
         done, updates = progress.done, progress.updates
         self.foretell(done, updates)
-        if progress.row and (time.monotonic() - self.last_line >= LINE_EVERY_S or done == updates):
-            self.last_line = time.monotonic()
+        due = time.monotonic() - self.last_line >= LINE_EVERY_S or done == updates
+        if due and progress.row is not self.last_row:
+            self.last_line, self.last_row = time.monotonic(), progress.row
             rate, left = f"{progress.examples_per_s:.0f} items/s", self.left(done, updates)
             self.on_message(f"{done}/{updates}  {_figures(progress.row)}  {rate}  {left} left")
 

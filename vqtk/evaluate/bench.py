@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import isqrt
 from typing import Any
-from weakref import finalize
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 
 from vqtk.errors import VqtkError
+from vqtk.evaluate.memory import peak_bytes
+from vqtk.evaluate.textbook import textbook_decode, textbook_walk
 from vqtk.models._walk import Walk
 from vqtk.models.vqdraw import VQDraw
-from vqtk.nn.state import State, repeat_batch
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.validate import synthetic
@@ -184,6 +180,7 @@ class _Textbook(_Side):
     def __init__(self, trainer: Trainer, target: Tensor, segment: int | None):
         super().__init__(trainer, target)
         self.walk = partial(textbook_walk, trainer.model, segment=segment)
+        trainer.explores = False
         trainer.objective.model = _Walking(self.walk)
 
     def loop(self) -> None:
@@ -215,48 +212,6 @@ class _Walking:
     __call__ = walk
 
 
-def textbook_walk(model: VQDraw, target: Tensor, *, segment: int | None = None) -> Walk:
-    """Walk as the paper writes it: every proposal materialised, the best one indexed, gradients by autograd alone."""
-    x, state = (repeat_batch(value, len(target)) for value in model._start(1))
-    x = x.contiguous()
-    grids, path = [], []
-    for first in range(0, model.stages, segment or model.stages):
-        stages = range(first, min(first + (segment or model.stages), model.stages))
-        if segment and torch.is_grad_enabled():
-            x, state, grid, codes = checkpoint(_textbook_stages, model, target, stages, x, state, use_reentrant=False)
-        else:
-            x, state, grid, codes = _textbook_stages(model, target, stages, x, state)
-        grids.append(grid)
-        path.append(codes)
-    return Walk(torch.cat(grids, 1), torch.cat(path, 1), x, state)
-
-
-def _textbook_stages(
-    model: VQDraw, target: Tensor, stages: Sequence[int], x: Tensor, state: State
-) -> tuple[Tensor, State, Tensor, Tensor]:
-    grids, path = [], []
-    for stage in stages:
-        deltas, carry = model.step(x, state, stage)
-        proposals = x[:, None] + deltas
-        grid = model.loss(proposals, target)
-        codes = grid.argmin(1)
-        x = proposals[torch.arange(len(codes), device=codes.device), codes]
-        state = model.advance(stage, carry, codes, x)
-        grids.append(grid)
-        path.append(codes)
-    return x, state, torch.stack(grids, 1), torch.stack(path, 1)
-
-
-def textbook_decode(model: VQDraw, codes: Tensor) -> Tensor:
-    """Decode by computing all proposals of each stage and taking the one that the code names."""
-    x, state = (repeat_batch(value, len(codes)) for value in model._start(1))
-    for stage, chosen in enumerate(codes.unbind(1)):
-        deltas, carry = model.step(x, state, stage)
-        x = (x[:, None] + deltas)[torch.arange(len(chosen), device=chosen.device), chosen]
-        state = model.advance(stage, carry, chosen, x)
-    return x
-
-
 def _comparison(what: str, unit: str, values: Sequence[float]) -> Comparison:
     return Comparison(what, unit, values[0], values[1], values[2] if len(values) > 2 else None)
 
@@ -272,52 +227,3 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
     call()
     synchronize(device)
     return time.perf_counter() - started
-
-
-@contextmanager
-def peak_bytes(device: torch.device) -> Iterator[list[int]]:
-    """Fill a list with the most bytes that tensors made within the block hold at a time, once it is left.
-
-    On CUDA the allocator counts them; elsewhere what operations return is counted, and not what compiled code
-    allocates for itself.
-    """
-    found: list[int] = []
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        yield found
-        found.append(torch.cuda.max_memory_allocated(device) - before)
-        return
-    with _Counting() as counting:
-        yield found
-    found.append(counting.peak)
-
-
-class _Counting(TorchDispatchMode):
-    """Counts the bytes of the storages that operations return, from their making to their end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.known: set[int] = set()
-        self.held = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
-        output = func(*args, **(kwargs or {}))
-        for value in tree_leaves(output):
-            if isinstance(value, Tensor):
-                self._add(value.untyped_storage(), given)
-        return output
-
-    def _add(self, storage: torch.UntypedStorage, given: set[int]) -> None:
-        key = storage._cdata
-        if key in self.known or key in given:
-            return
-        self.known.add(key)
-        self.held += storage.nbytes()
-        self.peak = max(self.peak, self.held)
-        finalize(storage, self._drop, key, storage.nbytes())
-
-    def _drop(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.held -= size

@@ -43,11 +43,7 @@ FIRST_PICTURES_S = 60.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is after an update.
-
-    `row` holds the newest training metrics, empty before they are first read; `examples_per_s` is the mean rate since
-    they were.
-    """
+    """How far a run is after an update; `row` holds the newest training metrics, empty before they are first read."""
 
     done: int
     updates: int
@@ -56,10 +52,7 @@ class Progress:
 
 
 class Callback:
-    """Follows a run. Each method does nothing unless overridden.
-
-    Set `stop` to end the run after the update at hand, with a checkpoint.
-    """
+    """Follows a run; each method does nothing unless overridden. Set `stop` to end it after the update at hand."""
 
     stop: bool = False
 
@@ -85,9 +78,7 @@ class Callback:
 def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]) -> bool:
     """Train until the recipe's updates are done; return False if a callback asked to stop before.
 
-    What is due by the clock changes no number; what changes one is due at fixed updates.
-
-    Raises: VqtkError if the losses are no longer finite.
+    What is due by the clock changes no number. Raises: VqtkError if the losses are no longer finite.
     """
     settings, updates, batches = trainer.settings, trainer.settings.updates, Batches(trainer, data)
     pictures_every, checkpoints_every = 60 * settings.picture_minutes, 60 * settings.checkpoint_minutes

@@ -166,3 +166,18 @@ def test_measuring_for_a_budget_changes_nothing(tmp_path: Path, splits: Splits) 
     train(one, tmp_path)
     train(other, tmp_path)
     assert_same(weights(one), weights(other))
+
+
+def test_a_resumed_run_is_shown_before_its_first_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from vqtk.cli.progress import Plain
+    from vqtk.train.loop import Progress
+
+    shown, row = Plain(Console(), None), {"choice": 0.5, "entropy_pooled_nats": 1.0, "used": 2, "lr": 1e-3}
+    shown.on_update(Progress(11, 20, {}, 100.0))
+    assert not capsys.readouterr().out
+    for done in (19, 20):
+        shown.last_line = 0.0
+        shown.on_update(Progress(done, 20, row, 100.0))
+    assert capsys.readouterr().out.count("choice 0.5000") == 1

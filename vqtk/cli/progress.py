@@ -53,7 +53,7 @@ class Plain(Callback):
         done, updates = progress.done, progress.updates
         self.foretell(done, updates)
         due = time.monotonic() - self.last_line >= LINE_EVERY_S or done == updates
-        if due and progress.row is not self.last_row:
+        if due and progress.row and progress.row is not self.last_row:
             self.last_line, self.last_row = time.monotonic(), progress.row
             rate, left = f"{progress.examples_per_s:.0f} items/s", self.left(done, updates)
             self.on_message(f"{done}/{updates}  {_figures(progress.row)}  {rate}  {left} left")

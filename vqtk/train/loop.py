@@ -1,13 +1,11 @@
 """The training loop, and one update of it.
 
-for each update:
-    batches = next(fetched)                          one, or `accumulate` of them
-    for each piece of them:                          of `micro_batch` examples, where batches are split
-        passed = objective(piece)                    forward: the walk and its losses
-        (passed.loss · share).backward()             backward: gradients add up
-    optimizer.step()                                 at the schedule's learning rate
-    every ten updates: read the metrics back and log them
-    when they are due: evaluate, draw pictures, write a checkpoint
+batches = next(fetched)                      one, or `accumulate` of them
+for each piece of them:                      of `micro_batch` examples, where batches are split
+    passed = objective(piece)                forward: the walk and its losses
+    (passed.loss · share).backward()         backward: gradients add up
+optimizer.step()                             at the schedule's learning rate
+log, evaluate, draw, save                    when these are due
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.errors import CheckpointError, RegistryError, VqtkWarning
 from vqtk.io.weights import load_weights, weights_of
-from vqtk.plugin import active, load, use
+from vqtk.plugin import active, hash_of, load, use
 from vqtk.recipe.recipe import load_recipe
 from vqtk.registry import blocks, conditions
 
@@ -113,15 +115,61 @@ def test_a_run_loads_with_its_own_copy_when_the_plugin_has_changed(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("parts/shift.py").write_text("raise RuntimeError")
-    with pytest.warns(VqtkWarning, match=r"parts/shift\.py has changed since .* was trained; its own copy is used"):
-        model, recipe = load_weights(weights_of(run))
+    model, recipe = load_weights(weights_of(run))
     assert [plugin.path for plugin in recipe.plugins]
     assert type(model.refiners[0].backbone.layers.layers[0].layers[1].module).__name__ == "Shift"
     assert vqtk_main(monkeypatch, "sample", run) == 0
-    assert "warning: " in capsys.readouterr().err
     Path("parts/shift.py").unlink()
     run.rename("moved")
     load_weights(weights_of(Path("moved")))
+
+
+EVIL = "from pathlib import Path\nPath(__file__).with_name('EXECUTED').touch()\n"
+
+
+def test_a_copy_that_was_changed_is_refused_and_not_imported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "plugins/shift.py").write_text(EVIL)
+    with pytest.raises(CheckpointError, match=r"shift\.py is not the plugin that .* was made with .*not imported"):
+        load_weights(weights_of(run))
+    for command in (["sample", run], ["run", "--resume", run], ["eval", run]):
+        assert vqtk_main(monkeypatch, *command) == 2
+    assert not list(Path().rglob("EXECUTED"))
+
+
+@pytest.mark.parametrize("name", ["{absolute}", "../evil/evil.py", "evil.py", "..", "", "a/b.py"])
+@pytest.mark.parametrize("right_hash", [True, False], ids=["right hash", "wrong hash"])
+def test_weights_import_nothing_that_they_name(
+    name: str, right_hash: bool, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("evil", "checkpoints"):
+        Path(folder).mkdir()
+    evil = Path("evil/evil.py")
+    for copy in (evil, Path("evil.py"), Path("checkpoints/evil.py"), Path("parts/evil.py")):
+        copy.write_text(EVIL)
+    record = {
+        "file": name.format(absolute=evil.resolve()),
+        "path": str(evil.resolve()),
+        "sha256": hash_of(evil) if right_hash else "0" * 64,
+    }
+    source = weights_of(run)
+    with safe_open(source, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for place in (Path("alone.safetensors"), Path("checkpoints/update_00000001.safetensors")):
+        save_file(tensors, place, metadata={**metadata, "plugins": json.dumps([record])})
+        assert vqtk_main(monkeypatch, "sample", place) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert len(told.splitlines()) == 1
+    assert not list(Path().rglob("EXECUTED"))
+
+
+@pytest.mark.parametrize("plugins", ["[1]", '[{"file": 3}]', "[{}]", '"shift.py"', '[{"file": "shift.py"}]'])
+def test_what_weights_say_of_plugins_has_a_form(plugins: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = weights_of(run)
+    with safe_open(source, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, "it.safetensors", metadata={**metadata, "plugins": plugins})
+    assert vqtk_main(monkeypatch, "sample", "it.safetensors") == 2
 
 
 def test_a_stopped_run_with_a_plugin_is_resumed_and_says_if_it_has_changed(
@@ -135,18 +183,14 @@ def test_a_stopped_run_with_a_plugin_is_resumed_and_says_if_it_has_changed(
     assert "has changed since this run was started; the run's own copy is used" in capsys.readouterr().err
 
 
-def test_weights_alone_need_their_plugin_and_say_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_alone_need_their_plugin_given(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vqtk_main(monkeypatch, "export", run, "-o", "alone.safetensors") == 0
-    load_weights(Path("alone.safetensors"))
-    shutil.rmtree(run)
-    Path("parts/shift.py").rename("elsewhere.py")
-    with pytest.raises(CheckpointError, match=r"were trained with the plugin .*shift\.py, which is not there"):
+    with pytest.raises(CheckpointError, match=r"trained with the plugin shift\.py, .* give it with --plugin shift\.py"):
         load_weights(Path("alone.safetensors"))
-    Path("elsewhere.py").rename("shift.py")
-    load_weights(Path("alone.safetensors"))
-    Path("given").mkdir()
-    Path("shift.py").rename("given/shift.py")
-    with use([Path("given/shift.py")]):
+    with use([Path("parts/shift.py")]):
+        load_weights(Path("alone.safetensors"))
+    Path("parts/shift.py").write_text(shift(start=2.0))
+    with use([Path("parts/shift.py")]), pytest.warns(VqtkWarning, match="is not the plugin that alone"):
         load_weights(Path("alone.safetensors"))
 
 

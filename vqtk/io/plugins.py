@@ -12,6 +12,7 @@ from vqtk.io.atomic import replacing
 from vqtk.plugin import Plugin, hash_of, source_of, used
 
 FOLDER = "plugins"
+_KEYS = ("file", "path", "sha256")
 Record = dict[str, str]
 """Of one plugin: the `file` it is kept as, the `path` it was read from, and its `sha256`."""
 
@@ -43,13 +44,16 @@ def keep(plugins: Sequence[Plugin], run: Path) -> list[Path]:
     return kept
 
 
-def tell_changed(recorded: Sequence[Record], run: Path) -> None:
-    """Warn of each plugin of a run that has changed since it was started, at its origin or in the run's copy."""
-    for record in recorded:
+def check_copies(recorded: Sequence[Record], run: Path) -> None:
+    """Refuse a run whose copies of plugins are not those that it was started with; warn where an origin has changed.
+
+    Raises: CheckpointError, before anything is imported.
+    """
+    for record in checked(recorded, run / "manifest.json"):
         original, copy = Path(record["path"]), run / FOLDER / record["file"]
         if source_of(copy) and hash_of(copy) != record["sha256"]:
-            warnings.warn(VqtkWarning(f"{copy} is not the plugin that this run was started with."), stacklevel=2)
-        elif source_of(original) and hash_of(original) != record["sha256"]:
+            raise CheckpointError(_differs(copy, run / "manifest.json"))
+        if source_of(original) and hash_of(original) != record["sha256"]:
             warnings.warn(
                 VqtkWarning(f"{original} has changed since this run was started; the run's own copy is used: {copy}."),
                 stacklevel=2,
@@ -57,41 +61,55 @@ def tell_changed(recorded: Sequence[Record], run: Path) -> None:
 
 
 def found(recorded: Sequence[Record], weights: Path) -> list[Path]:
-    """Return where the plugins of a weights file are: in its run, beside it, or where they were read from.
+    """Return where the plugins of a weights file are that are to be imported: in the `plugins/` of its run.
 
-    One of the same name that the user has given for the whole process takes its place. Warns of those that differ
-    from what the weights were trained with. Raises: CheckpointError if one is nowhere.
+    A weights file can name any file of this machine, so nothing else that it names is imported. A plugin of the same
+    name that the user has given for the whole process takes its place, with a warning if it differs.
+
+    Raises: CheckpointError if one is not there, or is not what the weights were trained with.
     """
     paths = []
-    for record in recorded:
-        given = [plugin for plugin in used() if plugin.path.name == Path(record["path"]).name]
-        if given:
-            _tell_difference(given[-1].path, given[-1].sha256, record, weights)
-        else:
-            paths.append(_found(record, weights))
+    for record in checked(recorded, weights):
+        given = [plugin for plugin in used() if plugin.path.name in (record["file"], Path(record["path"]).name)]
+        if not given:
+            paths.append(_kept(record, weights))
+        elif given[-1].sha256 != record["sha256"]:
+            warnings.warn(
+                VqtkWarning(f"{given[-1].path} is not the plugin that {weights} was trained with."), stacklevel=2
+            )
     return paths
 
 
-def _found(record: Record, weights: Path) -> Path:
-    folders = (weights.parent.parent / FOLDER, weights.parent / FOLDER, weights.parent)
-    places = [*(folder / record["file"] for folder in folders), Path(record["path"])]
-    there = [place for place in places if source_of(place)]
-    same = [place for place in there if hash_of(place) == record["sha256"]]
-    if not there:
-        raise CheckpointError(
-            f"{weights}: these weights were trained with the plugin {record['path']}, which is not there, nor beside "
-            "them. Give the file with --plugin, or put it beside the weights."
-        )
-    if same and there[-1] == places[-1] and places[-1] not in same:
-        warnings.warn(
-            VqtkWarning(f"{places[-1]} has changed since {weights} was trained; its own copy is used: {same[0]}."),
-            stacklevel=2,
-        )
-    if not same:
-        _tell_difference(there[0], hash_of(there[0]), record, weights)
-    return (same or there)[0]
+def checked(recorded: Sequence[Record], source: Path) -> list[Record]:
+    """Return records of plugins whose form is right: a bare file name, a path, a hash. Raises: CheckpointError."""
+    for record in recorded:
+        if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in _KEYS):
+            raise CheckpointError(f"{source}: what it says of its plugins cannot be read. Expected {', '.join(_KEYS)}.")
+        name = record["file"]
+        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+            raise CheckpointError(
+                f"{source}: it names a plugin as {name[:200]!r}, and only a file name is expected there: these weights "
+                "were not written by vqtk, or were changed since. Do not load them."
+            )
+    return list(recorded)
 
 
-def _tell_difference(path: Path, sha256: str, record: Record, weights: Path) -> None:
-    if sha256 != record["sha256"]:
-        warnings.warn(VqtkWarning(f"{path} is not the plugin that {weights} was trained with."), stacklevel=2)
+def _kept(record: Record, weights: Path) -> Path:
+    """Return the copy of a plugin in the run of a checkpoint."""
+    if weights.resolve().parent.name == "checkpoints":
+        place = weights.parent.parent / FOLDER / record["file"]
+        if source_of(place):
+            if hash_of(place) != record["sha256"]:
+                raise CheckpointError(_differs(place, weights))
+            return place
+    raise CheckpointError(
+        f"{weights}: these weights were trained with the plugin {record['file']}, and they are not in a run that keeps "
+        f"a copy of it. A plugin is code: if you trust it, give it with --plugin {record['file']}."
+    )
+
+
+def _differs(copy: Path, source: Path) -> str:
+    return (
+        f"{copy} is not the plugin that {source} was made with (its SHA-256 differs), so it is not imported. Put the "
+        f"right file there, or, if you trust this one, give it with --plugin {copy}."
+    )

@@ -17,7 +17,7 @@ import torch
 import vqtk
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.atomic import replacing, write_text
-from vqtk.io.plugins import keep, tell_changed
+from vqtk.io.plugins import check_copies, keep
 from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
@@ -78,7 +78,7 @@ class RunDirectory:
         run = cls(path)
         if not isinstance(run.manifest().get("data"), dict):
             raise CheckpointError(f"{path / 'manifest.json'}: the manifest is damaged: no `data`. {run._anew()}")
-        tell_changed(run.manifest().get("plugins", []), path)
+        check_copies(run.manifest().get("plugins", []), path)
         return run, load_recipe(path / "recipe.yaml")
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────

@@ -72,6 +72,18 @@ def save(path: str, value: Any) -> Callable[[], None]:
     return lambda: torch.save(value, path)
 
 
+def unchecked(state: Any) -> Callable[[], None]:
+    """Another state, beside weights that carry no checksum of it."""
+
+    def change() -> None:
+        with safe_open(WEIGHTS, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        save_file(tensors, WEIGHTS, metadata(trainer_sha256=""))
+        Path(STATE).write_bytes(state) if isinstance(state, bytes) else torch.save(state, STATE)
+
+    return change
+
+
 RUNS = {
     "no recipe": (lambda: Path("run/recipe.yaml").unlink(), "run: not a run directory: there is no recipe.yaml and"),
     "wrong recipe": (change_recipe("stages: 2", "stages: two"), "run/recipe.yaml:5: model.stages: expected a whole"),
@@ -100,11 +112,12 @@ RUNS = {
         ANEW,
     ),
     "no state": (lambda: Path(STATE).unlink(), f"{STATE}: no such trainer's state).", ANEW),
-    "cut state": (cut(STATE), f"{STATE}: not a trainer's state, or cut short", ANEW),
-    "empty state": (write(STATE, b""), f"{STATE}: not a trainer's state, or cut short", ANEW),
-    "text as state": (write(STATE, b"hello"), f"{STATE}: not a trainer's state, or cut short", ANEW),
-    "other state": (save(STATE, {"a": 1}), f"{STATE}: not the state of this run's trainer.", ANEW),
-    "state of nothing": (save(STATE, {"done": 1, "optimizer": {}}), f"{STATE}: not the state of this run's", ANEW),
+    "cut state": (cut(STATE), f"{STATE}: its checksum is not that of its contents", ANEW),
+    "empty state": (write(STATE, b""), f"{STATE}: its checksum is not that of its contents", ANEW),
+    "text as state": (write(STATE, b"hello"), f"{STATE}: its checksum is not that of its contents", ANEW),
+    "other state": (save(STATE, {"a": 1}), f"{STATE}: its checksum is not that of its contents", ANEW),
+    "state of nothing": (unchecked({"done": 1, "optimizer": {}}), f"{STATE}: not the state of this run's", ANEW),
+    "state that is none": (unchecked(b"hello"), f"{STATE}: not a trainer's state, or cut short", ANEW),
 }
 
 
@@ -116,8 +129,9 @@ def test_a_run_that_cannot_be_resumed_is_told(case: str, refusing: Refusing) -> 
 
 
 def metadata(**changes: str) -> dict[str, str]:
+    """The metadata of weights as the first version wrote them, without a checksum that would tell of any change."""
     with safe_open(WEIGHTS, "pt") as file:
-        return {**file.metadata(), **changes}
+        return {**file.metadata(), "format": "vqtk", **changes}
 
 
 LOST = '[{"file": "p.py", "path": "/none/p.py", "sha256": "0"}]'
@@ -165,7 +179,7 @@ MODELS = {
     "lost plugin": (
         WEIGHTS,
         lambda: save_file({"a": torch.zeros(2)}, WEIGHTS, metadata(plugins=LOST)),
-        f"{WEIGHTS}: these weights were trained with the plugin /none/p.py, which is not there",
+        f"{WEIGHTS}: these weights were trained with the plugin p.py, and they are not in a run that keeps",
     ),
 }
 

@@ -14,7 +14,10 @@ from torch import Tensor
 from tests.tiny import experiment, few, resume, rows, shipped, train, weights
 from vqtk.datasets._base import Splits
 from vqtk.errors import CheckpointError, DataError
+from vqtk.io.weights import load_weights, save_weights
+from vqtk.recipe.build import build_model
 from vqtk.train.budget import measure
+from vqtk.train.loop import Trainer
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.3}"
 VARIANTS = {
@@ -119,6 +122,49 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert "back to update 2" in note
     assert_same(weights(resumed), whole)
     assert rows(directory) == logged
+
+
+@pytest.mark.parametrize("which", ["*03.safetensors", "*03.trainer.pt"])
+def test_no_flipped_byte_loads_silently(which: str, tmp_path: Path, splits: Splits) -> None:
+    """Wherever it is: in the tensors, the header, the recipe or the checksum itself."""
+    directory = train(experiment(tmp_path, splits, SHORT, SAVED_EVERY_UPDATE, stop_after=3), tmp_path)
+    (path,) = (directory.path / "checkpoints").glob(which)
+    whole, drawn = path.read_bytes(), torch.Generator().manual_seed(0)
+    recipe = experiment(tmp_path, splits, SHORT, SAVED_EVERY_UPDATE).trainer.recipe
+    head = [8 + int(where) for where in torch.randint(min(4000, len(whole) - 8), (50,), generator=drawn)]
+    for where in [*torch.randint(len(whole), (100,), generator=drawn).tolist(), *head]:
+        flipped = bytearray(whole)
+        flipped[where] ^= 1 << int(torch.randint(8, (), generator=drawn))
+        path.write_bytes(flipped)
+        it = Trainer(recipe, build_model(recipe))
+        note = directory.restore(it)
+        assert note is not None, where
+        assert "back to update 2" in note
+        assert it.done == 2
+        for damaged in path.parent.glob("*.damaged"):
+            damaged.replace(damaged.with_suffix(""))
+    path.write_bytes(whole)
+    assert directory.restore(Trainer(recipe, build_model(recipe))) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda value: value.double(), "is torch.float64 in the file"),
+        (lambda value: value.int(), "is torch.int32 in the file"),
+        (lambda value: torch.full_like(value, float("nan")), "is not finite"),
+    ],
+    ids=["float64", "int32", "nan"],
+)
+def test_weights_of_another_type_or_not_finite_are_refused(
+    change: Callable[[Tensor], Tensor], told: str, tmp_path: Path, splits: Splits
+) -> None:
+    trainer = experiment(tmp_path, splits).trainer
+    bias = torch.nn.Parameter(change(trainer.model.bias.detach()), requires_grad=False)
+    trainer.model.bias = bias
+    save_weights(tmp_path / "it.safetensors", trainer.model, trainer.recipe)
+    with pytest.raises(CheckpointError, match=told):
+        load_weights(tmp_path / "it.safetensors")
 
 
 def test_what_was_logged_after_the_checkpoint_is_dropped(

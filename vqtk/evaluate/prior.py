@@ -6,7 +6,6 @@ prior measures how far the codes of real items are from that, as far as two stag
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from vqtk.datasets._base import Splits
 from vqtk.errors import DataError
 from vqtk.evaluate.measure import Track, encode_all, untracked
 from vqtk.evaluate.walks import fixed_subset
-from vqtk.io.atomic import replacing
+from vqtk.io.atomic import file_sha256, replacing
 
 ITEMS, TEST_ITEMS = 2000, 500
 """Training items whose codes a prior is fitted on, and test items whose codes it is scored on."""
@@ -119,7 +118,7 @@ def fitted_prior(
     It is fitted on a seeded subset of `items` training items, and scored on one of `TEST_ITEMS` test items; `splits`
     is called only where that is needed. Raises: DataError if it cannot be written.
     """
-    asked = {"format": _FORMAT, "weights": _sha256(weights), "items": str(items), "seed": str(seed)}
+    asked = {"format": _FORMAT, "weights": file_sha256(weights), "items": str(items), "seed": str(seed)}
     kept = _read(path, asked)
     if kept:
         return kept
@@ -140,7 +139,7 @@ def place_of(model: Path, weights: Path) -> Path:
     """Return where the prior of a model is kept: in its run directory, or in the cache for a weights file."""
     if model.is_dir():
         return model / "prior.safetensors"
-    return Path.home() / ".cache" / "vqtk" / "priors" / f"{weights.stem}_{_sha256(weights)[:12]}.safetensors"
+    return Path.home() / ".cache" / "vqtk" / "priors" / f"{weights.stem}_{file_sha256(weights)[:12]}.safetensors"
 
 
 def _fit(model: Any, splits: Splits, *, items: int, seed: int, track: Track) -> Fitted:
@@ -169,7 +168,3 @@ def _read(path: Path, asked: dict[str, str]) -> Fitted | None:
             return Fitted(Markov(file.get_tensor("first"), file.get_tensor("later")), **json.loads(found["facts"]))
     except (OSError, SafetensorError):
         return None
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

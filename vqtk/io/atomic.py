@@ -1,7 +1,8 @@
-"""Files that are replaced whole or not at all."""
+"""Files that are replaced whole or not at all, and their checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,11 @@ def write_text(path: Path, text: str) -> None:
     """Replace a text file, in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes. Raises: OSError."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -24,23 +25,31 @@ from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain
 
 Loaded = tuple[Any, Recipe]
+FORMAT, _WITHOUT_CHECKSUM = "vqtk 2", "vqtk"
+"""What weights files say that they are; the first ones had no checksum."""
+STORED = (torch.float32, torch.float16)
+"""The types that weights are stored in: those of training, and of `export --half`."""
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
-def save_weights(path: Path, model: Model, recipe: Recipe, **facts: Any) -> None:
-    """Write a model's weights with its recipe, replacing the file whole; facts (JSON values) go with them.
+def save_weights(path: Path, model: Model, recipe: Recipe, *, trainer_sha256: str = "", **facts: Any) -> None:
+    """Write a model's weights with its recipe and a checksum of all of it, replacing the file whole.
+
+    Facts (JSON values) go with them, and the checksum of the trainer's state that belongs to them, if any.
 
     Raises: CheckpointError if the file cannot be written.
     """
     known = {"characters": model.data.characters} if model.data.characters else {}
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = {
-        "format": "vqtk",
+        "format": FORMAT,
         "version": __version__,
         "recipe": json.dumps(recipe.plain()),
         "plugins": json.dumps(records(recipe.plugins)),
         "facts": json.dumps({**facts, **known}),
+        "trainer_sha256": trainer_sha256,
     }
+    metadata["sha256"] = _checksum(tensors, metadata)
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -49,7 +58,10 @@ def save_weights(path: Path, model: Model, recipe: Recipe, **facts: Any) -> None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors of a weights file, and its `recipe`, `facts` and `plugins`. Raises: CheckpointError."""
+    """Return the tensors of a weights file, and its `recipe`, `facts`, `plugins` and `trainer_sha256`.
+
+    Raises: CheckpointError if it cannot be read, its checksum is wrong, or a weight is not finite.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -61,13 +73,34 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: not a whole safetensors file ({error}). Expected a run directory, or a .safetensors file that "
             "vqtk wrote and that was not cut short."
         ) from None
-    if metadata.get("format") != "vqtk":
+    if metadata.get("format") not in (FORMAT, _WITHOUT_CHECKSUM):
         raise CheckpointError(
             f"{path}: these weights carry no vqtk recipe, so the model that they belong to is not known. For a "
             "checkpoint of the original implementation: vqtk import-original CKPT RECIPE -o FILE."
         )
+    if metadata["format"] == FORMAT and metadata.get("sha256") != _checksum(tensors, metadata):
+        raise CheckpointError(
+            f"{path}: the file is damaged: its checksum is not that of its contents. Take an earlier checkpoint, or "
+            "copy the file again."
+        )
+    broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
+    if broken:
+        raise CheckpointError(f"{path}: the weight {broken!r} is not finite. Take an earlier checkpoint.")
     kinds = {"recipe": dict, "facts": dict, "plugins": list}
-    return tensors, {key: _from_json(metadata.get(key, "[]"), key, kind, path) for key, kind in kinds.items()}
+    read = {key: _from_json(metadata.get(key, "[]"), key, kind, path) for key, kind in kinds.items()}
+    return tensors, {**read, "trainer_sha256": metadata.get("trainer_sha256", "")}
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Return the SHA-256 of tensors, their names, types and shapes, and of all metadata but the checksum itself."""
+    digest = hashlib.sha256()
+    for key in sorted(metadata.keys() - {"sha256"}):
+        digest.update(f"{key}\0{metadata[key]}\0".encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _from_json(text: str, key: str, kind: type, path: Path) -> Any:
@@ -112,6 +145,11 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             raise CheckpointError(
                 f"{path}: these are weights of another recipe: {name!r} is {shapes[0]} in the file and {shapes[1]} in "
                 "the model. Use the recipe that they were trained by."
+            )
+        if theirs.dtype != ours.dtype and not (ours.is_floating_point() and theirs.dtype in STORED):
+            raise CheckpointError(
+                f"{path}: {name!r} is {theirs.dtype} in the file and {ours.dtype} in the model. Expected weights as "
+                "vqtk writes them, float32 or half precision."
             )
     model.load_state_dict(tensors)
 

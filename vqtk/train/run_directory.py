@@ -16,7 +16,7 @@ import torch
 
 import vqtk
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.io.atomic import replacing, write_text
+from vqtk.io.atomic import file_sha256, replacing, write_text
 from vqtk.io.plugins import check_copies, keep
 from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
 from vqtk.recipe.node import Node, walk
@@ -137,7 +137,8 @@ class RunDirectory:
         weights = self.path / "checkpoints" / f"update_{trainer.done:08d}.safetensors"
         with replacing(_state_of(weights)) as temporary:
             torch.save(trainer.state(), temporary)
-        save_weights(weights, trainer.model, trainer.recipe, update=trainer.done)
+            state_sha256 = file_sha256(temporary)
+        save_weights(weights, trainer.model, trainer.recipe, trainer_sha256=state_sha256, update=trainer.done)
         for old in checkpoints(self.path)[:-KEPT]:
             old.unlink()
             _state_of(old).unlink(missing_ok=True)
@@ -153,7 +154,7 @@ class RunDirectory:
         for weights in reversed(checkpoints(self.path)):
             try:
                 tensors, metadata = read_weights(weights)
-                state = _read_state(_state_of(weights))
+                state = _read_state(_state_of(weights), metadata["trainer_sha256"])
             except CheckpointError as error:
                 reason = str(error).partition(". ")[0].rstrip(".")
                 damage.append(f"{weights.name} is damaged ({reason})")
@@ -192,9 +193,14 @@ def _set_aside(weights: Path) -> None:
             path.replace(path.with_name(path.name + ".damaged"))
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(path: Path, sha256: str) -> dict[str, Any]:
+    """Return a trainer's state; `sha256` is what its file should have, empty where no checksum was kept."""
     try:
+        if sha256 and file_sha256(path) != sha256:
+            raise CheckpointError(f"{path}: its checksum is not that of its contents.")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such trainer's state.") from None
     except Exception as error:  # Bytes that are no pickle raise whatever the opcode at hand raises.

@@ -67,8 +67,8 @@ def test_a_recipe_has_its_rate_and_about_as_many_parameters_as_the_original(name
     assert model.bits == (49 * 5 if name == "mnist_vqvae" else 10 * 6)
     assert total_parameters(model) == pytest.approx(537_793, rel=0.05)
     # The search among the options: a product with each vector, at each stage.
-    extra = flops(recipe)["encode"] - flops(load_recipe(RECIPES / f"{name}.yaml", ["model.options=1"]))["encode"]
-    assert extra == 2 * model.stages * (model.options - 1) * model.code_width
+    extra = flops(recipe)["encode"] - flops(load_recipe(RECIPES / f"{name}.yaml", ["model.options=2"]))["encode"]
+    assert extra == 2 * model.stages * (model.options - 2) * model.code_width
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from tests.tiny import experiment, offline, shipped
 from vqtk.datasets._base import Splits, data_root
 from vqtk.datasets._split import Held
 from vqtk.datasets.mnist import MNIST
-from vqtk.errors import DataError
+from vqtk.errors import DataError, VqtkError
 from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
 
@@ -172,3 +172,20 @@ def test_a_folder_that_was_asked_for_must_be_there(tmp_path: Path, monkeypatch: 
         data_root()
     with pytest.raises(DataError, match=r"--data-dir is .*gone"):
         data_root(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_floating_point_pixels_are_refused_for_their_unit_is_unknown(dtype: torch.dtype) -> None:
+    """White as 1.0 was taken for 1 of 255, and became -0.41; and the argument was written into."""
+    white = torch.ones(2, 1, 28, 28, dtype=dtype)
+    with pytest.raises(VqtkError, match=r"expected whole numbers from 0 to 255 .*\(pixels - 0\.1307\) / 0\.3081"):
+        MNIST().spec.normalise(white)
+    assert torch.equal(white, torch.ones_like(white))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_whole_pixels_of_any_type_mean_the_same_and_stay(dtype: torch.dtype) -> None:
+    pixels = torch.arange(256).reshape(1, 1, 16, 16).to(dtype)
+    values = DataSpec("image", (1, 16, 16), mean=0.5, std=0.25).normalise(pixels)
+    torch.testing.assert_close(values.flatten(), (torch.arange(256) / 255 - 0.5) / 0.25)
+    assert torch.equal(pixels.flatten().long(), torch.arange(256))

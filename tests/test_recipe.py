@@ -10,6 +10,7 @@ import pytest
 
 from tests.bad_recipes import GOOD
 from tests.running import RECIPE_MNIST
+from vqtk.errors import RecipeError
 from vqtk.recipe.merge import gather
 from vqtk.recipe.node import Node, parse_text, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
@@ -240,3 +241,9 @@ def test_a_recipe_knows_its_loss_and_a_model_without_one_has_none() -> None:
     settings = {key: value for key, value in recipe.model.settings.items() if key != "loss"}
     assert recipe.loss == "mse"
     assert replace(recipe, model=replace(recipe.model, settings=settings)).loss is None
+
+
+@pytest.mark.parametrize("recipe", ["mnist", "mnist_distill", "mnist_vqvae", "mnist_residual_vq"])
+def test_a_choice_among_one_option_is_refused(recipe: str) -> None:
+    with pytest.raises(RecipeError, match=r"model\.options: expected a whole number ≥ 2, got 1"):
+        load_recipe(RECIPES[0].parent / f"{recipe}.yaml", ["model.options=1"])

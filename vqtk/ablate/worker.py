@@ -110,7 +110,9 @@ def _stopped_by_sigterm() -> Following:
     def ask(*_: object) -> None:
         following.stop = True
 
-    signal.signal(signal.SIGTERM, ask)
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), ask)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return following
 

@@ -44,7 +44,7 @@ def _show_warning(ours: type[Warning], otherwise: Any, message: Any, category: t
 
 def _end_early(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        print("interrupted: ended at once, without a checkpoint", file=sys.stderr)
         sys.exit(130)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)

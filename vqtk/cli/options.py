@@ -42,7 +42,7 @@ Plugins = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write, a .png; for text a .txt.")]
 Show = Annotated[bool, typer.Option("--show", help="Draw pictures in the terminal, too; text is always printed.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where data sets lie; $VQTK_DATA or ~/.cache/vqtk/data by default.")
 ]

@@ -112,13 +112,14 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> N
     from vqtk.experiment import run as run_experiment
 
     experiment.say(f"Run directory: {directory.path}")
-    with watcher, stopping_on_signals(watcher):
+    with watcher, stopping_on_signals(watcher) as received:
         finished = run_experiment(experiment, directory)
     if finished:
         experiment.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
     else:
         done = experiment.trainer.done
         experiment.say(f"Stopped after update {done}, with a checkpoint. Go on: vqtk run --resume {directory.path}")
+        raise typer.Exit(128 + received[0] if received else 0)
 
 
 class Stoppable(Protocol):
@@ -127,18 +128,26 @@ class Stoppable(Protocol):
     stop: bool
 
 
+STOPPING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+]
+"""Signals that stop a run with a checkpoint: Ctrl-C, and what schedulers and closing terminals send."""
+
+
 @contextmanager
-def stopping_on_signals(target: Stoppable) -> Iterator[None]:
-    """Set `stop` at the first Ctrl-C or SIGTERM; the second one ends at once."""
+def stopping_on_signals(target: Stoppable) -> Iterator[list[int]]:
+    """Set `stop` at the first signal, and end at once at the second; yield the numbers that were received."""
+    received: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if target.stop:
+        if received:
             raise KeyboardInterrupt
+        received.append(number)
         target.stop = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in STOPPING}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

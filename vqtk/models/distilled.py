@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vqtk.errors import ShapeError
 from vqtk.models._base import Model
 from vqtk.models._code_models import Autoregressive, Independent
-from vqtk.nn.types import Count, DataSpec
+from vqtk.nn.types import Count, DataSpec, Options
 from vqtk.registry import Loss, models
 
 
@@ -31,7 +31,7 @@ class Distilled(Model):
         data: DataSpec,
         *,
         stages: Count,
-        options: Count,
+        options: Options,
         loss: Loss,
         width: Count = 128,
         codes: Literal["autoregressive", "independent"] = "autoregressive",

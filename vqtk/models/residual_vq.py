@@ -3,7 +3,7 @@
 from typing import Literal
 
 from vqtk.models._quantised import Quantised
-from vqtk.nn.types import Count, DataSpec, Whole
+from vqtk.nn.types import Count, DataSpec, Options, Whole
 from vqtk.registry import Loss, models
 
 _EXAMPLE = {
@@ -36,7 +36,7 @@ class ResidualVQ(Quantised):
         data: DataSpec,
         *,
         stages: Count,
-        options: Count,
+        options: Options,
         loss: Loss,
         width: Count = 64,
         code_width: Count = 64,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from vqtk.errors import VqtkError
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -15,6 +17,8 @@ Size = tuple[int, ...]
 """The spatial sizes of a feature map: (length,), (h, w) or (d, h, w); () of vectors."""
 
 Count = Annotated[int, Ge(1)]
+Options = Annotated[int, Ge(2)]
+"""A choice among one option carries no bit."""
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -39,9 +43,18 @@ class DataSpec:
     characters: str | None = None
 
     def normalise(self, raw: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Return raw items (n, *shape) in training units; token indices stay as they are, as int64."""
+        """Return raw examples (n, *shape) in training units; token indices stay as they are, as int64.
+
+        Raises: VqtkError for images that are not whole numbers from 0 to 255: what a floating-point pixel means cannot
+        be told.
+        """
         if self.kind == "text":
             return raw.long()
+        if self.kind == "image" and raw.dtype.is_floating_point:
+            raise VqtkError(
+                f"pixels of type {raw.dtype}: expected whole numbers from 0 to 255 (torch.uint8). For floating-point "
+                f"pixels from 0 to 1, the training units are (pixels - {self.mean:g}) / {self.std:g}."
+            )
         values = raw.to(dtype or _default_dtype())
         # One multiply-add on the device: (raw / 255 - mean) / std.
         return values.mul_(1 / (255 * self.std)).sub_(self.mean / self.std) if self.kind == "image" else values

@@ -4,7 +4,7 @@ In a recipe: `plugins: [example.py]`, and `name: example` in `model`.
 """
 
 from vqtk.models.vqdraw import VQDraw
-from vqtk.nn.types import Count, DataSpec
+from vqtk.nn.types import Count, DataSpec, Options
 from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
 
 _EXAMPLE = {
@@ -31,7 +31,7 @@ class Example(VQDraw):
         data: DataSpec,
         *,
         stages: Count,
-        options: Count,
+        options: Options,
         loss: Loss,
         condition: Condition,
         refiner: Refiner,

@@ -11,16 +11,17 @@ from vqtk.errors import VqtkError
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for auto, cpu, cuda or mps; auto takes the fastest at hand. Raises: VqtkError."""
+    """Return the device for auto, cpu, cuda, cuda:N or mps; auto takes the fastest at hand. Raises: VqtkError."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
-    if name not in present:
-        raise VqtkError(f"--device {name!r}: expected auto, cpu, cuda or mps.")
-    if not present[name]:
+    kind, colon, index = name.partition(":")
+    if kind not in present or (colon and not (kind == "cuda" and index.isdecimal() and len(index) < 4)):
+        raise VqtkError(f"--device {name[:50]!r}: expected auto, cpu, cuda, cuda:N or mps.")
+    if not present[kind] or (index and int(index) >= torch.cuda.device_count()):
         there = ", ".join(kind for kind, is_there in present.items() if is_there)
         raise VqtkError(f"--device {name}: torch finds no such device here. Present: {there}.")
-    if name == "cuda":
+    if kind == "cuda":
         # Convolutions in TF32 give one example in eight another code; training asks for it by `precision: tf32`.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
     return torch.device(name)

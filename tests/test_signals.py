@@ -1,0 +1,68 @@
+"""Signals stop a run with a checkpoint, and its exit code says which it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.parity import ROOT
+from vqtk.cli.run import stopping_on_signals
+from vqtk.errors import VqtkError
+from vqtk.train.device import choose_device
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    """A run of points of the plane that would take hours, in a process of its own."""
+    command = ["-m", "vqtk", "run", ROOT / "recipes" / "toy2d.yaml", "train.updates=10_000_000", "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, *command, *overrides, "--out", folder],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def wait_for(folder: Path, pattern: str) -> Path:
+    for _ in range(1200):
+        found = sorted(folder.glob(pattern))
+        if found and found[0].stat().st_size:
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError(f"no {pattern} in {folder} after two minutes")
+
+
+def test_each_signal_stops_with_a_checkpoint_and_its_exit_code(tmp_path: Path) -> None:
+    runs = {number: start(tmp_path / number.name) for number in SIGNALS}
+    for number, process in runs.items():
+        metrics = wait_for(tmp_path / number.name, "toy2d/*/metrics.jsonl")
+        process.send_signal(number)
+        told, _ = process.communicate(timeout=120)
+        assert process.returncode == 128 + number, told
+        assert "with a checkpoint. Go on: vqtk run --resume" in told
+        assert list(metrics.parent.glob("checkpoints/update_*.safetensors"))
+
+
+def test_a_second_signal_ends_at_once_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Run:
+        stop = False
+
+    it, before = Run(), signal.getsignal(signal.SIGTERM)
+    with stopping_on_signals(it) as received:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert it.stop
+        assert received == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("name", ["cuda:x", "cuda:", "cpu:0", "gpu", "cuda:99999", "cuda:-1"])
+def test_a_device_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(VqtkError, match="--device"):
+        choose_device(name)

@@ -106,7 +106,7 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 def _from_json(text: str, key: str, kind: type, path: Path) -> Any:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, kind):
         raise CheckpointError(f"{path}: the {key} that these weights carry cannot be read. Take an earlier checkpoint.")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vqtk.errors import ShapeError
 from vqtk.models._base import Model
 from vqtk.models._code_models import Autoregressive, Independent
-from vqtk.nn.types import Count, DataSpec, Options
+from vqtk.nn.types import Count, DataSpec, Options, Stages
 from vqtk.registry import Loss, models
 
 
@@ -30,7 +30,7 @@ class Distilled(Model):
         self,
         data: DataSpec,
         *,
-        stages: Count,
+        stages: Stages,
         options: Options,
         loss: Loss,
         width: Count = 128,

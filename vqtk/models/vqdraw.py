@@ -26,7 +26,7 @@ from vqtk.models._base import Model
 from vqtk.models._recompute import recomputed
 from vqtk.models._walk import Walk
 from vqtk.nn.state import State, chosen_of, decay_gradient, repeat_batch, tree_map
-from vqtk.nn.types import Count, DataSpec, Fraction, Options
+from vqtk.nn.types import Count, DataSpec, Fraction, Options, Stages
 from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class VQDraw(Model):
         self,
         data: DataSpec,
         *,
-        stages: Count,
+        stages: Stages,
         options: Options,
         loss: Loss,
         condition: Condition,

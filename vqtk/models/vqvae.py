@@ -3,7 +3,7 @@
 from typing import Literal
 
 from vqtk.models._quantised import Quantised
-from vqtk.nn.types import Count, DataSpec, Options, Whole
+from vqtk.nn.types import Count, DataSpec, Options, Stages, Whole
 from vqtk.registry import Loss, models
 
 
@@ -26,7 +26,7 @@ class VQVAE(Quantised):
         self,
         data: DataSpec,
         *,
-        stages: Count,
+        stages: Stages,
         options: Options,
         loss: Loss,
         width: Count = 64,

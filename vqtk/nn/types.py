@@ -17,8 +17,10 @@ Size = tuple[int, ...]
 """The spatial sizes of a feature map: (length,), (h, w) or (d, h, w); () of vectors."""
 
 Count = Annotated[int, Ge(1)]
-Options = Annotated[int, Ge(2)]
-"""A choice among one option carries no bit."""
+Stages = Annotated[int, Ge(1), Le(10_000)]
+"""Modules and vectors are built for each."""
+Options = Annotated[int, Ge(2), Le(65_536)]
+"""A choice among one option carries no bit; deltas are computed for each."""
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from vqtk.errors import RecipeError, nearest
 from vqtk.plugin import source_of
-from vqtk.recipe.node import Node, below, parse_text, read, shown_path
+from vqtk.recipe.node import MOST_DEPTH, Node, below, parse_text, read, shortened, shown_path
+
+MOST_EXTENDED = 20
+"""Recipes in a chain of `extends`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ def gather(path: Path, overrides: list[str]) -> Gathered:
 
 def _extended(path: Path, within: tuple[Path, ...], plugins: list[Path]) -> tuple[Node, Path | None]:
     """Return a file merged onto what it extends, and that; `within` are the files that extend it."""
+    if len(within) > MOST_EXTENDED:
+        raise RecipeError(f"{shown_path(path)}: a chain of more than {MOST_EXTENDED} recipes that extend each other.")
     root, parent = read(path), None
     if {"axes", "seeds"} <= root.value.keys():
         shown = shown_path(path)
@@ -121,8 +126,12 @@ def _cleaned(node: Node, path: str = "") -> Node:
 
 def _override(root: Node, override: str) -> Node:
     path, equals, text = override.partition("=")
-    origin = f"override {override!r}"
+    origin = f"override {override[:200]!r}"
     keys = path.strip().split(".")
+    if len(keys) > MOST_DEPTH:
+        raise RecipeError(
+            f"{origin}: a path of {len(keys)} keys; expected dotted.path=value, as in train.updates=2000."
+        )
     if not equals or not all(keys):
         raise RecipeError(f"{origin}: expected dotted.path=value, as in train.updates=2000.")
     if keys[0] in ("extends", "plugins"):
@@ -147,9 +156,11 @@ def _set(node: Node, keys: list[str], value: Node, origin: str, path: str = "") 
 
 def _set_item(node: Node, keys: list[str], value: Node, origin: str, path: str) -> Node:
     (key, *rest), last = keys, len(node.value) - 1
-    if not key.isdecimal() or int(key) > last:
+    if not key.isdecimal() or len(key) > 9 or int(key) > last:
         indices = f"from 0 to {last}" if last > 0 else "0 alone" if last == 0 else "none: the list is empty"
-        raise RecipeError(f"{origin}: {below(path, key)}: expected an index of the list at {path}: {indices}.")
+        raise RecipeError(
+            f"{origin}: {below(path, shortened(key))}: expected an index of the list at {path}: {indices}."
+        )
     children = list(node.value)
     children[int(key)] = _set(children[int(key)], rest, value, origin, below(path, key))
     return Node(children, node.origin)

@@ -9,9 +9,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from vqtk.errors import RecipeError
+
+MOST_BYTES, MOST_DEPTH, MOST_NODES = 1 << 20, 60, 50_000
+"""How large a recipe may be: its text, its nesting, and its values once aliases are written out."""
 
 
 @dataclass
@@ -38,12 +42,14 @@ class Node:
         return Node(self.value, self.origin)
 
     @staticmethod
-    def of(value: Any, origin: str) -> Node:
-        """Return a tree for a plain value, all of one origin."""
+    def of(value: Any, origin: str, *, depth: int = 0) -> Node:
+        """Return a tree for a plain value, all of one origin. Raises: RecipeError if it is nested too deeply."""
+        if depth > MOST_DEPTH:
+            raise RecipeError(_too_deep(origin))
         if isinstance(value, dict):
-            return Node({str(key): Node.of(child, origin) for key, child in value.items()}, origin)
+            return Node({str(key): Node.of(child, origin, depth=depth + 1) for key, child in value.items()}, origin)
         if isinstance(value, (list, tuple)):
-            return Node([Node.of(child, origin) for child in value], origin)
+            return Node([Node.of(child, origin, depth=depth + 1) for child in value], origin)
         return Node(value, origin)
 
 
@@ -93,7 +99,10 @@ def read(path: Path) -> Node:
 
 def parse_text(text: str, shown: str, *, lines: bool = True) -> Node:
     """Parse YAML 1.2 text; origins are `shown:line`, or `shown` alone. Raises: RecipeError, with the line."""
+    if len(text) > MOST_BYTES:
+        raise RecipeError(f"{shown}: {len(text):,} characters are no recipe; expected at most {MOST_BYTES:,}.")
     try:
+        _check_size(text, shown, lines)
         root = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         raise RecipeError(_broken(error, shown, lines)) from None
@@ -102,7 +111,30 @@ def parse_text(text: str, shown: str, *, lines: bool = True) -> Node:
         raise RecipeError(f"{shown}: not valid YAML: {reason}. Expected plain text, as an editor writes it.") from None
     if root is None:
         return Node(None, f"{shown}:1" if lines else shown)
-    return _convert(root, None, shown, lines, ())
+    return _convert(root, None, shown, lines, (), [MOST_NODES])
+
+
+def _check_size(text: str, shown: str, lines: bool) -> None:
+    """Raise RecipeError where a text is nested too deeply or has too many values; the parser's events need no stack."""
+    depth = 0
+    for count, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
+        at = f"{shown}:{event.start_mark.line + 1}" if lines else shown
+        if isinstance(event, CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, CollectionEndEvent):
+            depth -= 1
+        if depth > MOST_DEPTH:
+            raise RecipeError(_too_deep(at))
+        if count > 2 * MOST_NODES:
+            raise RecipeError(_too_many(at))
+
+
+def _too_deep(origin: str) -> str:
+    return f"{origin}: nested more than {MOST_DEPTH} levels deep. A recipe has about ten: check the brackets."
+
+
+def _too_many(origin: str) -> str:
+    return f"{origin}: more than {MOST_NODES:,} values, aliases written out. A recipe has hundreds: check the aliases."
 
 
 def _broken(error: MarkedYAMLError, shown: str, lines: bool) -> str:
@@ -118,9 +150,15 @@ def _broken(error: MarkedYAMLError, shown: str, lines: bool) -> str:
     return f"{where}: not valid YAML: {problem}{begun}.{advised}"
 
 
-def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[int, ...]) -> Node:
+def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[int, ...], left: list[int]) -> Node:
+    """Return the node of a YAML node; `above` are those that it is within, `left` how many there may still be."""
     at = yaml.start_mark.line if line is None else line
     origin = f"{shown}:{at + 1}" if lines else shown
+    left[0] -= 1
+    if left[0] < 0:
+        raise RecipeError(_too_many(origin))
+    if len(above) > MOST_DEPTH:
+        raise RecipeError(_too_deep(origin))
     if id(yaml) in above:
         raise RecipeError(f"{origin}: this anchor contains itself. Write the values out.")
     above = (*above, id(yaml))
@@ -134,10 +172,10 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
                 raise RecipeError(f"{place}: recipes do not merge with `<<`. Use `extends: other.yaml`.")
             if key.value in children:
                 raise RecipeError(f"{place}: the key {key.value!r} stands twice in one mapping. Remove one.")
-            children[key.value] = _convert(child, key.start_mark.line, shown, lines, above)
+            children[key.value] = _convert(child, key.start_mark.line, shown, lines, above, left)
         return Node(children, origin)
     if isinstance(yaml, SequenceNode):
-        return Node([_convert(child, None, shown, lines, above) for child in yaml.value], origin)
+        return Node([_convert(child, None, shown, lines, above, left) for child in yaml.value], origin)
     return Node(_scalar(yaml, origin), origin)
 
 
@@ -180,7 +218,7 @@ def _unreadable(path: Path, shown: str, error: Exception) -> str:
 def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
-    return "a list" if isinstance(value, list) else f"{value!r}"
+    return "a list" if isinstance(value, list) else shortened(repr(value))
 
 
 def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:

@@ -18,6 +18,8 @@ from vqtk.recipe.show import inline
 from vqtk.recipe.signature import Parameter, article, describe, parameters, registry_of
 from vqtk.registry import Entry, Registry
 
+MOST_REPEATED = 1_000
+"""How often an entry of a list may be repeated: each is built."""
 INVALID: Any = object()
 """Stands for a value whose problem has been noted."""
 
@@ -198,8 +200,8 @@ def _taken_times(node: Node, path: str, scope: Scope) -> int:
     if not isinstance(node.value, dict) or "repeat" not in node.value:
         return 1
     times = node.value.pop("repeat")
-    if not isinstance(times.value, int) or isinstance(times.value, bool) or times.value < 1:
-        _wrong(times, "a whole number ≥ 1", f"{path}.repeat", scope)
+    if not isinstance(times.value, int) or isinstance(times.value, bool) or not 1 <= times.value <= MOST_REPEATED:
+        _wrong(times, f"a whole number from 1 to {MOST_REPEATED:,}", f"{path}.repeat", scope)
         return 1
     return times.value
 

@@ -4,7 +4,7 @@ In a recipe: `plugins: [example.py]`, and `name: example` in `model`.
 """
 
 from vqtk.models.vqdraw import VQDraw
-from vqtk.nn.types import Count, DataSpec, Options
+from vqtk.nn.types import Count, DataSpec, Options, Stages
 from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
 
 _EXAMPLE = {
@@ -30,7 +30,7 @@ class Example(VQDraw):
         self,
         data: DataSpec,
         *,
-        stages: Count,
+        stages: Stages,
         options: Options,
         loss: Loss,
         condition: Condition,

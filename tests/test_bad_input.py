@@ -20,7 +20,7 @@ FILES = {
     "several problems": (
         GOOD.replace("stages: 2", "stages: two").replace("loss: mse", "los: mse").replace("{choice", "{chice").encode(),
         "3 problems in the recipe:\n",
-        "bad.yaml:4: model.stages: expected a whole number ≥ 1, got 'two'.\n",
+        "bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got 'two'.\n",
         "bad.yaml:6: model.los: unknown key. Did you mean 'loss'?",
         "bad.yaml:23: train.objective.chice: unknown key. Did you mean 'choice'?",
     ),
@@ -31,8 +31,8 @@ OVERRIDES = {
     "train..updates=3": "override 'train..updates=3': expected dotted.path=value",
     "modle.stages=3": "override 'modle.stages=3': modle: unknown key. Did you mean 'model'?",
     "model.stagess=3": "override 'model.stagess=3': model.stagess: unknown key. Did you mean 'stages'?",
-    "model.stages=two": "override 'model.stages=two': model.stages: expected a whole number ≥ 1, got 'two'.",
-    "model.stages=": "model.stages: expected a whole number ≥ 1, got nothing (null).",
+    "model.stages=two": "override 'model.stages=two': model.stages: expected a whole number from 1 to 10,000, got 'two'.",
+    "model.stages=": "model.stages: expected a whole number from 1 to 10,000, got nothing (null).",
     "model.stages=[1": "override 'model.stages=[1': not valid YAML: expected ',' or ']'",
     "model.loss.scale=3": "model.loss.scale: unknown key. The loss 'mse' takes name.",
     "model.refiner.blocks.1=conv": "blocks.1: expected an index of the list at model.refiner.blocks: 0 alone.",
@@ -171,5 +171,5 @@ def test_a_shell_sees_the_paragraph_and_exit_code_2(command: str) -> None:
         [sys.executable, "-c", "import vqtk.cli; vqtk.cli.main()", command, "bad.yaml"], capture_output=True, text=True
     )
     assert ended.returncode == 2
-    assert ended.stderr == "error: bad.yaml:4: model.stages: expected a whole number ≥ 1, got 'two'.\n"
+    assert ended.stderr == "error: bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got 'two'.\n"
     assert not ended.stdout

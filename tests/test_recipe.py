@@ -245,5 +245,5 @@ def test_a_recipe_knows_its_loss_and_a_model_without_one_has_none() -> None:
 
 @pytest.mark.parametrize("recipe", ["mnist", "mnist_distill", "mnist_vqvae", "mnist_residual_vq"])
 def test_a_choice_among_one_option_is_refused(recipe: str) -> None:
-    with pytest.raises(RecipeError, match=r"model\.options: expected a whole number ≥ 2, got 1"):
+    with pytest.raises(RecipeError, match=r"model\.options: expected a whole number from 2 to 65,536, got 1"):
         load_recipe(RECIPES[0].parent / f"{recipe}.yaml", ["model.options=1"])

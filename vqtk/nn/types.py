@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, doc
 
 from vqtk.errors import VqtkError
 
@@ -17,9 +17,9 @@ Size = tuple[int, ...]
 """The spatial sizes of a feature map: (length,), (h, w) or (d, h, w); () of vectors."""
 
 Count = Annotated[int, Ge(1)]
-Stages = Annotated[int, Ge(1), Le(10_000)]
+Stages = Annotated[int, Ge(1), Le(10_000), doc("a whole number from 1 to 10,000")]
 """Modules and vectors are built for each."""
-Options = Annotated[int, Ge(2), Le(65_536)]
+Options = Annotated[int, Ge(2), Le(65_536), doc("a whole number from 2 to 65,536")]
 """A choice among one option carries no bit; deltas are computed for each."""
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]

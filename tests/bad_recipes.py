@@ -56,7 +56,8 @@ RECIPES = {
     # A wrong type.
     "text for a number": ("stages: 2", "stages: two",
         "bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got 'two'."),
-    "quoted number": ("stages: 2", "stages: '2'", "bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got '2'."),
+    "quoted number": ("stages: 2", "stages: '2'",
+        "bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got '2'."),
     "fraction for a count": ("stages: 2", "stages: 2.5", "bad.yaml:4: model.stages: expected a whole number",
         "got 2.5."),
     "float for a count": ("updates: 2", "updates: 2e3", "bad.yaml:20: train.updates:", "got 2000.0. Write 2000."),
@@ -69,7 +70,8 @@ RECIPES = {
     "mapping for a list": ("- {name: conv, width", "  {name: conv, width",
         "bad.yaml:13: model.refiner.blocks: expected a list"),
     "scalar for a unit": ("{width: 4, stride: 2}", "4", f"{LAYER_0}: expected a mapping with width, kernel", "got 4."),
-    "nothing": ("stages: 2", "stages:", "bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got nothing (null)."),
+    "nothing": ("stages: 2", "stages:",
+        "bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got nothing (null)."),
     "list for a name": ("loss: mse", "loss: {name: [mse]}", "bad.yaml:6: model.loss.name: expected the name of a loss"),
     # A name that no component has.
     "model": ("  stages", "  name: vqdrw\n  stages", "bad.yaml:4: model: no model is called 'vqdrw'", "'vqdraw'?"),
@@ -91,14 +93,16 @@ RECIPES = {
     # A key that has to be there.
     "no model": (part("model", "train"), "", "bad.yaml:1: `model` is missing; expected a model, one of: distilled"),
     "no updates": ("  updates: 2\n", "", "bad.yaml:19: train: `updates` is missing; expected a whole number ≥ 1."),
-    "no stages": ("  stages: 2\n", "", "bad.yaml:3: model: `stages` is missing; expected a whole number from 1 to 10,000."),
+    "no stages": ("  stages: 2\n", "",
+        "bad.yaml:3: model: `stages` is missing; expected a whole number from 1 to 10,000."),
     "no loss": ("  loss: mse\n", "", "bad.yaml:3: model: `loss` is missing; expected a loss, one of: bernoulli"),
     "no refiner": (part("  refiner", "train"), "", "bad.yaml:3: model: `refiner` is missing; expected a refiner"),
     "no backbone": (part("    backbone", "    blocks"), "", "bad.yaml:7: model.refiner: `backbone` is missing", "conv"),
     "no block name": ("{name: conv, width", "{width", "bad.yaml:14: model.refiner.blocks.0: which block?",
         "bottleneck"),
     # A value out of range.
-    "negative stages": ("stages: 2", "stages: -2", "bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got -2."),
+    "negative stages": ("stages: 2", "stages: -2",
+        "bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got -2."),
     "zero batch": ("batch: 4", "batch: 0", "bad.yaml:2: data.batch: expected a whole number ≥ 1, got 0."),
     "epsilon of 2": ("mse", "mse\n  selector: {name: epsilon, epsilon: 2}", "bad.yaml:7: model.selector.epsilon",
         "≤ 1, got 2."),

@@ -31,7 +31,7 @@ OVERRIDES = {
     "train..updates=3": "override 'train..updates=3': expected dotted.path=value",
     "modle.stages=3": "override 'modle.stages=3': modle: unknown key. Did you mean 'model'?",
     "model.stagess=3": "override 'model.stagess=3': model.stagess: unknown key. Did you mean 'stages'?",
-    "model.stages=two": "model.stages: expected a whole number from 1 to 10,000, got 'two'.",
+    "model.stages=two": "override 'model.stages=two': model.stages: expected a whole number from 1 to 10,000, got",
     "model.stages=": "model.stages: expected a whole number from 1 to 10,000, got nothing (null).",
     "model.stages=[1": "override 'model.stages=[1': not valid YAML: expected ',' or ']'",
     "model.loss.scale=3": "model.loss.scale: unknown key. The loss 'mse' takes name.",

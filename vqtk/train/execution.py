@@ -60,10 +60,11 @@ def resolve(
     """Return how a recipe is computed on the model's device.
 
     Arguments:
-        recorded: what the manifest of a run to go on with records; nothing is decided anew then.
+        recorded: what the manifest of a run to go on with records, which is kept; runs of older versions have none.
         expected_s: how long the training will take; estimated from the recipe by default.
     """
-    if recorded:
+    own = Execution().recorded()
+    if recorded and {key: type(value) for key, value in recorded.items()} == {key: type(own[key]) for key in own}:
         return Execution(**recorded)
     device = model.device
     precision = recipe.train.precision

@@ -20,10 +20,11 @@ from vqtk.ablate.executor import Event, Settings
 from vqtk.ablate.local import Local
 from vqtk.ablate.progress import reached
 from vqtk.ablate.running import run_study
-from vqtk.ablate.state import State, locked, read_state, write_state
+from vqtk.ablate.state import State, read_state, write_state
 from vqtk.ablate.study import load_study
 from vqtk.ablate.worker import STOP, train_cell
 from vqtk.errors import VqtkError
+from vqtk.io.lock import locked
 
 STUDY = """\
 name: tiny

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from tests.parity import ROOT
 from vqtk.cli.run import stopping_on_signals
 from vqtk.errors import VqtkError
+from vqtk.recipe.recipe import load_recipe
 from vqtk.train.device import choose_device
+from vqtk.train.run_directory import RunDirectory
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
@@ -46,6 +49,26 @@ def test_each_signal_stops_with_a_checkpoint_and_its_exit_code(tmp_path: Path) -
         assert process.returncode == 128 + number, told
         assert "with a checkpoint. Go on: vqtk run --resume" in told
         assert list(metrics.parent.glob("checkpoints/update_*.safetensors"))
+
+
+def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    run = wait_for(tmp_path, "toy2d/*/metrics.jsonl").parent
+    command = [sys.executable, "-m", "vqtk", "run", "--resume", run]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=120)
+    assert second.returncode == 2
+    assert len(second.stderr.splitlines()) == 1
+    assert f'is being run by another process ({{"pid": {first.pid}' in second.stderr
+
+
+def test_runs_that_begin_in_one_second_have_directories_of_their_own(tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "recipes" / "toy2d.yaml")
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: RunDirectory.create(tmp_path, recipe).path, range(16)))
+    assert len(set(made)) == 16
+    assert all((path / "recipe.yaml").is_file() for path in made)
 
 
 def test_a_second_signal_ends_at_once_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 from vqtk.ablate.executor import Settings
 from vqtk.ablate.sampled import asked_by, is_measured, measure_samples
-from vqtk.ablate.state import State, locked, read_state, write_state
+from vqtk.ablate.state import State, read_state, write_state
 from vqtk.errors import VqtkError
+from vqtk.io.lock import RUN, locked
 from vqtk.train.loop import Callback, Progress
 
 STOP = "stop"
@@ -55,7 +56,7 @@ def train_cell(cell: Path, settings: Settings, *, worker: str = "", following: F
     Where the study compares by samples, they are measured then. What fails is recorded in the state, and raised no
     further.
     """
-    with locked(cell / "cell.lock", what=f"The cell {cell}", wait_s=ORPHAN_S):
+    with locked(cell / RUN, what=f"The cell {cell}", wait_s=ORPHAN_S):
         before, samples = read_state(cell), asked_by(cell.parent.parent)
         if before.state == "done" and (is_measured(cell) or not samples):
             return before

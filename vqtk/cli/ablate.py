@@ -34,8 +34,8 @@ def ablate(
     from vqtk.ablate.cells import plan as planned
     from vqtk.ablate.equal import step_s
     from vqtk.ablate.executor import Settings
-    from vqtk.ablate.state import locked
     from vqtk.ablate.study import load_study
+    from vqtk.io.lock import locked
     from vqtk.train.device import choose_device
 
     checked = load_study(study)

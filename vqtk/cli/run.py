@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Protocol
@@ -33,6 +33,7 @@ def run(
     """Train a recipe: watch, sample, look. Ctrl-C stops it with a checkpoint."""
     from vqtk.cli.progress import make_watcher
     from vqtk.errors import RecipeError
+    from vqtk.io.lock import RUN, locked
 
     if recipe is None and resume is None:
         raise RecipeError("vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume with a run directory.")
@@ -47,12 +48,14 @@ def run(
 
         torch.set_num_threads(threads)
     watcher = make_watcher(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
-    if resume:
-        experiment, directory = _resumed(resume, device, data_dir, watcher, keep_threads=threads is None)
-    else:
-        assert recipe
-        experiment, directory = _started(recipe, overrides or [], budget, device, data_dir, out, watcher)
-    _train(experiment, directory, watcher)
+    with ExitStack() as held:
+        if resume:
+            experiment, directory = _resumed(resume, device, data_dir, watcher, held, keep_threads=threads is None)
+        else:
+            assert recipe
+            experiment, directory = _started(recipe, overrides or [], budget, device, data_dir, out, watcher)
+            held.enter_context(locked(directory.path / RUN, what=f"The run {directory.path}"))
+        _train(experiment, directory, watcher)
 
 
 def _started(
@@ -84,16 +87,18 @@ def _started(
 
 
 def _resumed(
-    path: Path, device: str, data_dir: Path | None, watcher: Plain, *, keep_threads: bool
+    path: Path, device: str, data_dir: Path | None, watcher: Plain, held: ExitStack, *, keep_threads: bool
 ) -> tuple[Experiment, RunDirectory]:
     import torch
 
     from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment, go_on
+    from vqtk.io.lock import RUN, locked
     from vqtk.train.device import choose_device
     from vqtk.train.run_directory import RunDirectory
 
     directory, recipe = RunDirectory.open(path)
+    held.enter_context(locked(path / RUN, what=f"The run {path}"))
     recorded = directory.manifest().get("threads")
     if keep_threads and isinstance(recorded, int) and recorded > 0:
         torch.set_num_threads(recorded)

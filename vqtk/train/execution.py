@@ -64,7 +64,9 @@ def resolve(
         expected_s: how long the training will take; estimated from the recipe by default.
     """
     own = Execution().recorded()
-    if recorded and {key: type(value) for key, value in recorded.items()} == {key: type(own[key]) for key in own}:
+    if isinstance(recorded, dict) and {key: type(value) for key, value in recorded.items()} == {
+        key: type(own[key]) for key in own
+    }:
         return Execution(**recorded)
     device = model.device
     precision = recipe.train.precision

@@ -46,9 +46,16 @@ class RunDirectory:
         Raises: VqtkError if it cannot be written.
         """
         stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-        base = parent / recipe.name
-        path = next(p for n in range(10_000) if not (p := base / (stamp + (f"-{n}" if n else ""))).exists())
-        return cls.create_at(path, recipe)
+        for number in range(10_000):
+            path = parent / recipe.name / (stamp + (f"-{number}" if number else ""))
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:  # Of another run, perhaps one that began in this very second.
+                continue
+            except OSError as error:
+                raise VqtkError(_unwritable(path, error)) from None
+            return cls.create_at(path, recipe)
+        raise VqtkError(f"{parent / recipe.name}: it has 10,000 runs of this second. Choose another with --out.")
 
     @classmethod
     def create_at(cls, path: Path, recipe: Recipe) -> RunDirectory:
@@ -60,9 +67,7 @@ class RunDirectory:
             shutil.rmtree(path / "plugins", ignore_errors=True)
             write_text(path / "recipe.yaml", as_yaml(recipe.node, keep(recipe.plugins, path)))
         except OSError as error:
-            raise VqtkError(
-                f"{path}: the run directory cannot be written ({error}). Choose another with --out."
-            ) from None
+            raise VqtkError(_unwritable(path, error)) from None
         return cls(path)
 
     @classmethod
@@ -180,6 +185,10 @@ class RunDirectory:
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
         reason = "; ".join(damage) or "it holds none, for it was stopped before its first one"
         raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. {self._anew()}")
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"{path}: the run directory cannot be written ({error}). Choose another with --out."
 
 
 def _state_of(weights: Path) -> Path:

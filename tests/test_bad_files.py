@@ -238,7 +238,7 @@ def test_an_original_checkpoint_of_another_recipe_is_told(refusing: Refusing) ->
 
 
 ARGUMENTS = {
-    "run good.yaml --device gpu": ["--device 'gpu': expected auto, cpu, cuda or mps."],
+    "run good.yaml --device gpu": ["--device 'gpu': expected auto, cpu, cuda, cuda:N or mps."],
     "run good.yaml --budget soon": ["--budget 'soon': expected a duration such as 90s, 5m or 1h30m."],
     "run good.yaml --budget 0s": ["--budget '0s': there is no time in it."],
     "run good.yaml --budget=": ["--budget '': expected a duration"],

@@ -9,17 +9,17 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.parity import ROOT
-from vqtk.cli.run import stopping_on_signals
+from tests.running import vqtk_main
+from vqtk.cli.run import STOPPING, stopping_on_signals
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
 from vqtk.train.device import choose_device
 from vqtk.train.run_directory import RunDirectory
-
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -40,27 +40,42 @@ def wait_for(folder: Path, pattern: str) -> Path:
     raise AssertionError(f"no {pattern} in {folder} after two minutes")
 
 
-def test_each_signal_stops_with_a_checkpoint_and_its_exit_code(tmp_path: Path) -> None:
-    runs = {number: start(tmp_path / number.name) for number in SIGNALS}
-    for number, process in runs.items():
-        metrics = wait_for(tmp_path / number.name, "toy2d/*/metrics.jsonl")
-        process.send_signal(number)
-        told, _ = process.communicate(timeout=120)
-        assert process.returncode == 128 + number, told
-        assert "with a checkpoint. Go on: vqtk run --resume" in told
-        assert list(metrics.parent.glob("checkpoints/update_*.safetensors"))
-
-
-def test_a_run_is_resumed_by_one_process_at_a_time(tmp_path: Path) -> None:
-    first = start(tmp_path)
+def test_a_closed_terminal_stops_a_run_that_no_other_process_resumes(tmp_path: Path) -> None:
+    process = start(tmp_path)
     run = wait_for(tmp_path, "toy2d/*/metrics.jsonl").parent
     command = [sys.executable, "-m", "vqtk", "run", "--resume", run]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=120)
-    assert second.returncode == 2
-    assert len(second.stderr.splitlines()) == 1
-    assert f'is being run by another process ({{"pid": {first.pid}' in second.stderr
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    process.send_signal(signal.SIGHUP)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 129, told
+    assert "with a checkpoint. Go on: vqtk run --resume" in told
+    assert list(run.glob("checkpoints/update_*.safetensors"))
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert f'is being run by another process ({{"pid": {process.pid}' in refused.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_by_which_signal(
+    number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqtk.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.train.loop.LOG_EVERY", 1)
+    log = RunDirectory.log
+
+    def logged(run: RunDirectory, row: dict[str, Any]) -> None:
+        log(run, row)
+        if row["update"] == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunDirectory, "log", logged)
+    assert vqtk_main(monkeypatch, "run", ROOT / "recipes" / "toy2d.yaml", "--out", tmp_path, "--device", "cpu") == code
+    assert list(tmp_path.glob("toy2d/*/checkpoints/update_00000003.safetensors"))
+
+
+def test_every_signal_that_a_scheduler_sends_stops_a_run() -> None:
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    assert [getattr(signal, name) for name in names] == STOPPING
 
 
 def test_runs_that_begin_in_one_second_have_directories_of_their_own(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from vqtk.errors import RecipeError
 
-MOST_BYTES, MOST_DEPTH, MOST_NODES = 1 << 20, 60, 50_000
+MOST_BYTES, MOST_DEPTH, MOST_NODES = 1 << 20, 60, 10_000
 """How large a recipe may be: its text, its nesting, and its values once aliases are written out."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 
 import torch
@@ -39,5 +38,9 @@ def peak_memory_mb(device: torch.device) -> float:
     """Return the most memory that this process has held so far, in 10⁶ bytes: on CUDA the device's, else the host's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Not a Unix: the host's peak is not known.
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.errors import VqtkWarning
+from vqtk.errors import VqtkError, VqtkWarning
 from vqtk.evaluate.memory import peak_bytes
 from vqtk.evaluate.profile import profile_update
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
@@ -161,7 +161,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check and measure vqtk on a GPU.")
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
-    choose_device("cuda")
+    try:
+        choose_device("cuda")
+    except VqtkError as error:
+        print(f"error: {error}")
+        return 2
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
     plain, graph = Execution(), Execution(graph=True)
     bfloat16 = replace(graph, precision="bfloat16", channels_last=True)

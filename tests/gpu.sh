@@ -6,5 +6,5 @@ set -u
 cd "$(dirname "$0")/.."
 out=${1:-$(mktemp -d)}
 mkdir -p "$out"
-${PYTHON:-python} tests/gpu.py --out "$out" 2>&1 | tee "$out/gpu.log"
+${PYTHON:-python} -m tests.gpu --out "$out" 2>&1 | tee "$out/gpu.log"
 exit "${PIPESTATUS[0]}"

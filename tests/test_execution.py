@@ -289,6 +289,8 @@ def test_a_manifest_keeps_how_a_run_is_computed(tmp_path: Path) -> None:
     recorded = resolve(recipe, model).recorded()
     changed = {**recorded, "recompute": 4, "precision": "bfloat16"}
     assert resolve(recipe, model, recorded=changed).recorded() == changed
+    elsewhere = resolve(recipe, model, recorded={**recorded, "graph": True, "recompute": 4})
+    assert (elsewhere.graph, elsewhere.recompute) == (False, 4)  # Graphs were CUDA's, and this is a CPU.
     for damaged in ({**recorded, "recompute": "all"}, {"graph": True}, {**recorded, "more": 1}):
         assert resolve(recipe, model, recorded=damaged).recorded() == recorded
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vqtk.errors import VqtkError
 from vqtk.losses._base import Loss
+from vqtk.nn.graph import is_capturing
 from vqtk.nn.types import DataSpec
 
 
@@ -94,7 +95,7 @@ class Model(nn.Module, ABC):
         if codes.dim() != 2 or codes.shape[1] > most:
             raise VqtkError(f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {most} stages.")
         # Looking at the values waits for the device, and a graph that is exported or captured cannot.
-        if codes.device.type == "meta" or torch.compiler.is_compiling() or not codes.numel():
+        if codes.device.type == "meta" or not codes.numel() or torch.compiler.is_compiling() or is_capturing(codes):
             return
         lowest, highest = int(codes.min()), int(codes.max())
         if not 0 <= lowest <= highest < self.options:

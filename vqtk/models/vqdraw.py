@@ -25,6 +25,7 @@ from vqtk.errors import ShapeError, VqtkError
 from vqtk.models._base import Model
 from vqtk.models._recompute import recomputed
 from vqtk.models._walk import Walk
+from vqtk.nn.graph import is_capturing
 from vqtk.nn.state import State, chosen_of, decay_gradient, repeat_batch, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction, Options, Stages
 from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
@@ -60,7 +61,7 @@ class VQDraw(Model):
 
     stepwise = True
     compiled: CompiledStage | None = None
-    """What computes stages after the first in place of refiners and loss, where they are compiled."""
+    """What computes the stages after the first instead of refiners and loss, where they are compiled."""
     captured_calls: CapturedCalls | None = None
     """What captures encoding and decoding as graphs, on CUDA."""
 
@@ -264,7 +265,7 @@ class VQDraw(Model):
 
     def _called(self, function: Callable[..., Tensor], given: Tensor) -> Tensor:
         """Call a function; where the model's calls are captured, its graph, which holds where the weights are."""
-        if self.captured_calls is None:
+        if self.captured_calls is None or is_capturing(given):
             return function(given)
         return self.captured_calls(function, given, self.bias.data_ptr())
 

@@ -14,6 +14,11 @@ WARM_UP = 3
 """Calls before a capture: libraries choose algorithms and allocate workspaces in them, which a capture cannot hold."""
 
 
+def is_capturing(value: Tensor) -> bool:
+    """Return whether a capture is under way on a tensor's device: nothing may look at its numbers then."""
+    return value.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 class Recorder(Protocol):
     """Turns a function without arguments into one that does the same again."""
 

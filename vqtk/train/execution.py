@@ -7,7 +7,7 @@ repeated bit for bit; the manifest records what was decided, and a resumed run k
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -67,7 +67,7 @@ def resolve(
     if isinstance(recorded, dict) and {key: type(value) for key, value in recorded.items()} == {
         key: type(own[key]) for key in own
     }:
-        return Execution(**recorded)
+        return _as_far_as(model.device, Execution(**recorded))
     device = model.device
     precision = recipe.train.precision
     if precision == "auto":
@@ -80,6 +80,15 @@ def resolve(
         recompute=_recomputed_stages(recipe, model, device),
         channels_last=precision == "bfloat16" or prefers_channels_last(model),
         notes=tuple(notes),
+    )
+
+
+def _as_far_as(device: torch.device, execution: Execution) -> Execution:
+    """Return what a run's execution comes to on this device: it may have been started on another one."""
+    return replace(
+        execution,
+        graph=execution.graph and device.type == "cuda",
+        inductor=execution.inductor and _no_compiler(device.type) is None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqtk.nn.state import State
+from vqtk.nn.state import leaves_of
 from vqtk.testing._case import Case
 
 
@@ -26,20 +26,12 @@ def apart(actual: Tensor, expected: Tensor) -> str:
     return f"up to {(actual - expected).abs().max().item():.2g} apart"
 
 
-def leaves(tree: State) -> list[Tensor]:
-    """Return the tensors of a state, in order."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (tuple, list)) else ()
-    return [leaf for part in parts for leaf in leaves(part)]
-
-
 class Untouched:
     """Inputs as they were when this was made, to tell whether a call has changed them in place."""
 
     def __init__(self, case: Case, **inputs: Any):
         self.case = case
-        self.inputs = {name: leaves(value) for name, value in inputs.items()}
+        self.inputs = {name: leaves_of(value) for name, value in inputs.items()}
         self.before = {name: [leaf.clone() for leaf in found] for name, found in self.inputs.items()}
 
     def check(self, call: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqtk.nn.state import leaves_of
 from vqtk.testing._case import ITEMS, OPTIONS, STAGES, Case, Clause
-from vqtk.testing._compare import Untouched, apart, leaves, near
+from vqtk.testing._compare import Untouched, apart, near
 from vqtk.testing._maps import CODES, tried
 
 
@@ -80,7 +81,7 @@ def _both(
 
 def _advanced(case: Case, module: Any, carry: Any, kept: Any, *, stage: int, codes: Tensor, x: Tensor) -> Any:
     state, same = module.advance(carry, codes, x), module.advance(kept, codes, x)
-    if len(leaves(state)) != len(leaves(same)) or not all(map(near, leaves(same), leaves(state))):
+    if len(leaves_of(state)) != len(leaves_of(same)) or not all(map(near, leaves_of(same), leaves_of(state))):
         case.fail(
             f"at stage {stage} `advance` gives another state after `choose` than after `propose`.",
             "Encoder and decoder would not agree. Let both leave the same for `advance`, where the chosen option is "

@@ -246,9 +246,12 @@ def test_encoding_and_decoding_are_captured_when_a_size_comes_back(tmp_path: Pat
     for seed, (codes, after) in enumerate(expected):
         assert torch.equal(model.encode(batch(seed)), codes)
         assert torch.equal(model.decode_stages(codes), after)
+        walk, (grids, best) = model.walk(batch(seed)), model.scored(batch(seed))
+        assert torch.equal(grids, walk.grid)
+        assert torch.equal(best, codes)
         with torch.no_grad():
             assert torch.equal(model.decode(codes), after[:, -1])
-        assert recorder.recorded == (0 if seed == 0 else 3)
+        assert recorder.recorded == (0 if seed == 0 else 4)
     with pytest.raises(VqtkError, match="codes from 0 to 99"):
         model.decode(torch.tensor([[0, 99]]))
     assert model.decode(expected[0][0]).requires_grad

@@ -106,10 +106,10 @@ def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: in
     for raw in batches_of(split, chosen.split(batch or suited_batch(model))):
         target = model.data.normalise(raw.to(model.device), model.dtype)
         if model.stepwise:
-            walk = model.walk(target)
-            distortion += walk.grid.min(2).values.sum(0).double().cpu()
-            total += walk.grid.mean((1, 2)).sum().item()
-            usage += usage_of(walk.best, model.options).cpu()
+            grids, codes = model.scored(target)
+            distortion += grids.min(2).values.sum(0).double().cpu()
+            total += grids.mean((1, 2)).sum().item()
+            usage += usage_of(codes, model.options).cpu()
         else:
             codes = model.encode(target)
             distortion += model.loss(model.decode(codes)[:, None], target).sum(0).double().cpu()

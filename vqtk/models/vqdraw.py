@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
 if TYPE_CHECKING:
     from vqtk.models._compiled import CompiledStage
     from vqtk.nn.graph import CapturedCalls
+
+Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor])
 
 _EXAMPLE = {
     "stages": 4,
@@ -233,6 +235,11 @@ class VQDraw(Model):
         return self._called(self._decoded_stages, codes)
 
     @torch.no_grad()
+    def scored(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the grids (n, s, k) of a greedy encoding pass, and its codes (n, s)."""
+        return self._called(self._scored, target)
+
+    @torch.no_grad()
     def proposals(self, codes: Tensor) -> Tensor:
         """Return what the stage after the prefix codes (n, s) proposes: (n, k, *shape).
 
@@ -263,7 +270,7 @@ class VQDraw(Model):
                 after.append(x)
         return repeat_batch(x, n), repeat_batch(state, n)
 
-    def _called(self, function: Callable[..., Tensor], given: Tensor) -> Tensor:
+    def _called(self, function: Callable[..., Result], given: Tensor) -> Result:
         """Call a function; where the model's calls are captured, its graph, which holds where the weights are."""
         if self.captured_calls is None or is_capturing(given):
             return function(given)
@@ -271,6 +278,10 @@ class VQDraw(Model):
 
     def _encoded(self, target: Tensor, weights: int = 0) -> Tensor:
         return self.search(self, target)
+
+    def _scored(self, target: Tensor, weights: int = 0) -> tuple[Tensor, Tensor]:
+        walk = self.walk(target)
+        return walk.grid, walk.best
 
     def _decoded(self, codes: Tensor, weights: int = 0) -> Tensor:
         return self._follow(codes)[0]

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vqtk.models._compiled import CompiledStage
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
+from vqtk.nn.graph import CapturedCalls, CudaRecorder
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 
@@ -102,6 +103,8 @@ def prepare(execution: Execution, model: Any, batch: int) -> None:
         channels_last(model)
     if execution.inductor:
         model.compiled = CompiledStage(model.loss, batch)
+    if execution.graph and isinstance(model, VQDraw):
+        model.captured_calls = CapturedCalls(CudaRecorder())  # For what is evaluated and drawn during the run.
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -14,8 +14,8 @@ from vqtk.nn.convolution import convolution
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Positions
-from vqtk.refiners._base import Refiner
-from vqtk.registry import Condition, refiners
+from vqtk.refiners import Refiner
+from vqtk.registry import ConditionFactory, refiners
 
 _EXAMPLE = {"width": 8, "depth": 1, "heads": 2}
 _DATA = {"name": "wikitext2", "length": 8, "vocabulary": 5}
@@ -27,7 +27,7 @@ class Layer(nn.Module):
     Shapes: features (n, length, width) → the same.
     """
 
-    def __init__(self, width: int, stages: int, *, heads: int, expansion: int, condition: Condition):
+    def __init__(self, width: int, stages: int, *, heads: int, expansion: int, condition: ConditionFactory):
         super().__init__()
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
@@ -79,7 +79,7 @@ class AttentionText(Refiner):
         heads: Count = 4,
         expansion: Count = 4,
         output_scale: float = 0.1,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         super().__init__()
         if len(size) != 1 or width % heads:

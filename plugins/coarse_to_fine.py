@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from vqtk.errors import ShapeError
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, Size
-from vqtk.refiners._base import Refiner
+from vqtk.refiners import Refiner
 from vqtk.refiners.composed import Composed
-from vqtk.registry import Backbone, Block, Head, refiners
+from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
     "levels": [
@@ -37,9 +37,9 @@ _EXAMPLE = {
 class Level:
     """A network for `stages` stages (none: all that remain), at the size of the data divided by `factor`."""
 
-    backbone: Backbone
-    head: Head
-    blocks: list[Block] = field(default_factory=list)
+    backbone: BackboneFactory
+    head: HeadFactory
+    blocks: list[BlockFactory] = field(default_factory=list)
     factor: Count = 1
     stages: Count | None = None
 

@@ -15,8 +15,8 @@ from vqtk.nn.convolution import chosen_convolution, convolution
 from vqtk.nn.stage import StageSequential
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, NonNegative, Size, Whole
-from vqtk.refiners._base import Refiner
-from vqtk.registry import Backbone, Block, Head, refiners
+from vqtk.refiners import Refiner
+from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "kernel": 5, "stride": 2}]},
@@ -53,9 +53,9 @@ class DDN(Refiner):
         options: int,
         out_channels: int,
         *,
-        backbone: Backbone,
-        blocks: list[Block] = [],
-        head: Head,
+        backbone: BackboneFactory,
+        blocks: list[BlockFactory] = [],
+        head: HeadFactory,
         output_scale: float = 0.1,
         channels: Count = 32,
         split_threshold: NonNegative = 2.0,

@@ -9,7 +9,7 @@ from torch import Tensor
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, Size
 from vqtk.refiners.composed import Composed
-from vqtk.registry import Backbone, Block, Head, refiners
+from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
     "frames": 3,
@@ -40,9 +40,9 @@ class FrameStack(Composed):
         out_channels: int,
         *,
         frames: Count = 5,
-        backbone: Backbone,
-        blocks: list[Block] = [],
-        head: Head,
+        backbone: BackboneFactory,
+        blocks: list[BlockFactory] = [],
+        head: HeadFactory,
         output_scale: float = 0.1,
     ):
         super().__init__(

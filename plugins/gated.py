@@ -11,7 +11,7 @@ from torch import Tensor
 from vqtk.nn.state import State, chosen_of
 from vqtk.nn.types import Size
 from vqtk.refiners.composed import Composed
-from vqtk.registry import Backbone, Block, Head, refiners
+from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "stride": 2}]},
@@ -41,9 +41,9 @@ class Gated(Composed):
         options: int,
         out_channels: int,
         *,
-        backbone: Backbone,
-        blocks: list[Block] = [],
-        head: Head,
+        backbone: BackboneFactory,
+        blocks: list[BlockFactory] = [],
+        head: HeadFactory,
         output_scale: float = 0.1,
         gate_bias: float = -3.0,
     ):

@@ -5,7 +5,7 @@ The smallest example of a loss: it keeps the data's own parameterisation, and sc
 
 from torch import Tensor
 
-from vqtk.losses._base import Loss
+from vqtk.losses import Loss
 from vqtk.nn.types import DataSpec
 from vqtk.registry import losses
 

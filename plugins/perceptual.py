@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.vgg import VGG16_Weights, cfgs, make_layers
 
-from vqtk.datasets._base import data_root
+from vqtk.datasets import data_root
 from vqtk.errors import DataError, ShapeError, VqtkError
 from vqtk.io.atomic import replacing
-from vqtk.losses._base import Loss
+from vqtk.losses import Loss
 from vqtk.nn.types import DataSpec, Fraction
 from vqtk.registry import datasets, losses
 from vqtk.train.loop import Order

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vqtk.nn.stage import StageSequential
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, Size
-from vqtk.refiners._base import Refiner
-from vqtk.registry import Backbone, Block, Head, refiners
+from vqtk.refiners import Refiner
+from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "kernel": 5, "stride": 2}]},
@@ -42,9 +42,9 @@ class Recurrent(Refiner):
         options: int,
         out_channels: int,
         *,
-        backbone: Backbone,
-        blocks: list[Block] = [],
-        head: Head,
+        backbone: BackboneFactory,
+        blocks: list[BlockFactory] = [],
+        head: HeadFactory,
         output_scale: float = 0.1,
         memory: Count = 128,
     ):

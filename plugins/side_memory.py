@@ -12,8 +12,8 @@ from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageSequential
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, Size
-from vqtk.refiners._base import Refiner
-from vqtk.registry import Backbone, Block, Head, refiners
+from vqtk.refiners import Refiner
+from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "kernel": 5, "stride": 2}]},
@@ -45,9 +45,9 @@ class SideMemory(Refiner):
         options: int,
         out_channels: int,
         *,
-        backbone: Backbone,
-        blocks: list[Block] = [],
-        head: Head,
+        backbone: BackboneFactory,
+        blocks: list[BlockFactory] = [],
+        head: HeadFactory,
         output_scale: float = 0.1,
         channels: Count = 32,
     ):

@@ -11,7 +11,7 @@ from torch import Tensor
 from vqtk.errors import VqtkError
 from vqtk.nn.types import NonNegative
 from vqtk.registry import selectors
-from vqtk.selectors._base import Selector
+from vqtk.selectors import Selector
 
 
 @selectors.register("softmax", example={"start": 0.5, "end": 0.1})

@@ -18,7 +18,7 @@ from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Betas, load_recipe
 from vqtk.recipe.schema import Scope, parse
 from vqtk.recipe.signature import describe, parameters
-from vqtk.registry import REGISTRIES, Block, Condition, Head, Registry, blocks
+from vqtk.registry import REGISTRIES, BlockFactory, ConditionFactory, HeadFactory, Registry, blocks
 
 SOURCE = """\
 from vqtk.registry import blocks
@@ -200,9 +200,9 @@ class Described:
     def __init__(
         self,
         *,
-        block: Block,
-        heads: list[Head],
-        condition: Condition,
+        block: BlockFactory,
+        heads: list[HeadFactory],
+        condition: ConditionFactory,
         count: Count,
         share: Fraction | None = None,
         groups: list[Count] | Literal["layer", "none"] = "layer",

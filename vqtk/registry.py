@@ -1,8 +1,8 @@
 """Registries: names for swappable components, whose signatures are the recipe's schema.
 
 A component is a class. Its positional parameters are supplied by the toolkit; its keyword-only
-parameters are what a recipe may set. A parameter annotated with a component type below (`Block`,
-`Condition`, …) takes a nested spec, and receives a factory that is called with what the toolkit supplies.
+parameters are what a recipe may set. A parameter annotated with a factory below (`BlockFactory`, `ConditionFactory`,
+…) takes a nested spec, and receives what makes the component when it is called with what the toolkit supplies.
 """
 
 from __future__ import annotations
@@ -229,15 +229,23 @@ REGISTRIES = {
 }  # fmt: skip
 
 Factory = Callable[..., Any]
-Model = Annotated[Factory, models]
-Refiner = Annotated[Factory, refiners]
-Backbone = Annotated[Factory, backbones]
-Block = Annotated[Factory, blocks]
-Head = Annotated[Factory, heads]
-Condition = Annotated[Factory, conditions]
-Loss = Annotated[Factory, losses]
-Selector = Annotated[Factory, selectors]
-Search = Annotated[Factory, searches]
-Objective = Annotated[Factory, objectives]
-Guide = Annotated[Factory, guides]
-Dataset = Annotated[Factory, datasets]
+ModelFactory = Annotated[Factory, models]
+RefinerFactory = Annotated[Factory, refiners]
+BackboneFactory = Annotated[Factory, backbones]
+BlockFactory = Annotated[Factory, blocks]
+HeadFactory = Annotated[Factory, heads]
+ConditionFactory = Annotated[Factory, conditions]
+LossFactory = Annotated[Factory, losses]
+SelectorFactory = Annotated[Factory, selectors]
+SearchFactory = Annotated[Factory, searches]
+ObjectiveFactory = Annotated[Factory, objectives]
+GuideFactory = Annotated[Factory, guides]
+DatasetFactory = Annotated[Factory, datasets]
+
+
+def __getattr__(name: str) -> Any:
+    """Return a factory by the name that it had in version 0.1, under which plugins kept with runs import it."""
+    factory = globals().get(f"{name}Factory")
+    if factory is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return factory

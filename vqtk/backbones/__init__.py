@@ -1,1 +1,5 @@
 """Backbones: network input to features."""
+
+from vqtk.backbones._base import Rise, SkipBackbone
+
+__all__ = ["Rise", "SkipBackbone"]

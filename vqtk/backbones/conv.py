@@ -5,7 +5,7 @@ from torch import Tensor
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Size
 from vqtk.nn.unit import Unit, units
-from vqtk.registry import Condition, backbones
+from vqtk.registry import ConditionFactory, backbones
 
 _EXAMPLE = [{"width": 6, "then": ["condition", "relu", "layer"]}, {"width": 8, "kernel": 5, "stride": 2}]
 
@@ -19,7 +19,7 @@ class ConvBackbone(StageModule):
     Source: VQ-DRAW, all refiners.
     """
 
-    def __init__(self, in_width: int, size: Size, stages: int, *, layers: list[Unit], condition: Condition):
+    def __init__(self, in_width: int, size: Size, stages: int, *, layers: list[Unit], condition: ConditionFactory):
         built = units(in_width, size, stages, layers, condition)
         super().__init__(built.width, built.size)
         self.layers = built

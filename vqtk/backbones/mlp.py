@@ -6,7 +6,7 @@ from vqtk.errors import ShapeError
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
-from vqtk.registry import Condition, backbones
+from vqtk.registry import ConditionFactory, backbones
 
 
 @backbones.register("mlp", example={"widths": [6, 8]}, data={"name": "toy2d"}, dimensions=(0,))
@@ -17,7 +17,9 @@ class MLPBackbone(StageModule):
     Raises: ShapeError if the input is not vectors.
     """
 
-    def __init__(self, in_width: int, size: Size, stages: int, *, widths: list[Count] = [64, 64], condition: Condition):
+    def __init__(
+        self, in_width: int, size: Size, stages: int, *, widths: list[Count] = [64, 64], condition: ConditionFactory
+    ):
         if size:
             raise ShapeError(f"mlp works on vectors, and the input has size {size}. Use the backbone `conv`.")
         built = units(in_width, size, stages, [Unit(width) for width in widths], condition)

@@ -6,7 +6,7 @@ from vqtk.errors import ShapeError
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import LayerUnit, Operation, Unit
-from vqtk.registry import Condition, backbones
+from vqtk.registry import ConditionFactory, backbones
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -32,7 +32,7 @@ class PatchBackbone(StageModule):
         patch: Count,
         width: Count,
         then: list[Operation] = ["condition", "positions"],
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         if not 1 <= len(size) <= 3:
             raise ShapeError(f"an input of size {size}: patches have 1, 2 or 3 dimensions, not {len(size)}.")

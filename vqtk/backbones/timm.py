@@ -16,7 +16,7 @@ from vqtk.errors import ShapeError, VqtkError, nearest
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import LayerUnit, Unit
-from vqtk.registry import Condition, backbones
+from vqtk.registry import ConditionFactory, backbones
 
 _KNOWN_TO_WORK = "resnet18, convnext_atto, efficientnet_b0 or vit_tiny_patch16_224"
 
@@ -51,7 +51,7 @@ class TimmBackbone(StageModule):
         channels: Count = 3,
         width: Count | None = None,
         pretrained: bool = False,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         if len(size) != 2:
             raise ShapeError(f"an input of size {size}: the networks of timm have 2 dimensions, not {len(size)}.")

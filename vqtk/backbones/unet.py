@@ -11,7 +11,7 @@ from vqtk.errors import ShapeError
 from vqtk.nn.stage import StageSequential
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Operation, Unit, units
-from vqtk.registry import Condition, backbones
+from vqtk.registry import ConditionFactory, backbones
 
 
 @backbones.register("unet", example={"widths": [6, 8, 8], "stride": 2})
@@ -39,7 +39,7 @@ class UNet(SkipBackbone):
         stride: Count = 1,
         depth: Count = 1,
         then: list[Operation] = ["condition", "relu"],
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         if not size:
             raise ShapeError("a U-Net halves sizes, and vectors have none. Use the backbone `mlp`.")

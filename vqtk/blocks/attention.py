@@ -8,7 +8,7 @@ from vqtk.errors import ShapeError
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import ChannelNorm, Positions
-from vqtk.registry import Condition, blocks
+from vqtk.registry import ConditionFactory, blocks
 
 
 @blocks.register("attention")
@@ -34,7 +34,7 @@ class Attention(StageModule):
         heads: Count = 4,
         expansion: Count = 4,
         positions: bool = True,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         super().__init__(in_width, size)
         if not size:

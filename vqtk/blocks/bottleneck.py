@@ -10,7 +10,7 @@ from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import conditioned, norm
-from vqtk.registry import Condition, blocks
+from vqtk.registry import ConditionFactory, blocks
 
 
 @blocks.register("bottleneck")
@@ -33,7 +33,7 @@ class Bottleneck(StageModule):
         expansion: Count = 4,
         groups: list[Count] | Literal["layer"] = [8, 8, 32],
         dilation: Count = 1,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         super().__init__(in_width, size)
         if groups != "layer" and len(groups) != 3:

@@ -7,7 +7,7 @@ from torch import Tensor
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import LayerUnit, Operation, Unit
-from vqtk.registry import Condition, blocks
+from vqtk.registry import ConditionFactory, blocks
 
 
 @blocks.register("conv", example={"width": 8, "kernel": 5, "dilation": 2})
@@ -31,7 +31,7 @@ class ConvBlock(StageModule):
         upsample: Literal[2] | None = None,
         dilation: Count = 1,
         then: list[Operation] = ["condition", "relu"],
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         spec = Unit(width, kernel, stride, upsample, dilation, then)
         built = LayerUnit(in_width, size, stages, spec, condition)

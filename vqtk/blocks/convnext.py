@@ -8,7 +8,7 @@ from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Positive, Size
 from vqtk.nn.unit import ChannelNorm, conditioned
-from vqtk.registry import Condition, blocks
+from vqtk.registry import ConditionFactory, blocks
 
 
 @blocks.register("convnext")
@@ -32,7 +32,7 @@ class ConvNeXt(StageModule):
         kernel: Count = 7,
         expansion: Count = 4,
         layer_scale: Positive | None = 0.1,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         super().__init__(in_width, size)
         wide = expansion * in_width

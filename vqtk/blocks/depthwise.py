@@ -7,7 +7,7 @@ from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import conditioned
-from vqtk.registry import Condition, blocks
+from vqtk.registry import ConditionFactory, blocks
 
 
 @blocks.register("depthwise", example={"width": 8, "kernel": 5})
@@ -30,7 +30,7 @@ class Depthwise(StageModule):
         *,
         width: Count | None = None,
         kernel: Count = 3,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         super().__init__(width or in_width, size)
         self.depthwise, _ = convolution(in_width, in_width, size, kernel=kernel, groups=in_width)

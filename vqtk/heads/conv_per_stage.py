@@ -9,7 +9,7 @@ from vqtk.heads._base import Head
 from vqtk.nn.convolution import applied_with, chosen_convolution, convolution
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
-from vqtk.registry import Condition, heads
+from vqtk.registry import ConditionFactory, heads
 
 _EXAMPLE = [{"width": 6, "upsample": 2, "then": ["condition", "relu", {"group": 2}, "positions"]}]
 
@@ -33,7 +33,7 @@ class ConvPerStageHead(Head):
         *,
         layers: list[Unit] = [],
         kernel: Count = 1,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         built = units(in_width, size, stages, layers, condition)
         super().__init__(built.size)

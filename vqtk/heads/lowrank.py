@@ -8,7 +8,7 @@ from vqtk.heads._base import Head
 from vqtk.nn.convolution import chosen_convolution, convolution
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
-from vqtk.registry import Condition, heads
+from vqtk.registry import ConditionFactory, heads
 
 _EXAMPLE = [{"width": 6, "then": ["condition", "relu", {"group": 2}, "positions"]}]
 
@@ -40,7 +40,7 @@ class LowRankHead(Head):
         kernel: Count = 3,
         rank: Count = 16,
         per_stage: bool = True,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         built = units(in_width, size, stages, layers, condition)
         super().__init__(built.size)

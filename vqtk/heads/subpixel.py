@@ -8,7 +8,7 @@ from vqtk.heads._base import Head
 from vqtk.nn.convolution import applied_with, chosen_convolution, convolution
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
-from vqtk.registry import Condition, heads
+from vqtk.registry import ConditionFactory, heads
 
 _SHUFFLES = {
     1: "... (c i) x -> ... c (x i)",
@@ -41,7 +41,7 @@ class SubpixelHead(Head):
         layers: list[Unit] = [],
         factor: Count = 2,
         kernel: Count = 3,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         built = units(in_width, size, stages, layers, condition)
         if not built.size:

@@ -18,7 +18,7 @@ from vqtk.errors import ShapeError
 from vqtk.models._base import Model
 from vqtk.models._codebook import Codebook, Prior
 from vqtk.nn.types import DataSpec
-from vqtk.registry import Loss
+from vqtk.registry import LossFactory
 
 PriorKind = Literal["none", "autoregressive"]
 SQUEEZED = 16
@@ -55,7 +55,7 @@ class Quantised(Model):
         positions: int,
         codebooks: int,
         options: int,
-        loss: Loss,
+        loss: LossFactory,
         width: int,
         code_width: int,
         blocks: int,

@@ -11,7 +11,7 @@ from vqtk.errors import ShapeError
 from vqtk.models._base import Model
 from vqtk.models._code_models import Autoregressive, Independent
 from vqtk.nn.types import Count, DataSpec, Options, Stages
-from vqtk.registry import Loss, models
+from vqtk.registry import LossFactory, models
 
 
 @models.register("distilled", example={"stages": 4, "options": 4, "loss": "mse", "width": 8})
@@ -32,7 +32,7 @@ class Distilled(Model):
         *,
         stages: Stages,
         options: Options,
-        loss: Loss,
+        loss: LossFactory,
         width: Count = 128,
         codes: Literal["autoregressive", "independent"] = "autoregressive",
     ):

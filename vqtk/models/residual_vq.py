@@ -4,7 +4,7 @@ from typing import Literal
 
 from vqtk.models._quantised import Quantised
 from vqtk.nn.types import Count, DataSpec, Options, Stages, Whole
-from vqtk.registry import Loss, models
+from vqtk.registry import LossFactory, models
 
 _EXAMPLE = {
     "stages": 4,
@@ -37,7 +37,7 @@ class ResidualVQ(Quantised):
         *,
         stages: Stages,
         options: Options,
-        loss: Loss,
+        loss: LossFactory,
         width: Count = 64,
         code_width: Count = 64,
         blocks: Whole = 2,

@@ -28,7 +28,7 @@ from vqtk.models._walk import Walk
 from vqtk.nn.graph import is_capturing
 from vqtk.nn.state import State, chosen_of, decay_gradient, repeat_batch, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction, Options, Stages
-from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
+from vqtk.registry import ConditionFactory, LossFactory, RefinerFactory, SearchFactory, SelectorFactory, models
 
 if TYPE_CHECKING:
     from vqtk.models._compiled import CompiledStage
@@ -73,14 +73,14 @@ class VQDraw(Model):
         *,
         stages: Stages,
         options: Options,
-        loss: Loss,
-        condition: Condition,
-        refiner: Refiner,
+        loss: LossFactory,
+        condition: ConditionFactory,
+        refiner: RefinerFactory,
         segment: Count | None = None,
         grad_decay: Fraction = 0.0,
         active_stages: Count | None = None,
-        selector: Selector,
-        search: Search,
+        selector: SelectorFactory,
+        search: SearchFactory,
     ):
         super().__init__(data, stages=active_stages or stages, options=options)
         if self.stages > stages:
@@ -136,7 +136,7 @@ class VQDraw(Model):
         *,
         stages: Sequence[int] | None = None,
         start: tuple[Tensor, State] | None = None,
-        selector: Selector | None = None,
+        selector: SelectorFactory | None = None,
         draws: Tensor | None = None,
         sampled: Tensor | None = None,
         recompute: int = 0,

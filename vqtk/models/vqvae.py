@@ -4,7 +4,7 @@ from typing import Literal
 
 from vqtk.models._quantised import Quantised
 from vqtk.nn.types import Count, DataSpec, Options, Stages, Whole
-from vqtk.registry import Loss, models
+from vqtk.registry import LossFactory, models
 
 
 @models.register("vqvae", example={"stages": 4, "options": 4, "loss": "mse", "width": 8, "code_width": 4, "blocks": 1})
@@ -28,7 +28,7 @@ class VQVAE(Quantised):
         *,
         stages: Stages,
         options: Options,
-        loss: Loss,
+        loss: LossFactory,
         width: Count = 64,
         code_width: Count = 16,
         blocks: Whole = 2,

@@ -14,7 +14,7 @@ from vqtk.errors import ShapeError
 from vqtk.nn.convolution import applied_with, convolution, upsampling
 from vqtk.nn.stage import ChannelAffine, StageModule, StageSequential
 from vqtk.nn.types import Count, Size
-from vqtk.registry import Condition
+from vqtk.registry import ConditionFactory
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class LayerUnit(StageModule):
     Raises: ShapeError if the convolution or a norm does not fit.
     """
 
-    def __init__(self, in_width: int, size: Size, stages: int, spec: Unit, condition: Condition):
+    def __init__(self, in_width: int, size: Size, stages: int, spec: Unit, condition: ConditionFactory):
         width, layers = in_width, []
         if spec.width is not None:
             module, size = _convolution(in_width, size, spec.width, spec)
@@ -150,7 +150,7 @@ def conditioned(convolution: Any, condition: nn.Module, features: Tensor, stage:
     return convolve(features, weight, bias if shifts is None else bias + shifts[stage])
 
 
-def units(in_width: int, size: Size, stages: int, specs: list[Unit], condition: Condition) -> StageSequential:
+def units(in_width: int, size: Size, stages: int, specs: list[Unit], condition: ConditionFactory) -> StageSequential:
     """Build layer units in order. Raises: ShapeError, naming the unit by its position."""
     layers = StageSequential(in_width, size)
     for index, spec in enumerate(specs):

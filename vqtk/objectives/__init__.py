@@ -1,1 +1,5 @@
 """Objectives: what training minimises."""
+
+from vqtk.objectives._base import Load, Objective, Pass
+
+__all__ = ["Load", "Objective", "Pass"]

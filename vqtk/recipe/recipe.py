@@ -15,7 +15,7 @@ from vqtk.plugin import Plugin, active, used
 from vqtk.recipe.merge import gather
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, parse
-from vqtk.registry import Dataset, Model, Objective
+from vqtk.registry import DatasetFactory, ModelFactory, ObjectiveFactory
 
 FolderName = Annotated[
     str,
@@ -59,7 +59,7 @@ class Train:
     """
 
     updates: Count
-    objective: Objective
+    objective: ObjectiveFactory
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     accumulate: Count = 1
@@ -79,8 +79,8 @@ class _Sections:
     """The keys of a recipe."""
 
     name: FolderName
-    data: Dataset
-    model: Model
+    data: DatasetFactory
+    model: ModelFactory
     train: Train
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
-from vqtk.registry import Condition, backbones
+from vqtk.registry import ConditionFactory, backbones
 
 
 @backbones.register("example", example={"width": 8, "halvings": 1})
@@ -22,7 +22,14 @@ class Example(StageModule):
 
     # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
     def __init__(
-        self, in_width: int, size: Size, stages: int, *, width: Count = 64, halvings: Count = 2, condition: Condition
+        self,
+        in_width: int,
+        size: Size,
+        stages: int,
+        *,
+        width: Count = 64,
+        halvings: Count = 2,
+        condition: ConditionFactory,
     ):
         layers, conditions = [], []
         for _ in range(halvings):

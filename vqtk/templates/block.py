@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from vqtk.nn.convolution import convolution
 from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Count, Size
-from vqtk.registry import Condition, blocks
+from vqtk.registry import ConditionFactory, blocks
 
 
 @blocks.register("example")
@@ -20,7 +20,7 @@ class Example(StageModule):
     """
 
     # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
-    def __init__(self, in_width: int, size: Size, stages: int, *, kernel: Count = 3, condition: Condition):
+    def __init__(self, in_width: int, size: Size, stages: int, *, kernel: Count = 3, condition: ConditionFactory):
         super().__init__(in_width, size)  # The width and size that it yields.
         self.convolution, _ = convolution(in_width, in_width, size, kernel=kernel)
         self.condition = condition(in_width, stages)

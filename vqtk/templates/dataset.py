@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vqtk.datasets._base import Dataset, Splits
-from vqtk.datasets._split import Held
+from vqtk.datasets import Dataset, Held, Splits
 from vqtk.nn.types import Count, DataSpec, Whole
 from vqtk.registry import datasets
 

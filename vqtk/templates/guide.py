@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vqtk.guides._base import Guide
+from vqtk.guides import Guide
 from vqtk.nn.types import Fraction
 from vqtk.registry import guides
 

@@ -8,10 +8,10 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqtk.heads._base import Head
+from vqtk.heads import Head
 from vqtk.nn.convolution import chosen_convolution, convolution
 from vqtk.nn.types import Count, Size
-from vqtk.registry import Condition, heads
+from vqtk.registry import ConditionFactory, heads
 
 
 @heads.register("example", example={"hidden": 8})
@@ -31,7 +31,7 @@ class Example(Head):
         out_channels: int,
         *,
         hidden: Count = 64,
-        condition: Condition,
+        condition: ConditionFactory,
     ):
         super().__init__(size)  # The size of the deltas.
         self.options = options

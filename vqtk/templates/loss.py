@@ -6,7 +6,7 @@ In a recipe: `plugins: [example.py]`, and `loss: {name: example, bend: 0.5}` in 
 from torch import Tensor
 from torch.nn import functional as F
 
-from vqtk.losses._base import Loss
+from vqtk.losses import Loss
 from vqtk.nn.types import DataSpec, Positive
 from vqtk.registry import losses
 

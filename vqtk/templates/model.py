@@ -5,7 +5,7 @@ In a recipe: `plugins: [example.py]`, and `name: example` in `model`.
 
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.types import Count, DataSpec, Options, Stages
-from vqtk.registry import Condition, Loss, Refiner, Search, Selector, models
+from vqtk.registry import ConditionFactory, LossFactory, RefinerFactory, SearchFactory, SelectorFactory, models
 
 _EXAMPLE = {
     "stages": 4,
@@ -32,12 +32,12 @@ class Example(VQDraw):
         *,
         stages: Stages,
         options: Options,
-        loss: Loss,
-        condition: Condition,
-        refiner: Refiner,
+        loss: LossFactory,
+        condition: ConditionFactory,
+        refiner: RefinerFactory,
         segment: Count | None = None,
-        selector: Selector,
-        search: Search,
+        selector: SelectorFactory,
+        search: SearchFactory,
     ):
         super().__init__(
             data,

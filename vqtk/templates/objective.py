@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.types import NonNegative
-from vqtk.objectives._base import Load, Objective, Pass
+from vqtk.objectives import Load, Objective, Pass
 from vqtk.registry import objectives
 
 

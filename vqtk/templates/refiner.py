@@ -9,7 +9,7 @@ from torch import Tensor
 from vqtk.nn.state import State
 from vqtk.nn.types import Size
 from vqtk.refiners.composed import Composed
-from vqtk.registry import Backbone, Block, Head, refiners
+from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "stride": 2}]},
@@ -33,9 +33,9 @@ class Example(Composed):
         options: int,
         out_channels: int,
         *,
-        backbone: Backbone,
-        blocks: list[Block] = [],
-        head: Head,
+        backbone: BackboneFactory,
+        blocks: list[BlockFactory] = [],
+        head: HeadFactory,
         output_scale: float = 0.1,
     ):
         super().__init__(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vqtk.nn.types import Fraction
 from vqtk.registry import selectors
-from vqtk.selectors._base import Selector
+from vqtk.selectors import Selector
 
 
 @selectors.register("example", example={"share": 0.5})

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from vqtk.errors import ShapeError
 from vqtk.nn.convolution import chosen_convolution, convolution
-from vqtk.nn.stage import StageSequential
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, NonNegative, Size, Whole
-from vqtk.refiners import Refiner
-from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
+from vqtk.refiners.composed import Composed
+from vqtk.registry import Inherited, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "kernel": 5, "stride": 2}]},
@@ -27,7 +26,7 @@ _EXAMPLE = {
 
 
 @refiners.register("ddn", example=_EXAMPLE, staged=True)
-class DDN(Refiner):
+class DDN(Composed):
     """Backbone, blocks, head; the chosen option's features are carried; options split and are pruned.
 
     Each option has a 1-wide convolution of its own, from the blocks' features to `channels` channels. The next stage's
@@ -53,30 +52,21 @@ class DDN(Refiner):
         options: int,
         out_channels: int,
         *,
-        backbone: BackboneFactory,
-        blocks: list[BlockFactory] = [],
-        head: HeadFactory,
-        output_scale: float = 0.1,
         channels: Count = 32,
         split_threshold: NonNegative = 2.0,
         prune_threshold: NonNegative = 0.5,
         pace: Whole = 40,
+        **composed: Inherited,
     ):
-        super().__init__()
-        self.options, self.channels, self.pace = options, channels, pace
+        self.carried = channels
+        super().__init__(in_width, size, stages, options, out_channels, **composed)
+        self.options, self.pace = options, pace
         self.split_threshold, self.prune_threshold = split_threshold, prune_threshold
-        self.output_scale = nn.Parameter(torch.tensor(output_scale))
-        self.backbone = backbone(in_width, size, stages)
-        self.blocks = StageSequential(self.backbone.width + channels, self.backbone.size)
-        for block in blocks:
-            self.blocks.append(block(self.blocks.width, self.blocks.size, stages))
         if self.blocks.size != self.backbone.size:
             raise ShapeError(
                 f"the blocks make features of size {self.blocks.size} out of {self.backbone.size}, so those of an "
                 "option cannot enter the next stage. Take `stride` and `upsample` out of the blocks."
             )
-        self.head = head(self.blocks.width, self.blocks.size, stages, options, out_channels)
-        self.size = self.head.size
         outputs = outputs_of(self.head, options * out_channels)
         self.passing = nn.ModuleList(
             convolution(self.blocks.width, options * channels, self.blocks.size, kernel=1)[0] for _ in outputs
@@ -88,26 +78,21 @@ class DDN(Refiner):
 
     def initial_state(self, like: Tensor) -> State:
         """Return the features before any choice (n, channels, *size of the features): zero."""
-        return like.new_zeros(len(like), self.channels, *self.backbone.size)
+        return like.new_zeros(len(like), self.carried, *self.backbone.size)
 
-    def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas; `advance` needs the features, and the stage."""
-        features = self._features(x, stage, state)
-        return self.head.scaled(features, stage, self.output_scale), (features, stage)
+    def features(self, x: Tensor, stage: int, state: State) -> Tensor:
+        """Return the features, which the blocks make of the backbone's and of the chosen option's."""
+        return self.blocks(torch.cat([self.backbone(x, stage), state], 1), stage)
 
-    def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas by the head's own path."""
-        features = self._features(x, stage, state)
-        return self.head.choose(features, stage, codes) * self.output_scale, (features, stage)
+    def carry(self, features: Tensor, stage: int, state: State) -> State:
+        """Return the features, from which `advance` makes those of the chosen option, and the stage."""
+        return features, stage
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the features of the chosen options (n, channels, *size), computed for these alone."""
         features, stage = carry
         weight, bias = self._rows(stage)
         return chosen_convolution(features, weight[codes], bias[codes])
-
-    def _features(self, x: Tensor, stage: int, passed: Tensor) -> Tensor:
-        return self.blocks(torch.cat([self.backbone(x, stage), passed], 1), stage)
 
     def _rows(self, stage: int) -> tuple[Tensor, Tensor]:
         """Return the weights (k, channels, …) and biases (k, channels) that yield each option's features."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, Size
 from vqtk.refiners.composed import Composed
-from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
+from vqtk.registry import Inherited, refiners
 
 _EXAMPLE = {
     "frames": 3,
@@ -40,22 +40,9 @@ class FrameStack(Composed):
         out_channels: int,
         *,
         frames: Count = 5,
-        backbone: BackboneFactory,
-        blocks: list[BlockFactory] = [],
-        head: HeadFactory,
-        output_scale: float = 0.1,
+        **composed: Inherited,
     ):
-        super().__init__(
-            frames * in_width,
-            size,
-            stages,
-            options,
-            out_channels,
-            backbone=backbone,
-            blocks=blocks,
-            head=head,
-            output_scale=output_scale,
-        )
+        super().__init__(frames * in_width, size, stages, options, out_channels, **composed)
         self.earlier = (frames - 1) * in_width
 
     def initial_state(self, like: Tensor) -> State:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vqtk.nn.state import State, chosen_of
 from vqtk.nn.types import Size
 from vqtk.refiners.composed import Composed
-from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
+from vqtk.registry import Inherited, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "stride": 2}]},
@@ -41,23 +41,10 @@ class Gated(Composed):
         options: int,
         out_channels: int,
         *,
-        backbone: BackboneFactory,
-        blocks: list[BlockFactory] = [],
-        head: HeadFactory,
-        output_scale: float = 0.1,
         gate_bias: float = -3.0,
+        **composed: Inherited,
     ):
-        super().__init__(
-            in_width,
-            size,
-            stages,
-            options,
-            2 * out_channels,
-            backbone=backbone,
-            blocks=blocks,
-            head=head,
-            output_scale=output_scale,
-        )
+        super().__init__(in_width, size, stages, options, 2 * out_channels, **composed)
         self.gate_bias = gate_bias
         self.gate_at_start = 1 / (1 + exp(-gate_bias))
         self.out_channels = out_channels

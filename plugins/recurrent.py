@@ -7,11 +7,10 @@ It reads what the stage saw and which option was taken, and is added to the feat
 import torch
 from torch import Tensor, nn
 
-from vqtk.nn.stage import StageSequential
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, Size
-from vqtk.refiners import Refiner
-from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
+from vqtk.refiners.composed import Composed
+from vqtk.registry import Inherited, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "kernel": 5, "stride": 2}]},
@@ -22,7 +21,7 @@ _EXAMPLE = {
 
 
 @refiners.register("recurrent", example=_EXAMPLE, staged=True)
-class Recurrent(Refiner):
+class Recurrent(Composed):
     """Backbone, blocks, head, and a GRU: a vector of width `memory` is carried from stage to stage.
 
     The vector h is projected and added to the backbone's features, the same at every position. After the stage,
@@ -42,20 +41,10 @@ class Recurrent(Refiner):
         options: int,
         out_channels: int,
         *,
-        backbone: BackboneFactory,
-        blocks: list[BlockFactory] = [],
-        head: HeadFactory,
-        output_scale: float = 0.1,
         memory: Count = 128,
+        **composed: Inherited,
     ):
-        super().__init__()
-        self.output_scale = nn.Parameter(torch.tensor(output_scale))
-        self.backbone = backbone(in_width, size, stages)
-        self.blocks = StageSequential(self.backbone.width, self.backbone.size)
-        for block in blocks:
-            self.blocks.append(block(self.blocks.width, self.blocks.size, stages))
-        self.head = head(self.blocks.width, self.blocks.size, stages, options, out_channels)
-        self.size = self.head.size
+        super().__init__(in_width, size, stages, options, out_channels, **composed)
         self.memory = memory
         self.remind = nn.Linear(memory, self.backbone.width, bias=False)
         self.option = nn.Embedding(options, memory)
@@ -65,22 +54,16 @@ class Recurrent(Refiner):
         """Return the empty memory (n, memory)."""
         return like.new_zeros(len(like), self.memory)
 
-    def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas; `advance` needs the features' mean and the memory."""
-        features = self._remembering(x, stage, state)
-        return self.head.scaled(features, stage, self.output_scale), (features.flatten(2).mean(2), state)
+    def features(self, x: Tensor, stage: int, state: State) -> Tensor:
+        """Return the features, reminded of the stages before."""
+        features, reminder = self.backbone(x, stage), self.remind(state)
+        return self.blocks(features + reminder.reshape(*reminder.shape, *[1] * (features.dim() - 2)), stage)
 
-    def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas by the head's own path."""
-        features = self._remembering(x, stage, state)
-        return self.head.choose(features, stage, codes) * self.output_scale, (features.flatten(2).mean(2), state)
+    def carry(self, features: Tensor, stage: int, state: State) -> State:
+        """Return the features' mean over positions (n, width), and the memory (n, memory)."""
+        return features.flatten(2).mean(2), state
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the memory after the stage (n, memory)."""
         mean, memory = carry
         return self.cell(torch.cat([mean, self.option(codes)], 1), memory)
-
-    def _remembering(self, x: Tensor, stage: int, memory: Tensor) -> Tensor:
-        features = self.backbone(x, stage)
-        reminder = self.remind(memory)
-        return self.blocks(features + reminder.reshape(*reminder.shape, *[1] * (features.dim() - 2)), stage)

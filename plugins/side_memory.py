@@ -5,15 +5,14 @@ the blocks also read a coarse feature map, and write to it.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqtk.errors import ShapeError
 from vqtk.nn.convolution import convolution
-from vqtk.nn.stage import StageSequential
 from vqtk.nn.state import State
 from vqtk.nn.types import Count, Size
-from vqtk.refiners import Refiner
-from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
+from vqtk.refiners.composed import Composed
+from vqtk.registry import Inherited, refiners
 
 _EXAMPLE = {
     "backbone": {"name": "conv", "layers": [{"width": 8, "kernel": 5, "stride": 2}]},
@@ -24,7 +23,7 @@ _EXAMPLE = {
 
 
 @refiners.register("side_memory", example=_EXAMPLE, staged=True)
-class SideMemory(Refiner):
+class SideMemory(Composed):
     """Backbone, blocks, head, and a map of `channels` channels that is carried from stage to stage.
 
     The blocks take the backbone's features and the map m, concatenated. A 1-wide convolution of what they yield gives
@@ -45,49 +44,31 @@ class SideMemory(Refiner):
         options: int,
         out_channels: int,
         *,
-        backbone: BackboneFactory,
-        blocks: list[BlockFactory] = [],
-        head: HeadFactory,
-        output_scale: float = 0.1,
         channels: Count = 32,
+        **composed: Inherited,
     ):
-        super().__init__()
-        self.channels = channels
-        self.output_scale = nn.Parameter(torch.tensor(output_scale))
-        self.backbone = backbone(in_width, size, stages)
-        self.blocks = StageSequential(self.backbone.width + channels, self.backbone.size)
-        for block in blocks:
-            self.blocks.append(block(self.blocks.width, self.blocks.size, stages))
+        self.carried = channels
+        super().__init__(in_width, size, stages, options, out_channels, **composed)
         if self.blocks.size != self.backbone.size:
             raise ShapeError(
                 f"the blocks make features of size {self.blocks.size} out of {self.backbone.size}, so the memory that "
                 "they read cannot be written. Take `stride` and `upsample` out of the blocks."
             )
         self.write, _ = convolution(self.blocks.width, 2 * channels, self.blocks.size, kernel=1)
-        self.head = head(self.blocks.width, self.blocks.size, stages, options, out_channels)
-        self.size = self.head.size
 
     def initial_state(self, like: Tensor) -> State:
         """Return the empty map (n, channels, *size of the features)."""
-        return like.new_zeros(len(like), self.channels, *self.backbone.size)
+        return like.new_zeros(len(like), self.carried, *self.backbone.size)
 
-    def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas, and the map as this stage leaves it."""
-        features = self._features(x, stage, state)
-        return self.head.scaled(features, stage, self.output_scale), self._written(features, state)
+    def features(self, x: Tensor, stage: int, state: State) -> Tensor:
+        """Return the features, which the blocks make of the backbone's and of the map."""
+        return self.blocks(torch.cat([self.backbone(x, stage), state], 1), stage)
 
-    def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas by the head's own path, and the map as this stage leaves it."""
-        features = self._features(x, stage, state)
-        return self.head.choose(features, stage, codes) * self.output_scale, self._written(features, state)
+    def carry(self, features: Tensor, stage: int, state: State) -> State:
+        """Return the map as this stage leaves it."""
+        gate, candidate = self.write(features).chunk(2, 1)
+        return state + gate.sigmoid() * candidate.tanh()
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the map; the choice enters it by way of the next reconstruction."""
         return carry
-
-    def _features(self, x: Tensor, stage: int, memory: Tensor) -> Tensor:
-        return self.blocks(torch.cat([self.backbone(x, stage), memory], 1), stage)
-
-    def _written(self, features: Tensor, memory: Tensor) -> Tensor:
-        gate, candidate = self.write(features).chunk(2, 1)
-        return memory + gate.sigmoid() * candidate.tanh()

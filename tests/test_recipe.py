@@ -129,6 +129,19 @@ def test_an_override_by_another_name_drops_the_settings_of_the_first() -> None:
     assert recipe.plain()["model"]["selector"] == {"name": "argmin"}
 
 
+def test_a_spec_of_another_name_keeps_the_settings_that_its_component_takes_too() -> None:
+    base = child("model: {selector: {name: epsilon, epsilon: 0.5}, refiner: {output_scale: 0.5}}")
+    kept = load_recipe("child.yaml", ["model.selector={name: argmin, keep: true}"]).plain()["model"]
+    assert kept == {**base.plain()["model"], "selector": {"name": "argmin"}}
+    assert list(kept["selector"]) == ["name"]
+    softened = child("model: {selector: {name: epsilon, epsilon: 0.5}}", "model.selector={name: epsilon, keep: true}")
+    assert softened.plain()["model"]["selector"] == {"name": "epsilon", "epsilon": 0.5}
+    with pytest.raises(RecipeError, match=r"model\.selector\.keep: expected true"):
+        load_recipe("child.yaml", ["model.selector={name: argmin, keep: 1}"])
+    with pytest.raises(RecipeError, match="unknown key"):
+        load_recipe("child.yaml", ["model.selector={name: argmin, keep: true, epsilon: 0.1}"])
+
+
 def test_a_section_with_a_name_can_be_given_by_its_name() -> None:
     optimizer = load_recipe("good.yaml", ["train.optimizer=adamw"]).train.optimizer
     assert (optimizer.name, optimizer.lr) == ("adamw", 1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,7 @@ from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Betas, load_recipe
 from vqtk.recipe.schema import Scope, parse
 from vqtk.recipe.signature import describe, parameters
-from vqtk.registry import REGISTRIES, BlockFactory, ConditionFactory, HeadFactory, Registry, blocks
+from vqtk.registry import REGISTRIES, BlockFactory, ConditionFactory, HeadFactory, Inherited, Registry, blocks
 
 SOURCE = """\
 from vqtk.registry import blocks
@@ -131,8 +132,43 @@ class Undocumented:
     def __init__(self, given: int): ...
 
 
+class Extended:
+    """Has settings."""
+
+    def __init__(self, given: int, *, size: Count = 3, name_of: str):
+        self.settings = {"size": size, "name_of": name_of}
+
+
+class Extending(Extended):
+    """Has one more, and another default of one."""
+
+    def __init__(self, given: int, *, size: Count = 5, more: int = 0, **extended: Inherited):
+        super().__init__(given, size=size, **extended)
+        self.settings["more"] = more
+
+
+class Unchanged(Extending):
+    """Has those of what it extends."""
+
+
 def function(given: int) -> None:
     """Is no class."""
+
+
+@pytest.mark.parametrize("component", [Extending, Unchanged])
+def test_settings_of_an_extended_class_are_inherited_typed_and_handed_on(component: type, registry: Registry) -> None:
+    registry.register("extending")(component)
+    own = parameters(component)
+    assert {name: one.default for name, one in own.items()} == {
+        "name_of": inspect.Parameter.empty, "size": 5, "more": 0
+    }  # fmt: skip
+    assert own["size"].hint == Count
+    problems = Problems()
+    spec = Annotated[Any, registry]
+    chosen = parse(Node.of({"name": "extending", "name_of": "a", "more": 2}, "here"), spec, "it", Scope(problems))
+    assert chosen(1).settings == {"size": 5, "name_of": "a", "more": 2}
+    parse(Node.of({"name": "extending", "name_of": "a", "mere": 2}, "here"), spec, "it", Scope(problems))
+    assert "unknown key. Did you mean 'more'?" in problems.found[0]
 
 
 @pytest.mark.parametrize(

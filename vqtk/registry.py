@@ -172,8 +172,23 @@ def _same(one: type, other: type) -> bool:
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
+def extended_by(component: type) -> type | None:
+    """Return the class whose settings a component hands on by `**settings: Inherited`; None if it hands on none."""
+    constructors = [base for base in component.__mro__ if "__init__" in vars(base)]
+    if len(constructors) < 2 or not any(map(_inherits, inspect.signature(constructors[0]).parameters.values())):
+        return None
+    return constructors[1]
+
+
+def _inherits(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is parameter.VAR_KEYWORD and parameter.annotation in (Inherited, "Inherited")
+
+
 def _takes_condition(component: type) -> bool:
-    return inspect.isclass(component) and "condition" in inspect.signature(component).parameters
+    if not inspect.isclass(component):
+        return False
+    extended = extended_by(component)
+    return "condition" in inspect.signature(component).parameters or bool(extended and _takes_condition(extended))
 
 
 def _check_signature(registry: Registry, entry: Entry) -> None:
@@ -184,17 +199,17 @@ def _check_signature(registry: Registry, entry: Entry) -> None:
         raise RegistryError(f"{where}: a component needs a docstring; its first line is shown by `vqtk list`.")
     parameters = list(inspect.signature(entry.component).parameters.values())
     for parameter in parameters:
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) and not _inherits(parameter):
             raise RegistryError(
-                f"{where}: `{str(parameter).partition(':')[0]}` would swallow misspelt keys. "
-                "Write an `__init__` that names each parameter."
+                f"{where}: `{str(parameter).partition(':')[0]}` would swallow misspelt keys. Name each parameter, or "
+                "write `**settings: Inherited` (of vqtk.registry) to hand on the settings of the class it extends."
             )
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.annotation is parameter.empty:
             raise RegistryError(
                 f"{where}: parameter {parameter.name!r} has no type; a recipe could not be checked. "
                 f"Write it as in `{parameter.name}: int`."
             )
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name in {"name", "repeat", *registry.common}:
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name in {"name", "repeat", "keep", *registry.common}:
             raise RegistryError(f"{where}: {parameter.name!r} is a word of the recipe language; rename the parameter.")
     supplied = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(supplied) != len(registry.supplied):
@@ -227,6 +242,9 @@ REGISTRIES = {
         guides, datasets,
     )
 }  # fmt: skip
+
+Inherited = Annotated[Any, "the settings of the class that a component extends"]
+"""The type of `**settings` that a component takes for the class it extends, and hands on to it."""
 
 Factory = Callable[..., Any]
 ModelFactory = Annotated[Factory, models]

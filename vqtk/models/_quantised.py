@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vqtk.errors import ShapeError
 from vqtk.models._base import Model
 from vqtk.models._codebook import Codebook, Prior
-from vqtk.nn.types import DataSpec
+from vqtk.nn.types import Count, DataSpec, Options, Whole
 from vqtk.registry import LossFactory
 
 PriorKind = Literal["none", "autoregressive"]
@@ -51,15 +51,15 @@ class Quantised(Model):
     def __init__(
         self,
         data: DataSpec,
-        *,
         positions: int,
         codebooks: int,
-        options: int,
+        *,
+        options: Options,
         loss: LossFactory,
-        width: int,
-        code_width: int,
-        blocks: int,
-        prior: PriorKind,
+        width: Count = 64,
+        code_width: Count,
+        blocks: Whole = 2,
+        prior: PriorKind = "none",
     ):
         super().__init__(data, stages=positions * codebooks, options=options)
         if data.kind != "image" or any(side % 4 for side in data.shape[1:]):

@@ -1,10 +1,8 @@
 """Residual vector quantisation: one vector an item, approximated by codebook after codebook."""
 
-from typing import Literal
-
 from vqtk.models._quantised import Quantised
-from vqtk.nn.types import Count, DataSpec, Options, Stages, Whole
-from vqtk.registry import LossFactory, models
+from vqtk.nn.types import Count, DataSpec, Stages
+from vqtk.registry import Inherited, models
 
 _EXAMPLE = {
     "stages": 4,
@@ -31,26 +29,5 @@ class ResidualVQ(Quantised):
     Source: Zeghidour et al. 2021, arXiv 2107.03312, the residual quantiser; van den Oord et al. 2017 for the rest.
     """
 
-    def __init__(
-        self,
-        data: DataSpec,
-        *,
-        stages: Stages,
-        options: Options,
-        loss: LossFactory,
-        width: Count = 64,
-        code_width: Count = 64,
-        blocks: Whole = 2,
-        prior: Literal["none", "autoregressive"] = "none",
-    ):
-        super().__init__(
-            data,
-            positions=1,
-            codebooks=stages,
-            options=options,
-            loss=loss,
-            width=width,
-            code_width=code_width,
-            blocks=blocks,
-            prior=prior,
-        )
+    def __init__(self, data: DataSpec, *, stages: Stages, code_width: Count = 64, **quantised: Inherited):
+        super().__init__(data, 1, stages, code_width=code_width, **quantised)

@@ -1,10 +1,8 @@
 """VQ-VAE: one codebook, and a code for each place of a coarse image."""
 
-from typing import Literal
-
 from vqtk.models._quantised import Quantised
-from vqtk.nn.types import Count, DataSpec, Options, Stages, Whole
-from vqtk.registry import LossFactory, models
+from vqtk.nn.types import Count, DataSpec, Stages
+from vqtk.registry import Inherited, models
 
 
 @models.register("vqvae", example={"stages": 4, "options": 4, "loss": "mse", "width": 8, "code_width": 4, "blocks": 1})
@@ -22,26 +20,5 @@ class VQVAE(Quantised):
     Source: van den Oord et al. 2017, arXiv 1711.00937.
     """
 
-    def __init__(
-        self,
-        data: DataSpec,
-        *,
-        stages: Stages,
-        options: Options,
-        loss: LossFactory,
-        width: Count = 64,
-        code_width: Count = 16,
-        blocks: Whole = 2,
-        prior: Literal["none", "autoregressive"] = "none",
-    ):
-        super().__init__(
-            data,
-            positions=stages,
-            codebooks=1,
-            options=options,
-            loss=loss,
-            width=width,
-            code_width=code_width,
-            blocks=blocks,
-            prior=prior,
-        )
+    def __init__(self, data: DataSpec, *, stages: Stages, code_width: Count = 16, **quantised: Inherited):
+        super().__init__(data, stages, 1, code_width=code_width, **quantised)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqtk.errors import RecipeError, nearest
@@ -91,14 +91,19 @@ def _take_plugins(root: Node, path: Path, plugins: list[Path]) -> None:
 def merge(base: Node, over: Node, path: str = "") -> Node:
     """Return `base` with `over` laid on top; `path` is where in the recipe they stand.
 
-    Mappings merge key by key, `~key` removes; lists, and component specs of another name, replace.
+    Mappings merge key by key, `~key` removes; lists, and component specs of another name, replace. With `keep: true`
+    such a spec keeps the settings that its component takes, too.
     """
     if not isinstance(over.value, dict):
         return over
     if isinstance(base.value, str):
         base = Node({"name": base}, base.origin)
-    if not isinstance(base.value, dict) or (path and _names_another(over, base)):
+    keeps, over = _keeps(over, path)
+    if not isinstance(base.value, dict):
         base = Node({}, over.origin)
+    if path and _names_another(over, base):
+        kept = {key: replace(child, kept=True) for key, child in base.value.items()} if keeps else {}
+        base = Node({"name": over.value["name"], **kept}, over.origin)
     merged = dict(base.value)
     for key, child in over.value.items():
         place = below(path, key)
@@ -111,6 +116,19 @@ def merge(base: Node, over: Node, path: str = "") -> Node:
         else:
             merged[key] = merge(merged[key], child, place) if key in merged else _cleaned(child, place)
     return Node(merged, base.origin if path else over.origin)
+
+
+def _keeps(over: Node, path: str) -> tuple[bool, Node]:
+    """Return whether a spec says `keep: true`, and the spec without it."""
+    if not {"name", "keep"} <= over.value.keys():
+        return False, over
+    keep = over.value["keep"]
+    if keep.value is not True:
+        raise RecipeError(
+            f"{keep.origin}: {below(path, 'keep')}: expected true: keep the settings of the component that this one "
+            "replaces. Leave it out to drop them."
+        )
+    return True, Node({key: child for key, child in over.value.items() if key != "keep"}, over.origin)
 
 
 def _names_another(over: Node, base: Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ MOST_BYTES, MOST_DEPTH, MOST_NODES = 1 << 20, 60, 10_000
 
 @dataclass
 class Node:
-    """A scalar, a list of nodes or a dict of nodes, and where it was written."""
+    """A scalar, a list of nodes or a dict of nodes, and where it was written.
+
+    A `kept` setting was another component's: one that does not take it goes without.
+    """
 
     value: Any
     origin: str
+    kept: bool = False
 
     def plain(self) -> Any:
         """Return the tree without origins."""
@@ -36,10 +40,10 @@ class Node:
     def copy(self) -> Node:
         """Return a deep copy."""
         if isinstance(self.value, dict):
-            return Node({key: child.copy() for key, child in self.value.items()}, self.origin)
+            return replace(self, value={key: child.copy() for key, child in self.value.items()})
         if isinstance(self.value, list):
-            return Node([child.copy() for child in self.value], self.origin)
-        return Node(self.value, self.origin)
+            return replace(self, value=[child.copy() for child in self.value])
+        return replace(self)
 
     @staticmethod
     def of(value: Any, origin: str, *, depth: int = 0) -> Node:

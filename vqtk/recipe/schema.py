@@ -107,6 +107,7 @@ def _component(node: Node, registry: Registry, path: str, scope: Scope) -> Any:
         return scope.problem(name, path, str(error))
     common = {key: Parameter(hint, default) for key, (hint, default) in registry.common.items()}
     fields = {**parameters(entry.component), **common}
+    node.value = {key: child for key, child in node.value.items() if key in (*fields, "name") or not child.kept}
     inner = Scope(scope.problems, dict(scope.chosen))
     values = _fields(node, fields, path, inner, owner=f"The {registry.kind} {entry.name!r}", besides=["name"])
     if values is INVALID:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import DocInfo
 
 from vqtk.errors import RegistryError
-from vqtk.registry import Registry, origin_of
+from vqtk.registry import Registry, extended_by, origin_of
 
 
 def registry_of(hint: Any) -> Registry | None:
@@ -32,6 +32,7 @@ class Parameter:
 def parameters(component: type) -> dict[str, Parameter]:
     """Return the keyword-only parameters of a component, or the fields of a dataclass.
 
+    Where a component hands on `**settings: Inherited`, those of the class that it extends are among them.
     Raises: RegistryError if a type is a name that does not exist when the program runs.
     """
     if dataclasses.is_dataclass(component):
@@ -42,7 +43,11 @@ def parameters(component: type) -> dict[str, Parameter]:
     except NameError as error:
         raise RegistryError(f"{origin_of(component)}: the type of a parameter cannot be read: {error}.") from None
     found = inspect.signature(component).parameters.values()
-    return {p.name: Parameter(hints[p.name], p.default) for p in found if p.kind is p.KEYWORD_ONLY}
+    own = {p.name: Parameter(hints[p.name], p.default) for p in found if p.kind is p.KEYWORD_ONLY}
+    extended = extended_by(component)
+    if extended is None:
+        return own
+    return {**own, **{name: value for name, value in parameters(extended).items() if name not in own}}
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

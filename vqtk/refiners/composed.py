@@ -22,12 +22,16 @@ class Composed(Refiner):
     """Backbone, blocks, head: features from the reconstruction, refined, and turned into deltas.
 
     A backbone with an upward half is applied in two: its downward half before the blocks, its upward half after them.
-    `output_scale` is one learned number that multiplies the deltas.
+    `output_scale` is one learned number that multiplies the deltas. A refiner that carries a state from stage to stage
+    extends this one by `features`, `carry` and `advance`.
 
     Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size).
     Raises: ShapeError if parts do not fit.
     Source: VQ-DRAW, all refiners.
     """
+
+    carried: int = 0
+    """Channels that a subclass adds to the features that enter the blocks; it sets them before it builds the parts."""
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class Composed(Refiner):
         super().__init__()
         self.output_scale = nn.Parameter(torch.tensor(output_scale))
         self.backbone = backbone(in_width, size, stages)
-        self.blocks = StageSequential(self.backbone.width, self.backbone.size)
+        self.blocks = StageSequential(self.backbone.width + self.carried, self.backbone.size)
         for block in blocks:
             self.blocks.append(block(self.blocks.width, self.blocks.size, stages))
         last: StageSequential | Rise = self.blocks
@@ -55,15 +59,26 @@ class Composed(Refiner):
         self.head = head(last.width, last.size, stages, options, out_channels)
         self.size = self.head.size
 
+    def features(self, x: Tensor, stage: int, state: State) -> Tensor:
+        """Return the features that enter the head; a subclass that has a state reads it here."""
+        if self.rise is None:
+            return self.blocks(self.backbone(x, stage), stage)
+        features, skips = self.backbone.descend(x, stage)
+        return self.rise(self.blocks(features, stage), skips, stage)
+
+    def carry(self, features: Tensor, stage: int, state: State) -> State:
+        """Return what `advance` needs after the stage: nothing, where there is no state."""
+        return None
+
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas; there is no state."""
-        features = self.blocks(self.backbone(x, stage), stage) if self.rise is None else self._with_skips(x, stage)
-        return self.head.scaled(features, stage, self.output_scale), None
+        """Return all deltas, and what `advance` needs."""
+        features = self.features(x, stage, state)
+        return self.head.scaled(features, stage, self.output_scale), self.carry(features, stage, state)
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas by the head's own path."""
-        features = self.blocks(self.backbone(x, stage), stage) if self.rise is None else self._with_skips(x, stage)
-        return self.head.choose(features, stage, codes) * self.output_scale, None
+        """Return the chosen deltas by the head's own path, and what `advance` needs."""
+        features = self.features(x, stage, state)
+        return self.head.choose(features, stage, codes) * self.output_scale, self.carry(features, stage, state)
 
     def choose_many(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
         """Return the deltas of several options by the head's own path.
@@ -73,8 +88,3 @@ class Composed(Refiner):
         if type(self).propose is not Composed.propose:
             return super().choose_many(x, stage, state, codes)
         return self.choose(x, stage, state, codes)
-
-    def _with_skips(self, x: Tensor, stage: int) -> Tensor:
-        assert self.rise is not None
-        features, skips = self.backbone.descend(x, stage)
-        return self.rise(self.blocks(features, stage), skips, stage)

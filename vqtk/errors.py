@@ -23,12 +23,19 @@ class CheckpointError(VqtkError):
     """A run directory, a weights file or a trainer's state cannot be read or does not fit the model."""
 
 
+class DivergenceError(VqtkError):
+    """Training has made losses or weights that are not finite."""
+
+
 class DataError(VqtkError):
     """A data set is missing or damaged."""
 
 
 class VqtkWarning(UserWarning):
     """Something that a user should know, and that stops nothing; the command line prints it as a line."""
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
 
 
 def closest(word: str, known: list[str]) -> str | None:
@@ -42,3 +49,11 @@ def nearest(word: str, known: list[str]) -> str:
     """Return `Did you mean …? ` for the nearest of the known names, or an empty string."""
     close = closest(word, known)
     return f"Did you mean {close!r}? " if close else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out, of the host or of a device, whichever library raised it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    told = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in told for sign in _OUT_OF_MEMORY)

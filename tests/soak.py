@@ -70,15 +70,25 @@ class Run:
         return self.runs() if self.kind == "study" else self.runs()[-1:]
 
 
-def soak(kind: str, source: Path, folder: Path, *, whole: Path, took: float, kills: int, seed: str) -> Found:
+def soak(
+    kind: str,
+    source: Path,
+    folder: Path,
+    *,
+    whole: Path,
+    took: float,
+    kills: int,
+    seed: str,
+    execs: float = EXEC_SHARE,
+) -> Found:
     """Kill so many runs, one after the other, and resume each to its end; compare it with the `whole` one.
 
-    The uninterrupted run took `took` seconds.
+    The uninterrupted run took `took` seconds; `execs` is the share of processes that are no forks.
     """
     drawn, found = random.Random(seed), Found(kind)
     it = Run(kind, source, folder / "0")
     while found.counts["kills"] < kills and len(found.remarks) < REMARKS_AT_MOST:
-        moment, forked = _moment(drawn, kind, took)
+        moment, forked = _moment(drawn, kind, took, execs)
         found.counts["resumes"] += "--resume" in it.command() or (kind == "study" and it.out.exists())
         pid = start(it.command(), it.log, moment, forked=forked)
         code = end_of(pid, within=moment.seconds)
@@ -103,14 +113,15 @@ def conclude(it: Run, whole: Path, found: Found) -> None:
     found.add("failures", code != 0, f"exit code {code} at the end: {it.log}")
     if code == 0:
         compare(it.ends(), Run(it.kind, it.source, whole).ends(), found)
-        left = leftovers(it.out)
+        given_up = [run for run in it.runs() if run not in it.ends()]  # Killed before their first checkpoint.
+        left = [path for path in leftovers(it.out) if not any(run in path.parents for run in given_up)]
         found.add("leftovers", len(left), f"left behind: {', '.join(map(str, left))}")
 
 
-def _moment(drawn: random.Random, kind: str, took: float) -> tuple[Moment, bool]:
+def _moment(drawn: random.Random, kind: str, took: float, execs: float) -> tuple[Moment, bool]:
     """Return when to kill, and whether the process is a fork."""
     if kind != "study":
-        if drawn.random() < EXEC_SHARE:
+        if drawn.random() < execs:
             return Moment(seconds=drawn.uniform(2, 6 + took)), False
         which = drawn.choice(["seconds", "writes", "writes", "pieces"])
         if which == "writes":

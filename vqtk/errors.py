@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class VqtkError(Exception):
     """Root of every error that vqtk raises on purpose; the command line prints it without a traceback."""
@@ -35,6 +37,8 @@ class VqtkWarning(UserWarning):
     """Something that a user should know, and that stops nothing; the command line prints it as a line."""
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
 
 
@@ -57,3 +61,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     told = str(error).lower()
     return isinstance(error, RuntimeError) and any(sign in told for sign in _OUT_OF_MEMORY)
+
+
+def told_by_system(error: OSError) -> str:
+    """Return what the system refused, of which file, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return f"{where}the disk is full, or its quota is used up ({reason}). Free some of it."
+    if error.errno in _REFUSED:
+        return f"{where}it cannot be read or written ({reason}). Make it so, or choose another place."
+    return f"{where}{reason}."

@@ -17,7 +17,7 @@ _LESS_MEMORY = (
 def main() -> None:
     """Run the command line. An expected error is one paragraph and exit code 2, never a traceback."""
     from vqtk.cli.app import app
-    from vqtk.errors import VqtkError, VqtkWarning, is_out_of_memory
+    from vqtk.errors import VqtkError, VqtkWarning, is_out_of_memory, told_by_system
     from vqtk.plugin import in_plugin, told
 
     try:
@@ -30,7 +30,7 @@ def main() -> None:
     except (BrokenPipeError, KeyboardInterrupt) as error:
         _end_early(error)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told_by_system(error)}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if is_out_of_memory(error):

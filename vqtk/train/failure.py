@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shlex
 import traceback
 from collections.abc import Callable, Iterator
@@ -10,14 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vqtk.errors import CheckpointError, DataError, DivergenceError, VqtkError, is_out_of_memory
+from vqtk.errors import CheckpointError, DataError, DivergenceError, VqtkError, is_out_of_memory, told_by_system
 from vqtk.io.weights import checkpoints, read_weights
 from vqtk.plugin import in_plugin
 from vqtk.train.loop import Trainer
 from vqtk.train.run_directory import RunDirectory
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def failure(
@@ -36,9 +32,10 @@ def failure(
     """
     told = _explained(error, trainer, directory)
     _let_go(error, trainer)
-    kept = _rescued(trainer, directory, manifest)
+    diverged = isinstance(error, DivergenceError)
+    kept = _newest(directory) if diverged else _rescued(trainer, directory, manifest)
     again = again or f"vqtk run --resume {shlex.quote(str(directory.path))}"
-    left = _left(kept, directory, again, diverged=isinstance(error, DivergenceError))
+    left = _left(kept, directory, again, diverged=diverged)
     return (VqtkError(f"{told} {left}") if told else None), left
 
 
@@ -48,28 +45,27 @@ def failure(
 def _explained(error: Exception, trainer: Trainer, directory: RunDirectory) -> str | None:
     """Return what failed and what to change, in a sentence or two; None where it is a bug of ours or of a plugin."""
     at = f"after update {trainer.done}"
-    system = next((one for one in _causes(error) if isinstance(one, OSError)), None)
+    foreseen = isinstance(error, (VqtkError, OSError))
+    system = next((one for one in _causes(error) if isinstance(one, OSError)), None) if foreseen else None
     if isinstance(error, DataError):
         return str(error)
     if any(map(is_out_of_memory, _causes(error))):
         return f"{_out_of_memory(trainer, directory)} It came {at}: {_line(error)}."
     if system and directory.is_gone():
-        return f"{directory.path}: the run directory was removed or moved while it trained, {at}."
-    if system and system.errno in _FULL:
-        where = system.filename or directory.path
-        return f"{where}: the disk is full, or its quota is used up ({system.strerror}), {at}. Free some of it."
-    if system and system.errno in _REFUSED:
-        where = system.filename or directory.path
-        return f"{where}: it cannot be written ({system.strerror}), {at}. Make it writable, or copy the run elsewhere."
-    if isinstance(error, VqtkError):
+        return (
+            f"{directory.path}: the run directory was removed or moved while it trained, {at}. What it held before is "
+            "not in the one that is there now."
+        )
+    if isinstance(error, VqtkError) and not system:
         return str(error)
     if "DataLoader worker" in str(error):
         return (
             f"a process that reads the data was ended by the system, {at} ({_line(error)}): memory has run out, or "
             "shared memory (/dev/shm). Free some of it."
         )
-    if isinstance(error, OSError) and not in_plugin(error):
-        return f"{error.filename or directory.path}: {error.strerror or _line(error)}, {at}."
+    if system and not in_plugin(error):
+        system.filename = system.filename or str(directory.path)
+        return f"training stopped {at}: {told_by_system(system)}"
     return None
 
 
@@ -113,12 +109,17 @@ def _rescued(
     trainer: Trainer, directory: RunDirectory, manifest: Callable[[], dict[str, Any]]
 ) -> tuple[int, str] | None:
     """Write a checkpoint if the state is sound and it can be; return the newest one's update and path."""
-    if trainer.sound and trainer.done:
+    whole = trainer.sound and (trainer.logged == trainer.done or directory.is_gone())
+    if whole and trainer.done:
         with suppress(Exception):  # What keeps it from being written is often what has failed: the one before counts.
             if directory.is_gone():
                 RunDirectory.create_at(directory.path, trainer.recipe)
                 directory.write_manifest(manifest())
             directory.save(trainer)
+    return _newest(directory)
+
+
+def _newest(directory: RunDirectory) -> tuple[int, str] | None:
     return next((found for found in map(_sound, reversed(checkpoints(directory.path))) if found), None)
 
 

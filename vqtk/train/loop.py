@@ -100,7 +100,7 @@ def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], 
         if logs:
             log({"update": done, **row, "step_ms": 1e3 * spent / since})
             spent, since = 0.0, 0
-        trainer.sound = True
+        trainer.logged = done
 
         now = time.monotonic()
         evaluates, draws, saves = done % settings.evaluate_every == 0, now >= pictures_at, now >= checkpoint_at
@@ -124,8 +124,9 @@ class Trainer:
     """A model, its objective and optimiser, how many updates they have had, and how long these took so far.
 
     `execution` says how updates are computed; by default what the recipe asks for, on the model's device. `passes`
-    holds what the last update's pieces left behind, by batch, each with its share of the batch. `sound` is False from
-    an optimiser's step until `train` has logged the update: what fails in between must not become a checkpoint.
+    holds what the last update's pieces left behind, by batch, each with its share of the batch. `sound` is False
+    within an optimiser's step, and `logged` is the last update whose metrics were written, where they were due: what
+    fails in between must not become a checkpoint.
 
     Raises: RecipeError if model and objective do not fit.
     """
@@ -136,7 +137,8 @@ class Trainer:
         self.execution = execution or resolve(recipe, model)
         self.optimizer = make_optimizer(recipe.train.optimizer, model)
         self.explores, self.bfloat16 = self.objective.explores, self.execution.precision == "bfloat16"
-        self.done, self.seconds, self.rate, self.sound = 0, 0.0, 0.0, True
+        self.done, self.seconds, self.rate = 0, 0.0, 0.0
+        self.sound, self.logged = True, 0
         self.passes: list[list[tuple[float, Pass]]] = []
         self.captured: CapturedUpdate | None = None
         prepare(self.execution, model, min(recipe.batch, recipe.train.micro_batch or recipe.batch))
@@ -170,6 +172,7 @@ class Trainer:
         if self.model.revives:
             self.model.after_update(self.optimizer, self.usage())
         self.done += 1
+        self.sound = True
 
     def backward(self, piece: Tensor, draws: State, share: float) -> Pass:
         """Pass over a piece of a batch, and add its gradient, weighted by its share; nothing waits for the device."""
@@ -233,6 +236,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state back."""
         self.done, self.seconds = state["done"], state["seconds"]
+        self.logged = self.done
         restore(self.optimizer, state["optimizer"])
 
 

@@ -135,8 +135,10 @@ class RunDirectory:
         """Drop what a run resumed after update `done` logs again: later rows, and that of the end."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            write_text(path, "".join(line + "\n" for line in lines if _stays(line, done)))
+            logged = path.read_text(encoding="utf-8")
+            kept = "".join(line + "\n" for line in logged.splitlines() if _stays(line, done))
+            if kept != logged:
+                write_text(path, kept)
 
     def has_tested(self, done: int) -> bool:
         """Return whether the metrics, rewound to an update, hold that update's test metrics."""

@@ -60,6 +60,7 @@ def test_a_plugin_whose_forward_pass_fails_is_told_with_its_line(
     assert vqtk_main(monkeypatch, command, "bad.yaml") == 2
     out, told = capsys.readouterr()
     assert "Traceback" not in out + told
+    assert f"block 'failing_{command}': RuntimeError" in out + told
     assert "failing.py:14" in out + told
     assert "RuntimeError" in out + told
 

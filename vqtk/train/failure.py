@@ -31,7 +31,8 @@ def failure(
         again: the command to go on with; by default `vqtk run --resume`.
     """
     told = _explained(error, trainer, directory)
-    _let_go(error, trainer)
+    if any(map(is_out_of_memory, _causes(error))):
+        _let_go(error, trainer)
     diverged = isinstance(error, DivergenceError)
     kept = _newest(directory) if diverged else _rescued(trainer, directory, manifest)
     again = again or f"vqtk run --resume {shlex.quote(str(directory.path))}"

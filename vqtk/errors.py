@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class VqtkError(Exception):
     """Root of every error that vqtk raises on purpose; the command line prints it without a traceback."""
@@ -23,12 +25,21 @@ class CheckpointError(VqtkError):
     """A run directory, a weights file or a trainer's state cannot be read or does not fit the model."""
 
 
+class DivergenceError(VqtkError):
+    """Training has made losses or weights that are not finite."""
+
+
 class DataError(VqtkError):
     """A data set is missing or damaged."""
 
 
 class VqtkWarning(UserWarning):
     """Something that a user should know, and that stops nothing; the command line prints it as a line."""
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
 
 
 def closest(word: str, known: list[str]) -> str | None:
@@ -42,3 +53,22 @@ def nearest(word: str, known: list[str]) -> str:
     """Return `Did you mean …? ` for the nearest of the known names, or an empty string."""
     close = closest(word, known)
     return f"Did you mean {close!r}? " if close else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out, of the host or of a device, whichever library raised it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    told = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in told for sign in _OUT_OF_MEMORY)
+
+
+def told_by_system(error: OSError) -> str:
+    """Return what the system refused, of which file, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    if error.errno in _FULL:
+        return f"{where}the disk is full, or its quota is used up ({reason}). Free some of it."
+    if error.errno in _REFUSED:
+        return f"{where}it cannot be read or written ({reason}). Make it so, or choose another place."
+    return f"{where}{reason}."

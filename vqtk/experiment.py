@@ -27,6 +27,7 @@ from vqtk.report.pictures import write_all
 from vqtk.train.budget import WARM_UP, Measured, measure, seconds
 from vqtk.train.device import peak_memory_mb
 from vqtk.train.execution import resolve
+from vqtk.train.failure import failure
 from vqtk.train.loop import Callback, Trainer, train
 from vqtk.train.run_directory import RunDirectory, environment
 
@@ -191,20 +192,35 @@ def go_on(experiment: Experiment, directory: RunDirectory, *, anew: bool = False
     if note:
         experiment.say(note)
     experiment.check_same_data(directory.manifest())
-    directory.rewind_metrics(experiment.trainer.done)
-    experiment.say(f"Going on after update {experiment.trainer.done} of {experiment.recipe.train.updates}.")
+    done, settings = experiment.trainer.done, experiment.recipe.train
+    directory.rewind_metrics(done)
+    experiment.say(f"Going on after update {done} of {settings.updates}.")
+    if 0 < done < settings.updates and done % settings.evaluate_every == 0 and not directory.has_tested(done):
+        _Recording(experiment, directory).on_evaluation_due(done)  # It failed there, after the update.
 
 
-def run(experiment: Experiment, directory: RunDirectory) -> bool:
-    """Train to the end, or until a callback asks to stop, and write what was reached. Return whether it is done."""
+def run(experiment: Experiment, directory: RunDirectory, *, again: str | None = None) -> bool:
+    """Train to the end, or until a callback asks to stop, and write what was reached. Return whether it is done.
+
+    What killed processes left in the directory is removed. What fails leaves a checkpoint, if the state is sound.
+    Raises: VqtkError that names it and `again`, the command to go on with, by default that of a single run.
+    """
     trainer = experiment.trainer
+    directory.sweep()
     for line in trainer.execution.notes:
         experiment.say(line)
-    callbacks = [*experiment.callbacks, _Recording(experiment, directory)]
-    finished = train(trainer, experiment.splits.train, directory.log, callbacks)
-    _save(trainer, directory)
-    if finished:
-        _finish(experiment, directory)
+    try:
+        callbacks = [*experiment.callbacks, _Recording(experiment, directory)]
+        finished = train(trainer, experiment.splits.train, directory.log, callbacks)
+        _save(trainer, directory)
+        if finished:
+            _finish(experiment, directory)
+    except Exception as error:
+        explained, left = failure(error, trainer, directory, manifest=experiment.manifest, again=again)
+        if explained:
+            raise explained from error
+        experiment.say(left)
+        raise
     return finished
 
 
@@ -216,6 +232,7 @@ class _Recording(Callback):
 
     def on_evaluation_due(self, update: int) -> None:
         """Evaluate the fixed test items."""
+        self.directory.check_there()
         evaluation = self.experiment.evaluate()
         self.directory.write_evaluation(evaluation)
         self.directory.log({"update": update, "test": evaluation["row"]})
@@ -223,6 +240,7 @@ class _Recording(Callback):
 
     def on_pictures_due(self, update: int) -> None:
         """Draw the model as it is."""
+        self.directory.check_there()
         self.experiment.picture(self.directory.images, update)
 
     def on_checkpoint_due(self, update: int) -> None:
@@ -232,6 +250,7 @@ class _Recording(Callback):
 
 def _save(trainer: Trainer, directory: RunDirectory) -> None:
     """Write a checkpoint and the report. Raises: VqtkError, before it writes, if the last losses are not finite."""
+    directory.check_there()
     trainer.metrics()
     directory.save(trainer)
     write_report(directory.path)
@@ -239,6 +258,7 @@ def _save(trainer: Trainer, directory: RunDirectory) -> None:
 
 def _finish(experiment: Experiment, directory: RunDirectory) -> None:
     trainer, test = experiment.trainer, experiment.splits.test
+    directory.check_there()
     _record_skipped(experiment, directory)
     began = time.monotonic()
     evaluation = experiment.evaluate()

@@ -104,10 +104,21 @@ def in_plugin(error: BaseException) -> str | None:
 
 
 def told(error: BaseException) -> str:
-    """Return an error of other code on one line, with the file and line that raised it, or of the plugin it is in."""
+    """Return an error of other code on one line, with the file and line that raised it.
+
+    Where it came out of a plugin, these are the plugin's, and its component is named.
+    """
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = in_plugin(error) or f"{Path(frame.filename).name}:{frame.lineno}"
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({where})"
+    component = _component_of(error)
+    return f"{component + ': ' if component else ''}{type(error).__name__}: {' '.join(str(error).split())} ({where})"
+
+
+def _component_of(error: BaseException) -> str | None:
+    """Return the kind and name of the innermost component of a plugin that an error came out of, if it did."""
+    known = {entry.component: (registry, entry) for plugin in _loaded.values() for registry, entry in plugin.entries}
+    own = [known.get(type(frame.f_locals.get("self"))) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((f"{found[0].kind} {found[1].name!r}" for found in reversed(own) if found), None)
 
 
 def _registered(path: Path) -> Plugin:

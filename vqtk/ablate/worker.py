@@ -98,7 +98,7 @@ def _train(cell: Path, settings: Settings, following: Following, *, samples: boo
         go_on(experiment, directory, anew=True)
     else:
         directory.write_manifest(experiment.manifest())
-    finished = run(experiment, directory)
+    finished = run(experiment, directory, again="the study's command with --retry")
     if finished and samples:
         measure_samples(experiment, directory)
     return finished

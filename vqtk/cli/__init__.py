@@ -8,11 +8,16 @@ import warnings
 from functools import partial
 from typing import Any
 
+_LESS_MEMORY = (
+    "Free some, or ask for less: data.batch or train.micro_batch, fewer examples (-n), a smaller "
+    "model, another --device."
+)
+
 
 def main() -> None:
     """Run the command line. An expected error is one paragraph and exit code 2, never a traceback."""
     from vqtk.cli.app import app
-    from vqtk.errors import VqtkError, VqtkWarning
+    from vqtk.errors import VqtkError, VqtkWarning, is_out_of_memory, told_by_system
     from vqtk.plugin import in_plugin, told
 
     try:
@@ -25,12 +30,16 @@ def main() -> None:
     except (BrokenPipeError, KeyboardInterrupt) as error:
         _end_early(error)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told_by_system(error)}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        if not in_plugin(error):
+        if is_out_of_memory(error):
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            print(f"error: out of memory: {first}. {_LESS_MEMORY}", file=sys.stderr)
+        elif in_plugin(error):
+            print(f"error: a plugin failed: {told(error)}", file=sys.stderr)
+        else:
             raise
-        print(f"error: a plugin failed: {told(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -35,6 +35,7 @@ def ablate(
     from vqtk.ablate.equal import step_s
     from vqtk.ablate.executor import Settings
     from vqtk.ablate.study import load_study
+    from vqtk.io.atomic import sweep
     from vqtk.io.lock import locked
     from vqtk.train.device import choose_device
 
@@ -46,6 +47,7 @@ def ablate(
         _print_costs(planned(checked, folder, lambda recipe: step_s(recipe, on)), folder, on, made.workers)
         return
     with locked(folder / "lock", what=f"The study {folder}"):
+        sweep(folder)
         plan = planned(checked, folder, lambda recipe: step_s(recipe, on))
         _run(plan, folder, made, data_dir, retry=retry)
 

@@ -81,9 +81,7 @@ def _started(
         recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
         experiment = Experiment.of(recipe, splits=experiment.splits, **where)  # type: ignore[arg-type]
         facts = {"budget": budget, "updates_within_budget": updates}
-    directory = RunDirectory.create(out, recipe)
-    directory.write_manifest({**experiment.manifest(), **facts})
-    return experiment, directory
+    return experiment, RunDirectory.create(out, recipe, {**experiment.manifest(), **facts})
 
 
 def _resumed(

@@ -124,7 +124,8 @@ class Windows(Split):
 class Files(Split):
     """Items read from their files when they are needed, by worker processes in training.
 
-    A damaged file is skipped: the next whole one takes its place, and its name goes to `skipped`.
+    A damaged file is skipped: the next whole one takes its place, and its name goes to `skipped`. One that has gone is
+    not: the data would be others than those that training began with.
     """
 
     workers = WORKERS
@@ -145,6 +146,11 @@ class Files(Split):
             try:
                 return self.read(path)
             except DataError:
+                if not path.exists():
+                    raise DataError(
+                        f"{path}: this file was there when training began, and is gone. Put it back, to go on with "
+                        "the same data."
+                    ) from None
                 if str(path) not in self.skipped:
                     self.skipped.append(str(path))
         raise DataError(f"none of the {len(self.paths)} files, such as {self.paths[0]}, can be read.")
@@ -156,13 +162,16 @@ class Files(Split):
 
 
 class _Fetched(TorchDataset):
-    """A split as a worker process serves it: items, and the names that it has skipped so far."""
+    """A split as a worker process serves it: items, or why there are none, and the names that it has skipped so far."""
 
     def __init__(self, split: Split):
         self.split = split
 
-    def __getitem__(self, indices: Tensor) -> tuple[Tensor, list[str]]:
-        return self.split[indices], self.split.skipped
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor | str, list[str]]:
+        try:
+            return self.split[indices], self.split.skipped
+        except DataError as error:  # Raised here, it would come with this process's traceback as its text.
+            return str(error), self.split.skipped
 
 
 def batches_of(split: Split, indices: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -183,6 +192,8 @@ def batches_of(split: Split, indices: Iterable[Tensor]) -> Iterator[Tensor]:
     )
     for items, skipped in loader:
         split.skipped += [name for name in skipped if name not in split.skipped]
+        if isinstance(items, str):
+            raise DataError(items)
         yield items
 
 

@@ -1,36 +1,112 @@
-"""Files that are replaced whole or not at all, and their checksums."""
+"""Files that are replaced whole or not at all, their checksums, and what killed writers leave behind."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
+import socket
 import tempfile
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_TEMPORARY = re.compile(r"\.vqtk-([0-9a-f]{8})-(\d{1,9})-.*")
+_STARTED = time.time()
+_LONGEST_WRITE_S = 3600.0
+"""No temporary is written to for longer; what is older was left behind, whatever process its name is of."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it takes `path`'s place only if nothing was raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path beside `path` to write to; it takes `path`'s place only if nothing was raised.
+
+    Raises: OSError that names `path`, whatever the system calls that failed.
+    """
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(), suffix=f".tmp{path.suffix}")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file, in UTF-8."""
+    """Replace a text file, in UTF-8. Raises: OSError."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file. Raises: OSError."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def new_folder(parent: Path) -> Iterator[Path]:
+    """Yield a temporary folder in `parent` to fill; whoever makes it renames it when it is whole. Raises: OSError."""
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=_prefix(), suffix=".tmp"))
+    try:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path, *, deep: bool = True) -> None:
+    """Remove the temporaries in a folder, and with `deep` below it, that writers which have ended left behind.
+
+    Those of living writers stay, and so does what cannot be removed.
+    """
+    for path in list(folder.rglob(".vqtk-*") if deep else folder.glob(".vqtk-*")):
+        try:
+            if _is_left_behind(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError:  # It is gone already, or of another user: either way it disturbs nothing.
+            continue
+
+
+def _is_left_behind(path: Path) -> bool:
+    named = _TEMPORARY.fullmatch(path.name)
+    if not named or ".tmp" not in path.suffixes:
+        return False
+    host, pid, touched = named[1], int(named[2]), path.stat().st_mtime
+    if time.time() - touched > _LONGEST_WRITE_S:
+        return True
+    if host != _HOST:
+        return False
+    # In a container every process may have the same number: what is older than this one is of another.
+    return touched < _STARTED if pid == os.getpid() else not _lives(pid)
+
+
+def _lives(pid: int) -> bool:
+    if os.name != "posix":  # Elsewhere a signal 0 is not a question.
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # It is of another user.
+        return True
+    return True
+
+
+def _prefix() -> str:
+    return f".vqtk-{_HOST}-{os.getpid()}-"
 
 
 def file_sha256(path: Path) -> str:

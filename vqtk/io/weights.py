@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from vqtk import __version__
 from vqtk.errors import CheckpointError, VqtkError, nearest
-from vqtk.io.atomic import replacing
+from vqtk.io.atomic import write_bytes
 from vqtk.io.plugins import found, records
 from vqtk.models._base import Model
 from vqtk.models.vqdraw import VQDraw
@@ -51,10 +51,11 @@ def save_weights(path: Path, model: Model, recipe: Recipe, *, trainer_sha256: st
     }
     metadata["sha256"] = _checksum(tensors, metadata)
     try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: the weights cannot be written ({error}). Choose another path.") from None
+        write_bytes(path, save(tensors, metadata=metadata))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: the weights cannot be written ({error.strerror}). Choose another path."
+        ) from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

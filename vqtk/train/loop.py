@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets._split import Split, batches_of
-from vqtk.errors import VqtkError
+from vqtk.errors import DivergenceError
 from vqtk.io.weights import load
 from vqtk.models._walk import usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
@@ -37,6 +37,7 @@ LOG_EVERY = 10
 """Updates between two readings of the training metrics: reading waits for the device."""
 FIRST_PICTURES_S = 60.0
 """When the first pictures of a run are drawn."""
+_ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Callback:
 def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]) -> bool:
     """Train until the recipe's updates are done; return False if a callback asked to stop before.
 
-    What is due by the clock changes no number. Raises: VqtkError if the losses are no longer finite.
+    What is due by the clock changes no number. Raises: DivergenceError if the losses are no longer finite.
     """
     settings, updates, batches = trainer.settings, trainer.settings.updates, Batches(trainer, data)
     pictures_every, checkpoints_every = 60 * settings.picture_minutes, 60 * settings.checkpoint_minutes
@@ -99,6 +100,7 @@ def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], 
         if logs:
             log({"update": done, **row, "step_ms": 1e3 * spent / since})
             spent, since = 0.0, 0
+        trainer.logged = done
 
         now = time.monotonic()
         evaluates, draws, saves = done % settings.evaluate_every == 0, now >= pictures_at, now >= checkpoint_at
@@ -122,7 +124,9 @@ class Trainer:
     """A model, its objective and optimiser, how many updates they have had, and how long these took so far.
 
     `execution` says how updates are computed; by default what the recipe asks for, on the model's device. `passes`
-    holds what the last update's pieces left behind, by batch, each with its share of the batch.
+    holds what the last update's pieces left behind, by batch, each with its share of the batch. `sound` is False
+    within an optimiser's step, and `logged` is the last update whose metrics were written, where they were due: what
+    fails in between must not become a checkpoint.
 
     Raises: RecipeError if model and objective do not fit.
     """
@@ -134,6 +138,7 @@ class Trainer:
         self.optimizer = make_optimizer(recipe.train.optimizer, model)
         self.explores, self.bfloat16 = self.objective.explores, self.execution.precision == "bfloat16"
         self.done, self.seconds, self.rate = 0, 0.0, 0.0
+        self.sound, self.logged = True, 0
         self.passes: list[list[tuple[float, Pass]]] = []
         self.captured: CapturedUpdate | None = None
         prepare(self.execution, model, min(recipe.batch, recipe.train.micro_batch or recipe.batch))
@@ -162,10 +167,12 @@ class Trainer:
                 group["lr"].fill_(self.rate)
             else:
                 group["lr"] = self.rate
+        self.sound = False
         (parts.step if parts else self.optimizer.step)()
         if self.model.revives:
             self.model.after_update(self.optimizer, self.usage())
         self.done += 1
+        self.sound = True
 
     def backward(self, piece: Tensor, draws: State, share: float) -> Pass:
         """Pass over a piece of a batch, and add its gradient, weighted by its share; nothing waits for the device."""
@@ -197,7 +204,7 @@ class Trainer:
     def metrics(self) -> dict[str, float]:
         """Return the last update's terms before it changed the weights, means over its batches, and its code usage.
 
-        Raises: VqtkError if one of them is not finite.
+        Raises: DivergenceError if one of them is not finite.
         """
         if not self.passes:
             return {}
@@ -214,6 +221,14 @@ class Trainer:
         _check_finite(row, self.done)
         return {**row, "lr": self.rate}
 
+    def check_finite(self) -> None:
+        """Raise DivergenceError if a weight, or what the optimiser holds of it, is not finite."""
+        state = self.optimizer.state
+        kept = [value for moments in state.values() for value in moments.values() if isinstance(value, Tensor)]
+        floating = [value for value in [*self.model.state_dict().values(), *kept] if value.is_floating_point()]
+        if floating and not torch.stack([value.isfinite().all() for value in floating]).all():
+            raise DivergenceError(f"training diverged: after update {self.done} the weights are not finite. {_ADVICE}")
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds besides the weights."""
         return {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict()}
@@ -221,6 +236,7 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state back."""
         self.done, self.seconds = state["done"], state["seconds"]
+        self.logged = self.done
         restore(self.optimizer, state["optimizer"])
 
 
@@ -246,9 +262,8 @@ def learning_rate(schedule: Schedule, lr: float, update: int, updates: int) -> f
 def _check_finite(row: dict[str, float], done: int) -> None:
     if not all(map(math.isfinite, row.values())):
         losses = ", ".join(f"{key} {value}" for key, value in row.items() if not math.isfinite(value))
-        raise VqtkError(
-            f"training diverged: at update {done} the losses are no longer finite: {losses}. "
-            "Checkpoints written before, if any, are kept. Lower train.optimizer.lr, or give the schedule a `warmup`."
+        raise DivergenceError(
+            f"training diverged: at update {done} the losses are no longer finite: {losses}. {_ADVICE}"
         )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
 import json
 import os
 import platform
@@ -16,7 +19,7 @@ import torch
 
 import vqtk
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.io.atomic import file_sha256, replacing, write_text
+from vqtk.io.atomic import file_sha256, new_folder, sweep, write_bytes, write_text
 from vqtk.io.plugins import check_copies, keep
 from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
 from vqtk.recipe.node import Node, walk
@@ -24,6 +27,7 @@ from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.recipe.show import as_yaml
 from vqtk.train.loop import Trainer
 
+_STATE = ".trainer.pt"
 KEPT = 2
 """Checkpoints that are kept: the newest, and one to fall back on."""
 
@@ -40,22 +44,22 @@ class RunDirectory:
         self.images = path / "images"
 
     @classmethod
-    def create(cls, parent: Path, recipe: Recipe) -> RunDirectory:
-        """Make `parent/<name>/<time>/` with the resolved recipe in it, and copies of its plugins.
+    def create(cls, parent: Path, recipe: Recipe, facts: dict[str, Any] | None = None) -> RunDirectory:
+        """Make `parent/<name>/<time>/` with the resolved recipe in it, copies of its plugins, and the manifest.
 
+        It appears whole or not at all; what killed processes left of others is removed. `facts` are the manifest's.
         Raises: VqtkError if it cannot be written.
         """
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-        for number in range(10_000):
-            path = parent / recipe.name / (stamp + (f"-{number}" if number else ""))
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:  # Of another run, perhaps one that began in this very second.
-                continue
-            except OSError as error:
-                raise VqtkError(_unwritable(path, error)) from None
-            return cls.create_at(path, recipe)
-        raise VqtkError(f"{parent / recipe.name}: it has 10,000 runs of this second. Choose another with --out.")
+        runs, stamp = parent / recipe.name, datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+        sweep(runs, deep=False)
+        try:
+            with new_folder(runs) as temporary:
+                _fill(temporary, recipe)
+                if facts is not None:
+                    cls(temporary).write_manifest(facts)
+                return cls(_renamed(temporary, runs, stamp))
+        except OSError as error:
+            raise VqtkError(_unwritable(runs / stamp, error)) from error
 
     @classmethod
     def create_at(cls, path: Path, recipe: Recipe) -> RunDirectory:
@@ -64,10 +68,9 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             if (path / "recipe.yaml").exists():
                 raise FileExistsError("there is a run in it")
-            shutil.rmtree(path / "plugins", ignore_errors=True)
-            write_text(path / "recipe.yaml", as_yaml(recipe.node, keep(recipe.plugins, path)))
+            _fill(path, recipe)
         except OSError as error:
-            raise VqtkError(_unwritable(path, error)) from None
+            raise VqtkError(_unwritable(path, error)) from error
         return cls(path)
 
     @classmethod
@@ -132,22 +135,58 @@ class RunDirectory:
         """Drop what a run resumed after update `done` logs again: later rows, and that of the end."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            write_text(path, "".join(line + "\n" for line in lines if _stays(line, done)))
+            logged = path.read_text(encoding="utf-8")
+            kept = "".join(line + "\n" for line in logged.splitlines() if _stays(line, done))
+            if kept != logged:
+                write_text(path, kept)
+
+    def has_tested(self, done: int) -> bool:
+        """Return whether the metrics, rewound to an update, hold that update's test metrics."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return any(row["update"] == done and "test" in row for row in map(json.loads, lines))
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
     def save(self, trainer: Trainer) -> Path:
-        """Write weights and the trainer's state; the weights come last: a checkpoint is whole once they are there."""
+        """Write weights and the trainer's state; the weights come last: a checkpoint is whole once they are there.
+
+        One of this update that is there already stays as it is: to replace its two files is not one step.
+        Raises: DivergenceError if it would not be finite, VqtkError if it cannot be written.
+        """
         weights = self.path / "checkpoints" / f"update_{trainer.done:08d}.safetensors"
-        with replacing(_state_of(weights)) as temporary:
-            torch.save(trainer.state(), temporary)
-            state_sha256 = file_sha256(temporary)
-        save_weights(weights, trainer.model, trainer.recipe, trainer_sha256=state_sha256, update=trainer.done)
+        if weights.exists():
+            return weights
+        trainer.check_finite()
+        state, buffer = _state_of(weights), io.BytesIO()
+        torch.save(trainer.state(), buffer)  # To a file it would say nothing of a full disk.
+        sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        try:
+            write_bytes(state, buffer.getvalue())
+            save_weights(weights, trainer.model, trainer.recipe, trainer_sha256=sha256, update=trainer.done)
+        except BaseException:
+            state.unlink(missing_ok=True)
+            raise
         for old in checkpoints(self.path)[:-KEPT]:
             old.unlink()
             _state_of(old).unlink(missing_ok=True)
         return weights
+
+    def sweep(self) -> None:
+        """Remove what killed processes left behind: temporaries, and states of trainers without weights."""
+        sweep(self.path)
+        for state in (self.path / "checkpoints").glob(f"update_*{_STATE}"):
+            if not state.with_name(state.name.removesuffix(_STATE) + ".safetensors").exists():
+                state.unlink(missing_ok=True)
+
+    def is_gone(self) -> bool:
+        """Return whether the directory was removed or moved."""
+        return not (self.path / "recipe.yaml").exists()
+
+    def check_there(self) -> None:
+        """Raise FileNotFoundError if the directory was removed or moved: writing would make another one."""
+        if self.is_gone():
+            raise FileNotFoundError(errno.ENOENT, "there is no run any more", str(self.path))
 
     def restore(self, trainer: Trainer) -> str | None:
         """Take the newest whole checkpoint back; return a line about any that had to be passed over.
@@ -188,11 +227,30 @@ class RunDirectory:
 
 
 def _unwritable(path: Path, error: OSError) -> str:
-    return f"{path}: the run directory cannot be written ({error}). Choose another with --out."
+    return f"{path}: the run directory cannot be written ({error.strerror or error}). Choose another with --out."
+
+
+def _fill(folder: Path, recipe: Recipe) -> None:
+    """Write the recipe and its plugins into a folder. Raises: OSError."""
+    shutil.rmtree(folder / "plugins", ignore_errors=True)
+    write_text(folder / "recipe.yaml", as_yaml(recipe.node, keep(recipe.plugins, folder)))
+
+
+def _renamed(folder: Path, runs: Path, name: str) -> Path:
+    """Rename a folder to the name, or to the first that is free of it and a number. Raises: OSError."""
+    for number in range(10_000):
+        path = runs / (name + (f"-{number}" if number else ""))
+        if not path.exists():
+            try:
+                return folder.rename(path)
+            except OSError:  # Of another run, which began in this very second.
+                if not path.exists():
+                    raise
+    raise VqtkError(f"{runs}: it has 10,000 runs of this second. Choose another with --out.")
 
 
 def _state_of(weights: Path) -> Path:
-    return weights.with_suffix(".trainer.pt")
+    return weights.with_suffix(_STATE)
 
 
 def _set_aside(weights: Path) -> None:

@@ -1,0 +1,1 @@
+"""What `tests/soak.py` is made of: runs of every kind, processes that are killed, and comparisons."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class VqtkError(Exception):
     """Root of every error that vqtk raises on purpose; the command line prints it without a traceback."""
@@ -24,11 +26,26 @@ class CheckpointError(VqtkError):
 
 
 class DataError(VqtkError):
-    """A data set is missing or damaged."""
+    """A data set is missing or damaged. Names of foreign files in the message are escaped where they must be."""
+
+    def __init__(self, message: str):
+        super().__init__(escaped(message))
 
 
 class VqtkWarning(UserWarning):
     """Something that a user should know, and that stops nothing; the command line prints it as a line."""
+
+
+def escaped(text: str) -> str:
+    """Return a text that can be printed as one line: control characters and bytes that are no UTF-8 are escaped."""
+    return "".join(
+        char
+        if char.isprintable()
+        else repr(os.fsencode(char))[2:-1]
+        if "\udc80" <= char <= "\udcff"
+        else repr(char)[1:-1]
+        for char in text
+    )
 
 
 def closest(word: str, known: list[str]) -> str | None:

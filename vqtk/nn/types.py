@@ -21,6 +21,8 @@ Stages = Annotated[int, Ge(1), Le(10_000), doc("a whole number from 1 to 10,000"
 """Modules and vectors are built for each."""
 Options = Annotated[int, Ge(2), Le(65_536), doc("a whole number from 2 to 65,536")]
 """A choice among one option carries no bit; deltas are computed for each."""
+Side = Annotated[int, Ge(1), Le(4_096), doc("a whole number from 1 to 4,096")]
+"""Of an image or a grid: every example takes a power of it."""
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]

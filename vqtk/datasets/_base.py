@@ -21,6 +21,7 @@ class Splits:
 
     `note` is one line for the user if they are not the official complete set. `characters` is the vocabulary of
     text: the character of each token index. `labels` are the names of the labels, in order, where they have any.
+    `units` are the mean and std of each channel that stored values were normalised by, where they were.
     """
 
     train: Split
@@ -29,6 +30,7 @@ class Splits:
     note: str | None = None
     characters: str | None = None
     labels: tuple[str, ...] | None = None
+    units: dict[str, list[float]] | None = None
 
     def label(self, wanted: int | str) -> int:
         """Return a label by its name, or, where the names are not numbers themselves, by its number.
@@ -60,6 +62,8 @@ class Splits:
         }
         if self.labels:
             facts["labels"] = list(self.labels)
+        if self.units:
+            facts["units"] = self.units
         skipped = self.train.skipped + self.test.skipped
         if skipped:
             facts["skipped"] = {"count": len(skipped), "first": skipped[:10]}

@@ -50,11 +50,21 @@ def read_arrays(path: Path, *keys: str, optional: tuple[str, ...] = ()) -> dict[
         return {key: stored[key] for key in wanted}
 
 
-def array_size(path: Path) -> tuple[int, ...]:
-    """Return the shape of the array of a .npy file, which is not read. Raises: as `read_array`."""
+def claimed_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array of a .npz file by its key, or of a .npy file's under an empty key, unread.
+
+    Raises: as `read_arrays`.
+    """
     check_regular(path)
-    with path.open("rb") as file:
-        return _check_claim(file)
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return {"": _check_claim(file)}
+    shapes = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as file:
+                shapes[name.removesuffix(".npy")] = _check_claim(file)
+    return shapes
 
 
 def _check_claim(file: IO[bytes]) -> tuple[int, ...]:

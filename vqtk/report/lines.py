@@ -20,7 +20,7 @@ _MARGIN = 0.08
 
 def span(*signals: Tensor) -> Tensor:
     """Return the lowest and highest value of each channel of signals (n, c, t), widened a little: (2, c)."""
-    every = torch.cat([torch.nan_to_num(one.detach().float().cpu()).transpose(0, 1).flatten(1) for one in signals], 1)
+    every = torch.cat([_finite(one).transpose(0, 1).flatten(1) for one in signals], 1)
     low, high = every.min(1).values, every.max(1).values
     room = torch.where(high > low, (high - low) * _MARGIN, 1.0)
     return torch.stack([low - room, high + room])
@@ -32,7 +32,7 @@ def render(signals: Tensor, *, scale: Tensor, over: Tensor | None = None) -> Ten
     `scale` (2, c) is the value at the lower and at the upper edge of each channel's lane.
     """
     height = min(max(HEIGHT, _LANE * signals.shape[1]), _HIGHEST)
-    values = [None if one is None else torch.nan_to_num(one.detach().float().cpu()).numpy() for one in (over, signals)]
+    values = [None if one is None else _finite(one).numpy() for one in (over, signals)]
     drawn = []
     for index in range(len(signals)):
         shown = [(one[index], colour) for one, colour in zip(values, (_UNDER, _LINE), strict=True) if one is not None]
@@ -70,3 +70,8 @@ def _outline(values: np.ndarray) -> np.ndarray:
         return values
     parts = np.array_split(values, 2 * WIDTH)
     return np.array([extreme for part in parts for extreme in (part.min(), part.max())])
+
+
+def _finite(signals: Tensor) -> Tensor:
+    """Return signals with 0 for what is no finite number, so that the others are seen."""
+    return torch.nan_to_num(signals.detach().double().cpu(), nan=0.0, posinf=0.0, neginf=0.0)

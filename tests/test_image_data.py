@@ -318,7 +318,7 @@ def test_a_missing_face_is_skipped_and_a_fifth_missing_is_refused(tmp_path: Path
     assert splits.train.skipped == [str(faces / "000004.png")]
     assert len(splits.train) == 15
     assert splits.note
-    assert f"1 damaged image skipped: {faces / '000004.png'}" in splits.note
+    assert f"1 image skipped: {faces / '000004.png'}" in splits.note
     for i in range(5, 10):
         (faces / f"{i:06}.png").unlink()
     text = message(CelebA(size=6), tmp_path)

@@ -14,7 +14,8 @@ from PIL import Image
 from tests.images import items, message, write_celeba, write_images
 from vqtk.datasets import _images
 from vqtk.datasets._base import Splits
-from vqtk.datasets._images import read_image
+from vqtk.datasets._layout import held_out
+from vqtk.datasets._pixels import read_image
 from vqtk.datasets._split import Files
 from vqtk.datasets.celeba import CelebA
 from vqtk.datasets.image_folder import ImageFolder
@@ -50,7 +51,7 @@ def test_adding_files_to_a_folder_moves_none_between_train_and_test(tmp_path: Pa
 
 def test_the_fraction_held_out_is_near_the_one_asked_for() -> None:
     files = [Path(f"{i}.png") for i in range(4000)]
-    train, test = ImageFolder(path="", test=0.1)._divided(Path(), files)
+    train, test = held_out(files, 0.1)
     assert len(test) == pytest.approx(400, abs=5 * (4000 * 0.1 * 0.9) ** 0.5)
     assert sorted(train + test) == sorted(files)
 
@@ -77,7 +78,8 @@ def test_sub_folders_train_and_test_are_the_splits(tmp_path: Path) -> None:
     assert splits.test.labels is not None
     assert splits.train.labels.tolist() == [0, 0, 1]
     assert splits.test.labels.tolist() == [1]
-    assert "1 images" in str(splits.note)
+    assert "train on `train`, test on `test`" in str(splits.note)
+    assert "1 file in none of these, such as odd/5.png, left out" in str(splits.note)
     assert dataset.count(tmp_path) == 4
 
 
@@ -148,7 +150,7 @@ def test_one_damaged_image_is_skipped_and_named(damage: bytes | float, tmp_path:
     path = tmp_path / "cat" / "3.png"
     path.write_bytes(damage if isinstance(damage, bytes) else path.read_bytes()[: path.stat().st_size // 2])
     splits = folder(tmp_path).load(tmp_path)
-    assert splits.note == f"1 damaged image skipped: {path}"
+    assert str(splits.note).startswith(f"1 image skipped: {path} cannot be read as an image")
     assert splits.train.skipped + splits.test.skipped == [str(path)]
     assert len(splits.train) + len(splits.test) == 39
     assert splits.fingerprint()["skipped"]["count"] == 1

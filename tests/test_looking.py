@@ -72,8 +72,17 @@ def inked(picture: Tensor) -> int:
 def test_only_what_is_probably_solid_is_drawn_and_the_rest_is_white() -> None:
     grids = noise(1, 6, 0.4)
     assert torch.equal(render(grids * 0.5), render(grids))
-    assert torch.equal(render(grids * 0.49), torch.ones(1, 3, 96, 96))
     assert render(grids[:0]).shape == (0, 3, 96, 96)
+
+
+def test_a_grid_without_anything_solid_is_an_empty_box_and_no_blank_paper() -> None:
+    empty, full = render(torch.full((1, 1, 6, 6, 6), 0.49))[0], render(torch.ones(1, 1, 6, 6, 6))[0]
+    assert (empty[0] == empty[2]).all()
+    assert 0.05 < inked(empty) / inked(full) < 0.4
+    bounds = [
+        torch.stack([place.amin(0), place.amax(0)]) for place in ((one < 1).any(0).nonzero() for one in (empty, full))
+    ]
+    assert (bounds[0] - bounds[1]).abs().max() <= 1
 
 
 def test_what_lies_behind_or_inside_is_hidden() -> None:
@@ -123,7 +132,7 @@ def test_a_token_is_its_character_and_what_cannot_be_shown_has_a_sign() -> None:
 
 
 def test_characters_that_differ_are_marked_in_text_and_terminal() -> None:
-    sheet = text.pairs(["<abc> & x", "same"], ["<aXc> & Y", "same"])
+    sheet = text.pairs(["<abc> & x", "same"], ["<aXc> & Y", "same"], [frozenset({2, 8}), frozenset()])
     lines = sheet.plain.splitlines()
     assert lines[1].endswith("<aXc> & Y")
     assert [lines[1][place.start()] for place in re.finditer(r"\^", lines[2])] == ["X", "Y"]
@@ -144,7 +153,19 @@ def test_long_lines_are_continued_in_the_terminal_without_loss() -> None:
 
 
 def test_wide_characters_are_marked_below_their_whole_width() -> None:
-    assert text.pairs(["日x"], ["本y"]).plain.splitlines()[2].strip() == "^^^"
+    assert text.pairs(["日x"], ["本y"], [frozenset({0, 1})]).plain.splitlines()[2].strip() == "^^^"
+
+
+def test_a_reconstruction_of_spaces_alone_is_wrong_only_where_the_item_has_none() -> None:
+    model, _ = built("text")
+    space = CHARACTERS.index(" ")
+    target = torch.full((1, *model.data.shape), space)
+    target[0, 3] = CHARACTERS.index("a")
+    model.loss.show = lambda x: torch.full_like(target, space)  # type: ignore[method-assign]
+    sheet = pictures.reconstructions(model, target)
+    lines = str(sheet.plain).splitlines()
+    assert set(lines[1].split()[1]) == {"·"}
+    assert [place.start() for place in re.finditer(r"\^", lines[2])] == [lines[0].index("a", lines[0].index("  "))]
 
 
 # ── sheets of models ─────────────────────────────────────────────────────────────────────────────

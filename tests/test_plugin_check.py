@@ -50,6 +50,29 @@ from vqtk.registry import losses
 class Wrong(MSE):
     "A loss."
 """
+WINDOWED = """\
+from torch.nn import functional as F
+from vqtk.losses.mse import MSE
+from vqtk.registry import losses
+
+@losses.register("windowed", {data}dimensions=(2,))
+class Windowed(MSE):
+    "The squared error of means over windows of 11 pixels squared."
+
+    def forward(self, proposals, target):
+        error = (proposals - target[:, None]).flatten(0, 1)
+        window = error.new_full((error.shape[1], 1, 11, 11), 1 / 121)
+        means = F.conv2d(error, window, groups=error.shape[1])
+        return means.square().flatten(1).mean(1).unflatten(0, proposals.shape[:2])
+
+    def grid(self, x, deltas, target):
+        proposals = (x[:, None] + deltas).expand(len(target), *deltas.shape[1:])
+        return self(proposals, target)
+
+    def take(self, x, deltas, target, grid, codes):
+        from vqtk.losses._base import Loss
+        return Loss.take(self, x, deltas, target, grid, codes)
+"""
 SELECTOR = """\
 import torch
 from vqtk.selectors._base import Selector
@@ -358,3 +381,12 @@ def test_a_component_that_is_not_there_is_told_with_the_nearest(kind: str, name:
 def test_a_file_that_is_no_plugin_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed) -> None:
     assert vqtk_main(monkeypatch, "plugin", "check", tmp_path / "absent.py") == 2
     assert "there is no such file. Expected a .py file, or a folder with an __init__.py" in printed()[1]
+
+
+def test_a_loss_with_a_window_is_tried_on_the_data_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "windowed.py").write_text(WINDOWED.format(data='data={"name": "celeba", "size": 16}, '))
+    for check in plugin_contract(tmp_path / "windowed.py")[:5]:
+        check()
+    (tmp_path / "anywhere.py").write_text(WINDOWED.format(data=""))
+    with pytest.raises(ContractError, match="name such data at its registration, `data="):
+        plugin_contract(tmp_path / "anywhere.py")[1]()

@@ -96,7 +96,7 @@ def test_a_folder_is_read_in_order_of_name_with_the_end_of_each_file_held_out(tm
     assert splits.test.tokens.tolist() == [0] * 30
     assert splits.note
     assert "30 of 300 characters (10 %)" in splits.note
-    assert f"1 file, such as {corpus / 'latin.txt'}" in splits.note
+    assert f"1 file. The first: {corpus / 'latin.txt'} is not UTF-8 text" in splits.note
     assert splits.fingerprint()["skipped"] == {"count": 1, "first": [str(corpus / "latin.txt")]}
 
 

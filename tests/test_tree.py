@@ -42,6 +42,22 @@ def test_the_most_used_options_are_those_of_the_items_that_come_through_a_node()
     _, grown = tree(model, levels=2, options=2, used_by=used)
     assert grown[1].codes.tolist() == [[3], [0]]
     assert grown[2].codes.tolist() == [[3, 1], [3, 2], [0, 2], [0, 0]]
+    assert [level.taken.tolist() for level in grown] == [[True], [True] * 2, [True, True, True, False]]
+    with pytest.raises(VqtkError, match="--used: none of the 7 items comes through the prefix 2"):
+        tree(model, prefix=[2], options=2, used_by=used)
+
+
+def test_options_that_no_item_takes_are_not_shown() -> None:
+    numbers, codes = [[9], [10, 11], [20, 21, 22, 23]], [[[]], [[0], [1]], [[0, 0], [0, 1], [1, 0], [1, 1]]]
+    taken = [torch.tensor(level) for level in ([True], [True, True], [True, False, True, True])]
+    shown = (mosaic([coloured(level) for level in numbers], codes, taken, alt="").pixels[0] * 255).round()
+    assert [bool((shown == number).any()) for number in (20, 21, 22, 23)] == [True, False, True, True]
+    model, _ = built("text")
+    sheet, _ = tree(model, levels=2, options=2, used_by=torch.tensor([[3, 1, 0], [3, 2, 0], [3, 1, 0]]))
+    labels = [line.split()[0] for line in str(sheet.plain).splitlines() if line]
+    assert labels == ["3", "3,1", "3,2"]
+    sheet, grown = tree(plane("model.stages=3", "model.options=4"), used_by=torch.tensor([[3, 1, 0]]), options=2)
+    assert sum(int(level.taken.sum()) for level in grown[1:]) == 3
 
 
 def test_options_are_the_first_where_nothing_says_which_are_used() -> None:
@@ -65,7 +81,8 @@ def coloured(numbers: list[int]) -> Tensor:
 def test_a_mosaic_shows_every_picture_once_and_children_in_the_box_of_their_parent(prefix: list[int]) -> None:
     codes = [[prefix], [[*prefix, a] for a in range(4)], [[*prefix, a, b] for a in range(4) for b in range(4)]]
     numbers = [[9], list(range(10, 14)), list(range(20, 36))]
-    sheet = mosaic([coloured(level) for level in numbers], codes, alt="a tree")
+    taken = [torch.ones(len(level), dtype=torch.bool) for level in numbers]
+    sheet = mosaic([coloured(level) for level in numbers], codes, taken, alt="a tree")
     shown = (sheet.pixels[0] * 255).round()
     places = {n: (shown == n).nonzero().double() for level in numbers for n in level}
     leaf = len(places[20])
@@ -88,7 +105,7 @@ def test_a_mosaic_is_enlarged_or_reduced_to_be_easily_seen() -> None:
     codes = [[[]], [[option] for option in range(4)]]
     for side, across in ((4, 16), (3000, 1800)):
         level = torch.zeros(4, 1, 8, side)
-        sheet = mosaic([level[:1], level], codes, alt="")
+        sheet = mosaic([level[:1], level], codes, [torch.ones(1), torch.ones(4)], alt="")
         black = (sheet.pixels[0, :across] == 0)[4:].any(0).sum()
         assert black == pytest.approx(2 * across, abs=4)
 
@@ -108,9 +125,10 @@ def test_text_is_an_indented_tree_of_what_prefixes_decode_to() -> None:
 @pytest.mark.parametrize("kind", ["image", "voxels"])
 def test_pictures_and_voxels_are_mosaics(kind: str) -> None:
     model, _ = built(kind)
-    sheet, grown = tree(model, prefix=[1], levels=2, options=2, used_by=model.encode(items(kind)))
+    used = model.encode(items(kind))
+    sheet, grown = tree(model, prefix=used[0, :1].tolist(), levels=2, options=2, used_by=used)
     assert sheet.suffix == ".png"
-    assert "below the prefix 1" in sheet.alt  # type: ignore[attr-defined]
+    assert f"below the prefix {used[0, 0]}" in sheet.alt  # type: ignore[attr-defined]
     assert grown[2].codes.shape == (4, 3)
 
 

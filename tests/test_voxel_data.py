@@ -297,7 +297,9 @@ def test_folders_that_say_split_and_class_are_believed(tmp_path: Path) -> None:
         assert np.array_equal(split[torch.arange(len(which))][:, 0].numpy(), grids[which])
         assert split.labels is not None
         assert split.labels.tolist() == labels
-    assert splits.note is None
+    assert "train on `train`, test on `test`" in str(splits.note)
+    assert "1 file in none of these, such as stray/6.npz, left out" in str(splits.note)
+    assert splits.labels == ("a", "b", "c")
 
 
 def test_other_folders_are_split_by_name_so_that_it_stays_when_files_are_added(tmp_path: Path) -> None:
@@ -340,7 +342,7 @@ BAD_GRIDS = {
     "another key": (content(np.savez, grid=GRID, extra=GRID), "its keys are grid, extra"),
     "another shape": (content(np.savez, voxels=GRID[:3]), "has shape (3, 4, 4). Expected (4, 4, 4) or (1, 4, 4, 4)"),
     "other values": (content(np.savez, voxels=GRID + 2), "not all 0 or 1"),
-    "fractions": (content(np.savez, voxels=GRID / 2), "`voxels` is float64"),
+    "fractions": (content(np.savez, voxels=GRID + 0.5), "`voxels` is float64"),
     "objects": (content(np.savez, voxels=np.array([None, {}], dtype=object)), "cannot be read"),
 }
 

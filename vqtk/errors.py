@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 
 class VqtkError(Exception):
@@ -30,7 +31,10 @@ class DivergenceError(VqtkError):
 
 
 class DataError(VqtkError):
-    """A data set is missing or damaged."""
+    """A data set is missing or damaged. Names of foreign files in the message are escaped where they must be."""
+
+    def __init__(self, message: str):
+        super().__init__(escaped(message))
 
 
 class VqtkWarning(UserWarning):
@@ -40,6 +44,18 @@ class VqtkWarning(UserWarning):
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
+
+
+def escaped(text: str) -> str:
+    """Return a text that can be printed as one line: control characters and bytes that are no UTF-8 are escaped."""
+    return "".join(
+        char
+        if char.isprintable()
+        else repr(os.fsencode(char))[2:-1]
+        if "\udc80" <= char <= "\udcff"
+        else repr(char)[1:-1]
+        for char in text
+    )
 
 
 def closest(word: str, known: list[str]) -> str | None:

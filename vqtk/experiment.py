@@ -22,6 +22,7 @@ from vqtk.io.weights import checkpoints
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.registry import installed
+from vqtk.report.cells import form
 from vqtk.report.page import write_report
 from vqtk.report.pictures import write_all
 from vqtk.train.budget import WARM_UP, Measured, measure, seconds
@@ -53,6 +54,7 @@ class Experiment:
     def __post_init__(self) -> None:
         subset = fixed_subset(self.splits.test, self.recipe.train.evaluate_items, self.recipe.seed)
         self._subset = subset
+        self._said = set[str]()
         self._shown = self._targets(fixed_subset(self.splits.test, self.recipe.train.picture_items, self.recipe.seed))
 
     def _targets(self, indices: Tensor) -> Tensor:
@@ -110,8 +112,11 @@ class Experiment:
         }
 
     def picture(self, folder: Path, update: int) -> None:
-        """Write the pictures of the model as it is."""
-        write_all(self.trainer.model, self._shown, folder, update)
+        """Write the pictures of the model as it is; say once what could not be drawn."""
+        for line in write_all(self.trainer.model, self._shown, folder, update):
+            if line not in self._said:
+                self._said.add(line)
+                self.say(line)
 
     def manifest(self) -> dict[str, Any]:
         """Return what the run is made with."""
@@ -122,6 +127,7 @@ class Experiment:
             "bits_per_item": self.trainer.model.bits,
             "options": self.trainer.model.options,
             "kind": self.trainer.model.data.kind,
+            "shown_as": form(self.trainer.model.data),
             "loss": self.recipe.loss,
             "data": self.splits.fingerprint(),
             **({"characters": self.splits.characters} if self.splits.characters else {}),

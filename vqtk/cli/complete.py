@@ -113,20 +113,24 @@ def _facts(guide: Any, targets: Tensor, found: Answers, indices: list[int]) -> d
 def _sheet(guide: Any, targets: Tensor, observed: Tensor, found: Answers) -> Sheet:
     import torch
 
-    from vqtk.report import text
-    from vqtk.report.cells import pictures, texts
+    from vqtk.report import points, text
+    from vqtk.report.cells import form, pictures, require_drawn, texts
     from vqtk.report.grid import grid
     from vqtk.report.sheet import ImageSheet
 
+    require_drawn(guide.data)
     n, answers = found.shown.shape[:2]
-    if guide.data.kind == "text":
+    if form(guide.data) == "text":
         return text.samples(texts(guide.data, found.shown.flatten(0, 1)))
-    columns = [pictures(guide.data, found.shown[:, answer]) for answer in range(answers)]
+    if form(guide.data) == "points":
+        return points.samples(found.shown.flatten(0, 1).cpu(), over=targets.cpu() if guide.observes else None)
+    every = [found.shown.flatten(0, 1), *([targets] if guide.observes else [])]
+    columns = [pictures(guide.data, found.shown[:, answer], alike=every) for answer in range(answers)]
     told = f"{n} rows of {answers} answers"
     if guide.observes:
         seen = [guide.seen(observed).float().cpu()] if guide.data.kind == "image" else []
-        mean = [pictures(guide.data, found.shown.mean(1))] if answers > 1 else []
-        columns = [pictures(guide.data, targets), *seen, *columns, *mean]
+        mean = [pictures(guide.data, found.shown.mean(1), alike=every)] if answers > 1 else []
+        columns = [pictures(guide.data, targets, alike=every), *seen, *columns, *mean]
         told = f"{n} items, each with what is seen of it and {answers} answers"
         told += ", and their mean last" if mean else ""
     cells = [column.expand(-1, 3, -1, -1) for column in columns]

@@ -92,9 +92,10 @@ def sample(
 
 def _sheet(model: Any, recipe: Any, codes: Tensor, *, columns: int, data_dir: Path | None) -> Sheet:
     """Return the samples; those of points over as many test items."""
+    from vqtk.report.cells import form
     from vqtk.report.pictures import decoded
 
-    over = test_items(model, recipe, None, len(codes), data_dir)[0] if model.data.kind == "points" else None
+    over = test_items(model, recipe, None, len(codes), data_dir)[0] if form(model.data) == "points" else None
     return decoded(model, codes, columns=columns, over=over)
 
 

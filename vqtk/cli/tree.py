@@ -29,7 +29,7 @@ def tree(
     model: ModelPath,
     levels: Annotated[
         int | None,
-        typer.Option(min=1, help="How many stages; for images 2, voxels and text 1, points all that can be shown."),
+        typer.Option(min=1, help="How many stages; for images 2, points all that can be shown, others 1."),
     ] = None,
     prefix: Annotated[
         str | None, typer.Option(metavar="CODES", help="Show what is below these codes, as in 5,12.")
@@ -37,7 +37,11 @@ def tree(
     options: Annotated[int | None, typer.Option(min=1, help="Only the first so many options of each stage.")] = None,
     used: Annotated[
         int | None,
-        typer.Option(min=1, metavar="ITEMS", help="With --options: those that most of so many test items take."),
+        typer.Option(
+            min=1,
+            metavar="ITEMS",
+            help="With --options: those that most of so many test items take, and none that no item takes.",
+        ),
     ] = None,
     output: Output = None,
     show: Show = False,
@@ -57,8 +61,8 @@ def tree(
     facts = {
         "prefix": codes,
         "levels": len(grown) - 1,
-        "nodes": sum(len(level.codes) for level in grown[1:]),
-        "codes": grown[-1].codes.tolist(),
+        "nodes": sum(int(level.taken.sum()) for level in grown[1:]),
+        "codes": grown[-1].codes[grown[-1].taken].tolist(),
     }
     write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts=facts)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from vqtk.datasets._split import HELD_AT_MOST, WORKERS, Split, sha256
-from vqtk.errors import DataError
+from vqtk.errors import DataError, nearest
 from vqtk.nn.types import DataSpec
 
 
@@ -19,7 +20,8 @@ class Splits:
     """A data set's train and test items, and where they came from.
 
     `note` is one line for the user if they are not the official complete set. `characters` is the vocabulary of
-    text: the character of each token index.
+    text: the character of each token index. `labels` are the names of the labels, in order, where they have any.
+    `units` are the mean and std of each channel that stored values were normalised by, where they were.
     """
 
     train: Split
@@ -27,6 +29,27 @@ class Splits:
     source: str
     note: str | None = None
     characters: str | None = None
+    labels: tuple[str, ...] | None = None
+    units: dict[str, list[float]] | None = None
+
+    def label(self, wanted: int | str) -> int:
+        """Return a label by its name, or, where the names are not numbers themselves, by its number.
+
+        Raises: DataError if the data have no labels, or no such one.
+        """
+        labels = self.train.labels
+        if labels is None:
+            raise DataError(f"{self.source} has no labels, and so none that is {wanted!r}.")
+        names = list(self.labels or map(str, range(int(labels.max()) + 1)))
+        numbered = isinstance(wanted, int) and 0 <= wanted < len(names) and not all(map(str.isdecimal, names))
+        if str(wanted) not in names and not numbered:
+            advice = nearest(str(wanted), names)
+            known = shortened_list(names) if self.labels else f"0 to {len(names) - 1}"
+            raise DataError(f"`wanted` is {wanted!r}, and the classes of these data are {known}. {advice}".strip())
+        found = names.index(str(wanted)) if str(wanted) in names else int(wanted)
+        if not (labels == found).any():
+            raise DataError(f"no training example in {self.source} has the label {names[found]!r}.")
+        return found
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the counts, the source, and a SHA-256 of what the items are."""
@@ -37,10 +60,20 @@ class Splits:
             "source": self.source,
             "note": self.note,
         }
+        if self.labels:
+            facts["labels"] = list(self.labels)
+        if self.units:
+            facts["units"] = self.units
         skipped = self.train.skipped + self.test.skipped
         if skipped:
             facts["skipped"] = {"count": len(skipped), "first": skipped[:10]}
         return facts
+
+
+def shortened_list(names: Sequence[str], most: int = 20) -> str:
+    """Return names in a line, not more than so many."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(name[:40] for name in names[:most]) + more
 
 
 class Dataset(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,12 +11,19 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets._base import Dataset, Splits, megabytes
-from vqtk.datasets._split import Windows
+from vqtk.datasets._paths import check_regular, check_size, shown
+from vqtk.datasets._split import HELD_AT_MOST, Windows
 from vqtk.errors import DataError
 from vqtk.nn.types import Count, DataSpec
 
 UNKNOWN = "\ufffd"
 """The character of token 0: all those that are beyond the vocabulary."""
+_MARKS = {
+    "utf-32": codecs.BOM_UTF32_LE,
+    "utf-32be": codecs.BOM_UTF32_BE,
+    "utf-16": codecs.BOM_UTF16_LE,
+    "utf-16be": codecs.BOM_UTF16_BE,
+}
 _POINTS = 0x110000
 _AT_ONCE = 1 << 22
 
@@ -47,9 +55,16 @@ class Characters(Dataset):
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file. Raises: DataError that names the first byte that is not."""
+    """Return the text of a UTF-8 file, its lines ended by `\\n`, however they are in the file.
+
+    Raises: DataError that names the first byte that is not UTF-8, or what the file is instead.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        check_regular(path)
+        check_size(path, HELD_AT_MOST, advice="Give a part of the text.")
+        content = path.read_bytes()
+        _check_plain(path, content)
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8 text: byte {error.start:,} is 0x{error.object[error.start]:02x}. "
@@ -57,6 +72,22 @@ def read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Expected plain text in UTF-8.") from None
+
+
+def _check_plain(path: Path, content: bytes) -> None:
+    """Raise DataError if a file starts as UTF-16 or UTF-32 does, or holds zeros, as these and binary files do."""
+    # The mark of UTF-16 is the beginning of that of UTF-32.
+    found = next((name for name, mark in _MARKS.items() if content.startswith(mark)), None)
+    if found:
+        raise DataError(
+            f"{path} is {found.upper()} text. Expected plain text in UTF-8. Convert it: iconv -f {found} -t utf-8"
+        )
+    zero = content.find(0)
+    if zero >= 0:
+        raise DataError(
+            f"{path} is no plain text: byte {zero:,} is 0. Expected UTF-8. If it is UTF-16 without a mark, convert it: "
+            "iconv -f utf-16le -t utf-8"
+        )
 
 
 def windows(train: Sequence[str], test: Sequence[str], *, spec: DataSpec, source: Path) -> tuple[Splits, int]:
@@ -81,7 +112,7 @@ def windows(train: Sequence[str], test: Sequence[str], *, spec: DataSpec, source
     splits = Splits(
         Windows(tokens[0], length=length, stride=1),
         Windows(tokens[1], length=length, stride=length),
-        source=str(source),
+        source=shown(source),
         characters=vocabulary,
     )
     return splits, sum(int((part == 0).sum()) for part in tokens)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vqtk.datasets._base import Dataset, Splits, megabytes
+from vqtk.datasets._paths import shown
 from vqtk.datasets._split import DAMAGED_AT_MOST, HeldBits
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
@@ -53,7 +54,7 @@ def laid_out(folder: Path, suffix: str) -> dict[str, list[GridFile]]:
     """Return the files <class>/{train,test}/*<suffix> of each class that has any, in order of name."""
     classes: dict[str, list[GridFile]] = {}
     for path in sorted(folder.glob(f"*/*/*{suffix}")):
-        if path.parent.name in ("train", "test") and path.name[0] != ".":
+        if path.parent.name in ("train", "test") and path.name[0] != "." and path.is_file():
             classes.setdefault(path.parent.parent.name, []).append(GridFile(path, path.parent.name == "train"))
     return classes
 
@@ -84,14 +85,14 @@ def assembled(
         _split(
             [pair for pair in whole if pair[0].train == train],
             shape=spec.shape,
-            skipped=[str(file.path) for file, _ in damaged if file.train == train],
+            skipped=[shown(file.path) for file, _ in damaged if file.train == train],
         )
         for train in (True, False)
     )
     for part, split in (("train", train), ("test", test)):
         if not len(split):
             raise DataError(f"{source}: no file is left to {part} on. {_counted(files)}")
-    return Splits(train, test, source=str(source), note=_note(files, damaged))
+    return Splits(train, test, source=shown(source), note=_note(files, damaged))
 
 
 def _split(whole: list[tuple[GridFile, np.ndarray]], *, shape: tuple[int, ...], skipped: list[str]) -> HeldBits:

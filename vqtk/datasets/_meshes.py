@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vqtk.datasets._paths import check_regular, check_size
+from vqtk.datasets._stored import read_arrays
 from vqtk.datasets._surface import surface_voxels
 from vqtk.errors import DataError
 from vqtk.io.atomic import replacing
@@ -21,6 +23,9 @@ METHOD = 1
 """The version of how a mesh becomes a grid; another one makes all cached grids anew."""
 _WORKERS = min(4, os.cpu_count() or 1)
 _FEW = 4
+_BYTES_AT_MOST = 1 << 28
+_SMALLEST, _LARGEST = 1e-100, 1e100
+"""Between them squares and cross products of a mesh's coordinates are numbers."""
 _INWARDS = 1 - 1e-6
 """Planes of a mesh that fall between two voxels count to the inner one."""
 
@@ -50,11 +55,10 @@ def cache_folder() -> Path:
 def read_off(path: Path) -> np.ndarray:
     """Return the triangles of an OFF file, corners (t, 3, 3). Raises: DataError that says what is wrong with it."""
     try:
+        check_regular(path)
+        check_size(path, _BYTES_AT_MOST, advice="Simplify the mesh.")
         triangles = _parsed(re.sub(r"#.*", "", path.read_bytes().decode("ascii", errors="replace")))
-        if not np.isfinite(triangles).all():
-            raise ValueError("a corner is not a finite number")
-        if not np.ptp(triangles, axis=(0, 1)).max() > 0:
-            raise ValueError("all corners are in one place")
+        _check_extent(triangles)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as a mesh: {error}. Expected a complete OFF file: OFF, the numbers of vertices and "
@@ -111,9 +115,23 @@ def _promised_faces(text: str) -> int:
         raise ValueError("it does not start with OFF and the numbers of vertices and faces" if text else "it is empty")
     vertices, faces = map(int, header.groups())
     lines = sum(bool(line.strip()) for line in text[header.end() :].split("\n"))
-    if not vertices or not faces or lines != vertices + faces:
+    if not faces:
+        raise ValueError("it has no faces")
+    if not vertices or lines != vertices + faces:
         raise ValueError(f"its header promises {vertices:,} vertices and {faces:,} faces, and {lines:,} lines follow")
     return faces
+
+
+def _check_extent(triangles: np.ndarray) -> None:
+    """Raise ValueError if the corners (t, 3, 3) are no shape that can be scaled."""
+    if not np.isfinite(triangles).all():
+        raise ValueError("a corner is not a finite number")
+    with np.errstate(over="ignore"):
+        extent = np.ptp(triangles, axis=(0, 1)).max()
+    if not extent > 0:
+        raise ValueError("all corners are in one place")
+    if not _SMALLEST < extent < _LARGEST or np.abs(triangles).max() > _LARGEST:
+        raise ValueError(f"its corners are out of all proportion: its longest side is {extent:.3g}")
 
 
 def _check_installed() -> None:
@@ -126,7 +144,9 @@ def _made(path: Path, size: int, variations: int) -> np.ndarray | DataError:
         triangles = read_off(path)
     except DataError as error:
         return error
-    grids = (solid(triangles @ rotation(path.name, variation).T, size) for variation in range(variations))
+    grids = [solid(triangles @ rotation(path.name, variation).T, size) for variation in range(variations)]
+    if not all(grid.any() for grid in grids):
+        return DataError(f"{path} has no surface: all of its faces are lines or points. Replace the file or delete it.")
     packed = np.stack([np.packbits(grid) for grid in grids])
     try:
         with replacing(_cache_file(path, size, variations)) as temporary:
@@ -139,11 +159,10 @@ def _made(path: Path, size: int, variations: int) -> np.ndarray | DataError:
 def _cached(path: Path, size: int, variations: int) -> np.ndarray | None:
     """Return a file's grids if they are whole in the cache."""
     try:
-        with np.load(_cache_file(path, size, variations)) as stored:
-            grids = stored["grids"]
+        grids = read_arrays(_cache_file(path, size, variations), "grids")["grids"]
     except Exception:  # What NumPy raises depends on how the file is damaged.
         return None
-    whole = grids.dtype == np.uint8 and grids.shape == (variations, -(-(size**3) // 8))
+    whole = grids.dtype == np.uint8 and grids.shape == (variations, -(-(size**3) // 8)) and grids.any(1).all()
     return grids if whole else None
 
 

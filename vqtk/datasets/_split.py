@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from vqtk.datasets._paths import shown
 from vqtk.errors import DataError
 
 HELD_AT_MOST = 1 << 30
@@ -151,14 +152,14 @@ class Files(Split):
                         f"{path}: this file was there when training began, and is gone. Put it back, to go on with "
                         "the same data."
                     ) from None
-                if str(path) not in self.skipped:
-                    self.skipped.append(str(path))
+                if shown(path) not in self.skipped:
+                    self.skipped.append(shown(path))
         raise DataError(f"none of the {len(self.paths)} files, such as {self.paths[0]}, can be read.")
 
     def add_to(self, digest: Any) -> None:
         """Add the files' names and sizes; their content would take as long to read as an epoch."""
         for path in self.paths:
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
 
 
 class _Fetched(TorchDataset):

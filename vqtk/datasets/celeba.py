@@ -8,14 +8,17 @@ from PIL import Image
 from torchvision.datasets import CelebA as TorchvisionCelebA
 
 from vqtk.datasets._base import Dataset, Splits
-from vqtk.datasets._images import DAMAGED_AT_MOST, Images, load_images, read_image, skipped_note
+from vqtk.datasets._images import DAMAGED_AT_MOST, Images, load_images
 from vqtk.datasets._official import Official
+from vqtk.datasets._paths import because, check_regular, check_size, shown
+from vqtk.datasets._pixels import read_image
 from vqtk.errors import DataError
-from vqtk.nn.types import Count, DataSpec
+from vqtk.nn.types import DataSpec, Side
 from vqtk.registry import datasets
 
 _FACES, _PARTITION = "img_align_celeba", "list_eval_partition.txt"
 _OFFICIAL_SIZE = (178, 218)
+_PARTITION_AT_MOST = 1 << 26
 
 
 def _fetch(folder: Path) -> None:
@@ -41,7 +44,7 @@ class CelebA(Dataset):
     Source: Liu et al. 2015; the crop and normalisation of the original experiment.
     """
 
-    def __init__(self, *, size: Count = 64):
+    def __init__(self, *, size: Side = 64):
         self.size = size
 
     @property
@@ -65,7 +68,7 @@ class CelebA(Dataset):
         folder = _OFFICIAL.folder(root)
         partition = _partition(folder)
         there = _there(folder, partition)
-        train, test = load_images(
+        train, test, skipped = load_images(
             _images(folder, [name for name, part in partition.items() if part == 0], there),
             _images(folder, [name for name, part in partition.items() if part == 2], there),
             read=partial(read_image, size=self.size),
@@ -73,17 +76,19 @@ class CelebA(Dataset):
         )
         why = _difference(folder, partition, there)
         other = _OFFICIAL.note(folder, train=len(train), test=len(test), why=why) if why else None
-        notes = [note for note in (other, skipped_note(train, test)) if note]
-        return Splits(train, test, source=str(folder), note=" ".join(notes) or None)
+        notes = [note for note in (other, skipped) if note]
+        return Splits(train, test, source=shown(folder), note=" ".join(notes) or None)
 
 
 def _partition(folder: Path) -> dict[str, int]:
     """Return the part of each face by its file's name: 0 train, 1 validation, 2 test. Raises: DataError."""
     path, partition = folder / _PARTITION, {}
     try:
+        check_regular(path)
+        check_size(path, _PARTITION_AT_MOST, advice=f"Take the file from {_OFFICIAL.address}.")
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}).") from None
+        raise DataError(f"{path} cannot be read ({because(error)}).") from None
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
@@ -117,7 +122,7 @@ def _there(folder: Path, partition: dict[str, int]) -> set[str]:
 
 def _images(folder: Path, names: list[str], there: set[str]) -> Images:
     faces = folder / _FACES
-    lost = [str(faces / name) for name in names if name not in there]
+    lost = [shown(faces / name) for name in names if name not in there]
     return Images([faces / name for name in names if name in there], lost=lost)
 
 

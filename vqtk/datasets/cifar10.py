@@ -9,12 +9,14 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._official import Official
+from vqtk.datasets._paths import shown
 from vqtk.datasets._pickled import read_pickled
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
 
+_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _TRAIN = dict(map(tuple, TorchvisionCIFAR10.train_list))
 _TEST = dict(map(tuple, TorchvisionCIFAR10.test_list))
 
@@ -60,7 +62,7 @@ class CIFAR10(Dataset):
         train, test = _read(folder, _TRAIN), _read(folder, _TEST)
         official = _OFFICIAL.is_complete(folder)
         note = None if official else _OFFICIAL.note(folder, train=len(train), test=len(test))
-        return Splits(train, test, source=str(folder), note=note)
+        return Splits(train, test, source=shown(folder), note=note, labels=_NAMES)
 
 
 def _read(folder: Path, names: dict[str, str]) -> Held:
@@ -73,8 +75,9 @@ def _batch(path: Path) -> tuple[np.ndarray, list[int]]:
     """Return a batch's images (n, 3072), uint8, and their labels. Raises: DataError."""
     try:
         images, labels = read_pickled(path, "data", "labels")
-        if not isinstance(images, np.ndarray) or not isinstance(labels, list):
-            raise DataError(f"{path} is no batch of CIFAR-10: data is no array, or labels no list.")
+        labels = labels.tolist() if isinstance(labels, np.ndarray) and labels.ndim == 1 else labels
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or not isinstance(labels, list):
+            raise DataError(f"{path} is no batch of CIFAR-10: data is no array of uint8, or labels no list.")
         if images.shape != (len(labels), 3072) or not labels:
             raise DataError(
                 f"{path} is no batch of CIFAR-10: data is {images.shape} with {len(labels)} labels. Expected (n, 3072) "
@@ -82,7 +85,9 @@ def _batch(path: Path) -> tuple[np.ndarray, list[int]]:
             )
         strange = [label for label in labels if not isinstance(label, int) or not 0 <= label < 10]
         if strange:
-            raise DataError(f"{path} is no batch of CIFAR-10: it has the label {strange[0]!r}. Expected 0 to 9.")
+            raise DataError(
+                f"{path} is no batch of CIFAR-10: it has the label {str(strange[0])[:20]!r}. Expected 0 to 9."
+            )
     except DataError as error:
         raise DataError(f"{error} Take the batches from {_OFFICIAL.address}.") from None
     return images, labels

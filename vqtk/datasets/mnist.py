@@ -11,7 +11,8 @@ from torchvision.datasets import MNIST as TorchvisionMNIST
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._official import quietly
-from vqtk.datasets._split import Held
+from vqtk.datasets._paths import because, check_size
+from vqtk.datasets._split import HELD_AT_MOST, Held
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
@@ -78,13 +79,15 @@ def _read(root: Path, *, train: bool) -> Held:
             "downloaded again."
         )
     try:
+        for name in _FILES:
+            check_size(raw / name, HELD_AT_MOST, advice="")
         digits = TorchvisionMNIST(root, train=train)
         if digits.data.shape[1:] != (28, 28) or len(digits.data) != len(digits.targets):
             raise ValueError(f"{tuple(digits.data.shape)} images, {len(digits.targets)} labels")
     except Exception as error:
         part = "train" if train else "t10k"
         raise DataError(
-            f"{raw}: the {part} files cannot be read as MNIST ({type(error).__name__}: {error}). "
+            f"{raw}: the {part} files cannot be read as MNIST ({because(error)}). "
             "Expected the four idx files, complete. Delete the damaged ones to have them downloaded again."
         ) from None
     return Held(digits.data[:, None].contiguous(), digits.targets)

@@ -6,7 +6,7 @@ from vqtk.datasets._base import Splits
 from vqtk.datasets._grids import GridFile, Grids, assembled, labelled, laid_out
 from vqtk.datasets._meshes import mesh_grids
 from vqtk.errors import DataError, nearest
-from vqtk.nn.types import Count
+from vqtk.nn.types import Count, Side
 from vqtk.registry import datasets
 
 _PLACES = ("modelnet/off", "modelnet", "ModelNet40", "ModelNet10", "")
@@ -26,7 +26,7 @@ class ModelNet(Grids):
     Source: Wu et al. 2015; the variations of the original experiment.
     """
 
-    def __init__(self, *, size: Count = 64, variations: Count = 4, classes: list[str] | None = None):
+    def __init__(self, *, size: Side = 64, variations: Count = 4, classes: list[str] | None = None):
         super().__init__(size=size)
         self.variations = variations
         self.classes = classes
@@ -50,9 +50,11 @@ class ModelNet(Grids):
                 f"there is {root}/ModelNet10/chair/train/chair_0001.off; or set VQTK_DATA or --data-dir."
             )
         found = laid_out(folder, ".off")
-        files = labelled(self._chosen(found, folder))
+        chosen = self._chosen(found, folder)
+        files = labelled(chosen)
         grids = mesh_grids([file.path for file in files], size=self.size, variations=self.variations)
         splits = assembled(files, grids, spec=self.spec, source=folder)
+        splits.labels = tuple(chosen)
         splits.note = " ".join(filter(None, [_incomplete(found, folder), splits.note])) or None
         return splits
 

@@ -1,5 +1,6 @@
 """SVHN: house numbers out of MATLAB files."""
 
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from torchvision.datasets.utils import download_url
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._official import Official
-from vqtk.datasets._split import Held
+from vqtk.datasets._paths import because, check_regular, shown
+from vqtk.datasets._split import HELD_AT_MOST, Held
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
@@ -59,13 +61,14 @@ class SVHN(Dataset):
         train, test = _read(folder / _TRAIN), _read(folder / _TEST)
         official = _OFFICIAL.is_complete(folder)
         note = None if official else _OFFICIAL.note(folder, train=len(train), test=len(test))
-        return Splits(train, test, source=str(folder), note=note)
+        return Splits(train, test, source=shown(folder), note=note)
 
 
 def _length(path: Path) -> int:
     from scipy.io import whosmat
 
     try:
+        check_regular(path)
         shapes = {name: shape for name, shape, _ in whosmat(path)}
         return int(shapes["X"][-1])
     except Exception as error:
@@ -77,6 +80,7 @@ def _read(path: Path) -> Held:
     from scipy.io import loadmat
 
     try:
+        _check_claims(path)
         content = loadmat(path, variable_names=["X", "y"])
         images, labels = content["X"], content["y"].ravel()
         if images.shape != (32, 32, 3, len(labels)) or images.dtype != np.uint8 or not len(labels):
@@ -89,9 +93,19 @@ def _read(path: Path) -> Held:
     return Held(items, torch.from_numpy(labels.astype(np.int64) % 10))
 
 
+def _check_claims(path: Path) -> None:
+    """Raise ValueError if an array of a MATLAB file, which is compressed, claims more than is held."""
+    from scipy.io import whosmat
+
+    check_regular(path)
+    for name, shape, _ in whosmat(path):
+        if name in ("X", "y") and prod(shape) > HELD_AT_MOST:
+            raise ValueError(f"{name} claims {prod(shape):,} values, and at most {HELD_AT_MOST:,} are read")
+
+
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
-        f"{path} cannot be read as SVHN ({type(error).__name__}: {error}). Expected a MATLAB file with the digits as X "
+        f"{path} cannot be read as SVHN ({because(error)}). Expected a MATLAB file with the digits as X "
         f"(32, 32, 3, n), uint8, and their labels as y. Delete the SVHN files in {path.parent} to have them downloaded "
         f"again, or take them from {_OFFICIAL.address}."
     )

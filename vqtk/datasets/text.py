@@ -7,10 +7,15 @@ from annotated_types import Gt, Lt
 
 from vqtk.datasets._base import Splits
 from vqtk.datasets._characters import Characters, read_text, windows
-from vqtk.datasets._paths import existing, files_below, required
+from vqtk.datasets._layout import own_splits
+from vqtk.datasets._paths import existing, files_below, required, shown
+from vqtk.datasets._split import HELD_AT_MOST
 from vqtk.errors import DataError
 from vqtk.nn.types import Count
 from vqtk.registry import datasets
+
+Divided = tuple[list[str], list[str], list[str]]
+"""Texts to train on, texts to test on, and what was decided, in lines."""
 
 
 @datasets.register("text")
@@ -18,8 +23,9 @@ class Text(Characters):
     """Windows of `length` characters of your own text: a file, or every UTF-8 file below a folder, in order of name.
 
     `path` is absolute, or below the data root or the working directory. The last share `test` of each file is held
-    out. Token 0 is "unknown"; the others are the `vocabulary` - 1 most frequent characters of the training text.
-    Training windows start at every character, and run on from one file to the next; test windows do not overlap.
+    out, unless there are folders that are splits, such as `train` and `test` or `val`. Token 0 is "unknown"; the
+    others are the `vocabulary` - 1 most frequent characters of the training text. Training windows start at every
+    character, and run on from one file to the next; test windows do not overlap.
 
     Shapes: items (length,), indices into a vocabulary of `vocabulary` characters.
     Raises: DataError if there is no text, or less than a window in either part.
@@ -40,18 +46,20 @@ class Text(Characters):
     def count(self, root: Path) -> int | None:
         """Return how many characters there are, taking each for a byte."""
         found = existing(self.path, root)
-        return None if found is None else sum(path.stat().st_size for path in _files(found))
+        if found is None:
+            return None
+        files = [found / file for file in files_below(found)] if found.is_dir() else [found]
+        return sum(file.stat().st_size for file in files)
 
     def load(self, root: Path) -> Splits:
-        """Read the text and hold out the end of each file."""
+        """Read the text, and hold out the end of each file, or the files of the folders that are for test."""
         found = required(self.path, root, expected="a text file, or a folder of text files, in UTF-8")
-        texts, skipped = _read(found)
-        held = [int(len(text) * self.test) for text in texts]
-        train = [text[: len(text) - end] for text, end in zip(texts, held, strict=True)]
-        test = [text[len(text) - end :] for text, end in zip(texts, held, strict=True)]
+        texts, errors = _read(found)
+        train, test, notes = _by_folder(texts) or _ends(texts, self.test)
         splits, unknown = windows(train, test, spec=self.spec, source=found)
-        splits.train.skipped += map(str, skipped)
-        splits.note = " ".join([*self._beyond(unknown, sum(map(len, texts))), *_left_out(skipped)]) or None
+        splits.train.skipped += [shown(found / file) for file in errors]
+        lines = [*self._beyond(unknown, sum(map(len, texts.values()))), *_left_out(list(errors.values()))]
+        splits.note = " ".join([*notes, *lines]) or None
         return splits
 
     def _beyond(self, unknown: int, characters: int) -> list[str]:
@@ -61,29 +69,54 @@ class Text(Characters):
         return [f"{share} are beyond the vocabulary of {self.vocabulary}: they read as unknown (data.vocabulary)."]
 
 
-def _files(found: Path) -> list[Path]:
-    return files_below(found) if found.is_dir() else [found]
-
-
-def _read(found: Path) -> tuple[list[str], list[Path]]:
-    """Return the texts, and the files of a folder that are not text."""
+def _read(found: Path) -> tuple[dict[Path, str], dict[Path, DataError]]:
+    """Return the texts of a file or folder, by their paths in it, and why others are no text. Raises: DataError."""
     if not found.is_dir():
-        return [read_text(found)], []
-    texts, skipped = [], []
-    for path in files_below(found):
+        return {Path(): read_text(found)}, {}
+    texts, errors = dict[Path, str](), dict[Path, DataError]()
+    files = files_below(found)
+    _check_sizes(found, files)
+    for file in files:
         try:
-            texts.append(read_text(path))
-        except DataError:
-            skipped.append(path)
+            texts[file] = read_text(found / file)
+        except DataError as error:
+            errors[file] = error
     if not texts:
+        first = f" The first: {next(iter(errors.values()))}" if errors else ""
         raise DataError(
-            f"{found} holds no text: {len(skipped)} files, none in UTF-8. Expected a text file, or a folder of text "
-            "files, in UTF-8."
+            f"{found} holds no text: {len(errors)} files, none in UTF-8. Expected a text file, or a folder of text "
+            f"files, in UTF-8.{first}"
         )
-    return texts, skipped
+    return texts, errors
 
 
-def _left_out(skipped: list[Path]) -> list[str]:
-    if not skipped:
+def _check_sizes(folder: Path, files: list[Path]) -> None:
+    """Raise DataError if the files together are more than is held."""
+    size = sum((folder / file).stat().st_size for file in files)
+    if size > HELD_AT_MOST:
+        raise DataError(
+            f"{folder} holds text files of {size:,} bytes, and at most {HELD_AT_MOST:,} are read. Give a part of it."
+        )
+
+
+def _ends(texts: dict[Path, str], share: float) -> Divided:
+    """Return the texts without their ends, and their ends, a share of each."""
+    held = [int(len(text) * share) for text in texts.values()]
+    pairs = list(zip(texts.values(), held, strict=True))
+    return [text[: len(text) - end] for text, end in pairs], [text[len(text) - end :] for text, end in pairs], []
+
+
+def _by_folder(texts: dict[Path, str]) -> Divided | None:
+    """Return the texts of the folders that are splits, and what was decided; None if there are none."""
+    found = own_splits(list(texts))
+    if found is None:
+        return None
+    train, test, notes = found
+    return [texts[file] for file in train], [texts[file] for file in test], notes
+
+
+def _left_out(errors: list[DataError]) -> list[str]:
+    """Return a line about files that are no text, and why the first is none."""
+    if not errors:
         return []
-    return [f"Left out as not UTF-8 text: {len(skipped)} file{'s' * (len(skipped) > 1)}, such as {skipped[0]}."]
+    return [f"Left out as not UTF-8 text: {len(errors)} file{'s' * (len(errors) > 1)}. The first: {errors[0]}"]

@@ -8,8 +8,8 @@ import torch
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._densities import DENSITIES, darkness
-from vqtk.datasets._images import read_image
 from vqtk.datasets._paths import required
+from vqtk.datasets._pixels import read_image
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.nn.types import Count, DataSpec, Whole

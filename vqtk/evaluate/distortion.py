@@ -1,4 +1,4 @@
-"""What reconstructions are worth, in the words of each kind of data: pixels, tokens, voxels, points."""
+"""What reconstructions are worth, in the words of each kind of data: pixels, tokens, voxels, points, signals."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def psnr_db(mse_pixels: float | None) -> float | None:
 def _by_kind(model: Any, after: Tensor, target: Tensor) -> Figures:
     kinds: dict[str, Callable[[Any, Tensor, Tensor], Figures]] = {
         "image": _image, "text": _text, "voxels": _voxels, "points": _points,
+        "signals": _signals,
     }  # fmt: skip
     shown = model.loss.show(after.flatten(0, 1)).unflatten(0, after.shape[:2])
     return kinds[model.data.kind](model, shown, target[:, None])
@@ -77,6 +78,11 @@ def _voxels(model: Any, shown: Tensor, target: Tensor) -> Figures:
 def _points(model: Any, shown: Tensor, target: Tensor) -> Figures:
     """Return the distance from a point to its reconstruction, in training units."""
     return {"distance": torch.linalg.vector_norm(shown - target, dim=2)}
+
+
+def _signals(model: Any, shown: Tensor, target: Tensor) -> Figures:
+    """Return the squared error in training units, unless it is the loss."""
+    return {} if isinstance(model.loss, MSE) else {"mse": _mean((shown - target).square())}
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -76,6 +76,6 @@ def _likelihood(loss: str | None, model: Any) -> str:
             "The bound is on the negative log-likelihood of an item: distortion × values + stages × ln options, codes "
             "under the uniform prior."
         )
-    values = "points" if model.data.kind == "points" else "undequantised pixels"
+    values = "undequantised pixels" if model.data.kind == "image" else model.data.kind
     reason = f": a density on {values} is unbounded below" if loss == "gaussian" else ""
     return f"The loss is a reconstruction term, no bound on a likelihood{reason}."

@@ -1,9 +1,10 @@
 """Items of a class: a classifier says how far a reconstruction is one."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import doc
 from torch import Tensor, nn
 
 from vqtk.datasets._base import Splits
@@ -16,13 +17,16 @@ from vqtk.nn.types import Count, Whole
 from vqtk.registry import guides
 from vqtk.train.seeds import generator
 
+Wanted = Annotated[Whole | str, doc("the name of a class, or its number")]
 EPOCHS = 5
 """Epochs that the classifier is trained for at most."""
 
 
 @guides.register("label", example={"wanted": 0})
 class Label(Guide):
-    """The negative log-probability of a class, `wanted`, in nats, by a small classifier of pixels.
+    """The negative log-probability of a class, in nats, by a small classifier of pixels.
+
+    `wanted` is the class: its name, such as its folder's, or its number where the names are no numbers themselves.
 
     The classifier is trained before the walk, on at most `items` training items and their labels, for 5 epochs or a
     thousand updates, whichever is less. Nothing of any test item is seen.
@@ -33,22 +37,23 @@ class Label(Guide):
 
     observes = False
     classifier: nn.Module
+    label: int
 
-    def __init__(self, model: Any, *, wanted: Whole, items: Count = 10_000):
+    def __init__(self, model: Any, *, wanted: Wanted, items: Count = 10_000):
         super().__init__(model)
         self.wanted, self.items = wanted, items
 
     def prepare(self, load: Callable[[], Splits], *, seed: int) -> None:
         """Train the classifier."""
-        train = load().train
+        splits = load()
+        train = splits.train
         if train.labels is None:
             raise DataError(
                 "label needs data with labels to train a classifier on, and these have none. Take a model of mnist, "
                 "svhn or cifar10, or of a folder of images with a sub-folder a class."
             )
         classes = int(train.labels.max()) + 1
-        if self.wanted >= classes:
-            raise DataError(f"`wanted` is {self.wanted}, and the classes of these data are 0 to {classes - 1}.")
+        self.label = splits.label(self.wanted)
         chosen = fixed_subset(train, self.items, seed)
         images = self.data.normalise(train[chosen].to(self.device))
         labels = train.labels.to(self.device)[chosen.to(self.device)].long()
@@ -63,4 +68,4 @@ class Label(Guide):
     def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:
         """Return the grid, whatever is observed."""
         logits = self.classifier(proposals.flatten(0, 1).float()).unflatten(0, proposals.shape[:2])
-        return -logits.log_softmax(2)[..., self.wanted]
+        return -logits.log_softmax(2)[..., self.label]

@@ -9,6 +9,7 @@ from annotated_types import doc
 from PIL import Image
 from torch import Tensor
 
+from vqtk.datasets._paths import check_regular
 from vqtk.errors import VqtkError, nearest
 from vqtk.guides._base import HIDDEN, Guide
 from vqtk.nn.types import Fraction, Whole
@@ -81,6 +82,7 @@ def _picture(size: tuple[int, int], path: Path) -> Tensor:
         f"Expected {', '.join(SIDES)}, or the path of a picture of {size[1]}×{size[0]} pixels, white where pixels are "
         "hidden."
     )
+    check_regular(path)
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture.convert("L"))

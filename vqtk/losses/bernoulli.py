@@ -22,10 +22,10 @@ class Bernoulli(Loss):
     normalised = True
 
     def __init__(self, data: DataSpec):
-        if data.kind in ("text", "points") or (data.mean, data.std) != (0.0, 1.0):
+        if data.kind in ("text", "points", "signals") or (data.mean, data.std) != (0.0, 1.0):
             raise ShapeError(
                 f"bernoulli scores values from 0 to 1, and these data are {data.kind} in other training units. "
-                "Use mse or gaussian for images and points, categorical for text."
+                "Use mse or gaussian for images, points and signals, categorical for text."
             )
         channels, *size = data.shape
         super().__init__(data, shape=data.shape, channels=channels, out_channels=channels, size=tuple(size))

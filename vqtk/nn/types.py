@@ -21,6 +21,8 @@ Stages = Annotated[int, Ge(1), Le(10_000), doc("a whole number from 1 to 10,000"
 """Modules and vectors are built for each."""
 Options = Annotated[int, Ge(2), Le(65_536), doc("a whole number from 2 to 65,536")]
 """A choice among one option carries no bit; deltas are computed for each."""
+Side = Annotated[int, Ge(1), Le(4_096), doc("a whole number from 1 to 4,096")]
+"""Of an image or a grid: every example takes a power of it."""
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -31,13 +33,14 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 class DataSpec:
     """What a model must know of its data, and how raw items become training units.
 
-    `shape` is that of one item: (channels, *size), (length,) for text, (2,) for points of the plane. `classes` is
-    the vocabulary of data that are token indices, and `characters` the character of each, where it is known. Images
-    are stored as uint8 in [0, 255]; training units are `(pixel - mean) / std` for pixels in [0, 1]. Points are
-    stored in training units.
+    `shape` is that of one item: (channels, *size), (length,) for text, (channels, time) for signals, such as waveforms
+    and series, (values,) for points: vectors of any length, such as points of the plane. `classes` is the vocabulary
+    of data that are token indices, and `characters` the character of each, where it is known. Images are stored as
+    uint8 in [0, 255]; training units are `(pixel - mean) / std` for pixels in [0, 1]. Points and signals are stored in
+    training units.
     """
 
-    kind: Literal["image", "text", "voxels", "points"]
+    kind: Literal["image", "text", "voxels", "points", "signals"]
     shape: Size
     classes: int | None = None
     mean: float = 0.0
@@ -55,14 +58,15 @@ class DataSpec:
         if self.kind == "image" and raw.dtype.is_floating_point:
             raise VqtkError(
                 f"pixels of type {raw.dtype}: expected whole numbers from 0 to 255 (torch.uint8). For floating-point "
-                f"pixels from 0 to 1, the training units are (pixels - {self.mean:g}) / {self.std:g}."
+                f"pixels from 0 to 1, the training units are (pixels - {self.mean:g}) / {self.std:g}. Other "
+                "data, such as waveforms and vectors, are of the kind signals or points."
             )
         values = raw.to(dtype or _default_dtype())
         # One multiply-add on the device: (raw / 255 - mean) / std.
         return values.mul_(1 / (255 * self.std)).sub_(self.mean / self.std) if self.kind == "image" else values
 
     def pixels(self, x: Tensor) -> Tensor:
-        """Return training units as pixels in [0, 1], clamped; not for text nor points."""
+        """Return training units as pixels in [0, 1], clamped; not for text, points nor signals."""
         return (x * self.std + self.mean).clamp(0, 1)
 
 

@@ -53,7 +53,7 @@ def validate(recipe: Recipe) -> Validation:
 def synthetic(data: DataSpec, n: int) -> Tensor:
     """Return n random items in training units, of the shape of the data: (n, *shape)."""
     generator = torch.Generator().manual_seed(0)
-    if data.kind == "points":
+    if data.kind in ("points", "signals"):
         return data.normalise(torch.randn(n, *data.shape, generator=generator))
     high = {"image": 256, "text": data.classes or 1, "voxels": 2}[data.kind]
     raw = torch.randint(high, (n, *data.shape), generator=generator)

@@ -26,18 +26,20 @@ _WIDEST, _NARROWEST, _LARGEST = 3600, 900, 4
 _PAPER, _FRAME, _INK = "#ffffff", "#aab7c1", "#34495e"
 
 
-def mosaic(shown: Sequence[Tensor], codes: Sequence[Sequence[Sequence[int]]], *, alt: str) -> ImageSheet:
+def mosaic(
+    shown: Sequence[Tensor], codes: Sequence[Sequence[Sequence[int]]], taken: Sequence[Tensor], *, alt: str
+) -> ImageSheet:
     """Return a tree as one picture: of each level from the root on, the pictures (n, c, h, w) in [0, 1] and the codes.
 
-    A node's children stand side by side on the next level, in the order of their parents. Boxes are headed by the
-    node's picture, twice as large, and its option; the root of a whole tree has no picture. Pictures are enlarged or
-    reduced so that the whole is easily seen.
+    Places (n,) that are not `taken` stay empty. A node's children stand side by side on the next level, in the order
+    of their parents. Boxes are headed by the node's picture, twice as large, and its option; the root of a whole tree
+    has no picture. Pictures are enlarged or reduced so that the whole is easily seen.
     """
     side = shown[0].shape[3]
     columns = ceil(sqrt(len(shown[1])))
     across = columns ** (len(shown) - 1)
     resized = [_resized(level, min(_WIDEST // across, side * _enlarged(across * side))) for level in shown]
-    page = _Page([[_image(picture) for picture in level] for level in resized], codes, columns)
+    page = _Page([[_image(picture) for picture in level] for level in resized], codes, taken, columns)
     height, width = page.size(0)
     canvas = Image.new("RGB", (width, height), _PAPER)
     page.draw(canvas, level=0, node=0, top=0, left=0)
@@ -46,10 +48,11 @@ def mosaic(shown: Sequence[Tensor], codes: Sequence[Sequence[Sequence[int]]], *,
 
 @dataclass(frozen=True)
 class _Page:
-    """Pictures and codes level by level, and how many pictures stand in a row."""
+    """Pictures and codes level by level, which of them are taken, and how many pictures stand in a row."""
 
     pictures: list[list[Image.Image]]
     codes: Sequence[Sequence[Sequence[int]]]
+    taken: Sequence[Tensor]
     columns: int
 
     @property
@@ -106,6 +109,8 @@ class _Page:
             self._draw_head(canvas, picture, code if level == 0 else code[-1:], top + _PADDING, left + _PADDING)
         height, width = self.size(level + 1)
         for child in range(self.children):
+            if not self.taken[level + 1][node * self.children + child]:
+                continue
             row, column = divmod(child, self.columns)
             y = top + _PADDING + self.head(level) + row * (height + self.gap(level))
             x = left + _PADDING + column * (width + self.gap(level))

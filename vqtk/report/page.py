@@ -35,6 +35,14 @@ _POINTS = {
 }
 """The captions of pictures of points."""
 
+_LINES = {
+    "samples": "Codes drawn uniformly, or from the model's own prior if it has one; decoded.",
+    "reconstructions": "Test items, each with its reconstruction below it (blue), over the item (grey).",
+    "stages": "One more stage at a time (blue), over the test items (grey); the items themselves last.",
+    "proposals": "What one stage proposes for a test item (grey), the chosen option marked.",
+}
+"""The captions of signals and vectors drawn as lines."""
+
 
 @dataclass(frozen=True)
 class _Picture:
@@ -55,7 +63,7 @@ def write_report(run: Path) -> Path:
         state=_state(run, last, summary),
         facts=_facts(manifest, last, summary, tested),
         curves=[_svg(figure) for figure in _curves(metrics, manifest)] if training else [],
-        pictures=_pictures(run / "images", manifest.get("kind")),
+        pictures=_pictures(run / "images", manifest.get("shown_as", manifest.get("kind"))),
         tested=_tested(tested) if stages else "",
         stages=stages,
         rate_distortion=_rate_distortion(stages, manifest, _json(run / "references.json")),
@@ -130,15 +138,15 @@ def _rate_distortion(
     return _svg(rate_distortion_figure(stages, manifest["kind"], references=references, loss=manifest.get("loss")))
 
 
-def _pictures(folder: Path, kind: str | None) -> list[_Picture]:
+def _pictures(folder: Path, form: str | None) -> list[_Picture]:
     """Return the newest picture of each sort."""
     found = []
     for sort, (title, caption) in PICTURES.items():
         files = sorted(path for path in folder.glob(f"{sort}_*") if re.fullmatch(rf"{sort}_\d{{8}}", path.stem))
         if files:
             update = int(files[-1].stem.rpartition("_")[2])
-            told = _POINTS[sort] if kind == "points" else caption
-            content = _content(files[-1], title, pixelated=kind != "points")
+            told = {"points": _POINTS, "lines": _LINES}.get(form or "", {}).get(sort, caption)
+            content = _content(files[-1], title, pixelated=form not in ("points", "lines"))
             found.append(_Picture(title, f"{told} After update {update:,}.", content))
     return found
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vqtk.errors import VqtkError
 from vqtk.report import points, text
-from vqtk.report.cells import pictures, texts
+from vqtk.report.cells import form, pictures, require_drawn, texts
 from vqtk.report.grid import grid, pairs, stage_strip
 from vqtk.report.sheet import ImageSheet, Sheet
 
@@ -67,10 +67,11 @@ def decoded(model: Any, codes: Tensor, *, columns: int = 8, over: Tensor | None 
 
     Points are drawn over items (n, 2) in training units, where these are given.
     """
+    require_drawn(model.data)
     shown = shown_as(model, codes)
-    if model.data.kind == "text":
+    if form(model.data) == "text":
         return text.samples(texts(model.data, shown))
-    if model.data.kind == "points":
+    if form(model.data) == "points":
         return points.samples(shown.cpu(), over=None if over is None else over.cpu())
     return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(codes)} samples")
 
@@ -81,12 +82,15 @@ def reconstructions(model: Any, targets: Tensor, *, codes: Tensor | None = None,
 
     Their codes (n, s) are those given, or found by encoding.
     """
+    require_drawn(model.data)
     shown = shown_as(model, encoded(model, targets) if codes is None else codes)
-    if model.data.kind == "text":
-        return text.pairs(texts(model.data, targets), texts(model.data, shown))
-    if model.data.kind == "points":
+    if form(model.data) == "text":
+        differing = [frozenset(row.nonzero()[:, 0].tolist()) for row in (targets != shown).cpu()]
+        return text.pairs(texts(model.data, targets), texts(model.data, shown), differing)
+    if form(model.data) == "points":
         return points.reconstructions(targets.cpu(), shown.cpu())
-    sheet = pairs(pictures(model.data, targets), pictures(model.data, shown), columns)
+    cells = pictures(model.data, targets, alike=[shown]), pictures(model.data, shown, over=targets)
+    sheet = pairs(*cells, columns)
     return ImageSheet(sheet, f"{len(targets)} items, each with its reconstruction below it")
 
 
@@ -97,13 +101,17 @@ def stages(model: Any, targets: Tensor, *, codes: Tensor | None = None) -> Sheet
     Their codes (n, s) are those given, or found by encoding. Raises: VqtkError if only whole codes can be decoded.
     """
     require_stepwise(model)
+    require_drawn(model.data)
     after = in_pieces(model, model.decode_stages, encoded(model, targets) if codes is None else codes)
     shown = [model.loss.show(item) for item in after]
-    if model.data.kind == "text":
+    if form(model.data) == "text":
         return text.stage_lines(texts(model.data, targets), [texts(model.data, item) for item in shown])
-    if model.data.kind == "points":
+    if form(model.data) == "points":
         return points.stages(targets.cpu(), torch.stack(shown).cpu())
-    strip = stage_strip(pictures(model.data, targets), torch.stack([pictures(model.data, item) for item in shown]))
+    every = torch.cat([*shown, targets])
+    over = [target.expand_as(item) for target, item in zip(targets, shown, strict=True)]
+    drawn = [pictures(model.data, item, over=its, alike=[every]) for item, its in zip(shown, over, strict=True)]
+    strip = stage_strip(pictures(model.data, targets, alike=[every]), torch.stack(drawn))
     return ImageSheet(strip, f"{len(after)} items after 1 to {after.shape[1]} stages, and the items themselves last")
 
 
@@ -114,35 +122,47 @@ def proposals(model: Any, target: Tensor, *, stage: int, columns: int = 8) -> tu
     Raises: VqtkError if only whole codes can be decoded.
     """
     require_stepwise(model)
+    require_drawn(model.data)
     codes = model.encode(target[None])
     chosen = int(codes[0, stage])
     shown = model.loss.show(model.proposals(codes[:, :stage])[0])
-    if model.data.kind == "text":
+    if form(model.data) == "text":
         return text.options(texts(model.data, shown), chosen), chosen
     alt = f"{len(shown)} options of stage {stage + 1}, option {chosen} chosen"
-    if model.data.kind == "points":
+    if form(model.data) == "points":
         start = model.loss.show(model.decode(codes[:, :stage]))[0].cpu()
         return points.proposals(shown.cpu(), start=start, target=target.cpu(), chosen=chosen, alt=alt), chosen
-    return ImageSheet(grid(pictures(model.data, shown), columns, framed={chosen}), alt), chosen
+    cells = pictures(model.data, shown, over=target.expand_as(shown))
+    return ImageSheet(grid(cells, columns, framed={chosen}), alt), chosen
 
 
-def write_all(model: Any, targets: Tensor, folder: Path, update: int) -> None:
+def write_all(model: Any, targets: Tensor, folder: Path, update: int) -> list[str]:
     """Write a run's samples, reconstructions and, where it has stages, their strip and the proposals of an early one.
 
-    The update is in their names.
+    The update is in their names. Return lines about those that could not be drawn or written: no picture ends a run.
     """
     model.eval()
+    try:
+        require_drawn(model.data)
+    except VqtkError as error:
+        return [f"No pictures: {error}"]
     codes = encoded(model, targets)
-    sheets = {
-        "samples": samples(model, count=2 * len(targets), over=targets),
-        "reconstructions": reconstructions(model, targets, codes=codes),
+    shown = len(targets) if form(model.data) == "points" else 10
+    sheets: dict[str, Callable[[], Sheet]] = {
+        "samples": lambda: samples(model, count=2 * len(targets), over=targets),
+        "reconstructions": lambda: reconstructions(model, targets, codes=codes),
     }
     if model.stepwise:
-        shown = len(targets) if model.data.kind == "points" else 10
-        sheets["stages"] = stages(model, targets[:shown], codes=codes[:shown])
-        sheets["proposals"], _ = proposals(model, targets[0], stage=min(2, model.stages - 1))
-    for name, sheet in sheets.items():
-        sheet.write(folder / f"{name}_{update:08d}{sheet.suffix}")
+        sheets["stages"] = lambda: stages(model, targets[:shown], codes=codes[:shown])
+        sheets["proposals"] = lambda: proposals(model, targets[0], stage=min(2, model.stages - 1))[0]
+    notes = []
+    for name, make in sheets.items():
+        try:
+            sheet = make()
+            sheet.write(folder / f"{name}_{update:08d}{sheet.suffix}")
+        except Exception as error:
+            notes.append(f"No picture of {name}: {' '.join(str(error).split())[:200] or type(error).__name__}")
+    return notes
 
 
 def require_stepwise(model: Any) -> None:

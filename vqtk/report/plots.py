@@ -30,25 +30,26 @@ _DISTORTION = {
     "text": _Axis("distortion", "negative log-likelihood (nats per token)", False),
     "voxels": _Axis("iou", "intersection over union", False),
     "points": _Axis("distance", "mean distance (training units)", True),
+    "signals": _Axis("mse", "mean squared error (training units)", True),
 }
 
 
 def rate_distortion_figure(
     rows: Sequence[dict[str, Any]],
-    kind: Literal["image", "text", "voxels", "points"],
+    kind: Literal["image", "text", "voxels", "points", "signals"],
     *,
     references: dict[str, Any] | None = None,
     loss: str | None = None,
 ) -> Figure:
     """Return a plot of distortion over rate, a point a stage, from the rows of `Evaluation.stages`.
 
-    Images show the error of pixels and points their distance, on a logarithmic axis; text nats per token; voxels
-    intersection over union. Stages without a reconstruction are left out. `references`, as `References.plain` has
-    them, are drawn beside errors of pixels, and beside the loss where it is `mse`.
+    Images show the error of pixels, points their distance, and signals their error, on a logarithmic axis; text nats
+    per token; voxels intersection over union. Stages without a reconstruction are left out. `references`, as
+    `References.plain` has them, are drawn beside errors of pixels, and beside the loss where it is `mse`.
     """
     axis = _DISTORTION[kind]
     if axis.key not in rows[0]:
-        axis = _Axis("distortion", "distortion (loss)", kind in ("image", "points"))
+        axis = _Axis("distortion", "distortion (loss)", kind in ("image", "points", "signals"))
     points = [(row["bits"], row[axis.key]) for row in rows if row[axis.key] is not None]
     error = {"mse_pixels": "mse_pixels", "distortion": "mse" if loss == "mse" else None}.get(axis.key)
     compared = references if references and error else None

@@ -70,19 +70,21 @@ def proposals(shown: Tensor, *, start: Tensor, target: Tensor, chosen: int, alt:
     return drawn(figure, alt)
 
 
-def tree(levels: Sequence[Tensor], *, first: int, alt: str) -> ImageSheet:
+def tree(levels: Sequence[Tensor], taken: Sequence[Tensor], *, first: int, alt: str) -> ImageSheet:
     """Return a tree in the plane: of each level from the root on, the points (n, 2), joined to their parents.
 
-    Children stand side by side, in the order of their parents. `first` is the stage of the first level below the root.
+    Children stand side by side, in the order of their parents; those whose places (n,) are not `taken` are not drawn.
+    `first` is the stage of the first level below the root.
     """
-    figure, (axes,) = blank(1, *levels)
+    figure, (axes,) = blank(1, *(level[some] for level, some in zip(levels, taken, strict=True)))
     depth = len(levels) - 1
     for level in range(depth, 0, -1):
         colour = to_hex(_TREE(0.9 * (level - 1) / max(1, depth - 1)))
-        parents = levels[level - 1].repeat_interleave(len(levels[1]), 0)
+        parents = levels[level - 1].repeat_interleave(len(levels[1]), 0)[taken[level]]
+        children = levels[level][taken[level]]
         order, thinner = 2 + 2 * (depth - level), 0.5 ** (level - 1)
-        lines(axes, parents, levels[level], colour=colour, width=2.4 * thinner, order=order)
-        dots(axes, levels[level], colour, size=44 * thinner**1.7 + 1.2, order=order + 1)
+        lines(axes, parents, children, colour=colour, width=2.4 * thinner, order=order)
+        dots(axes, children, colour, size=44 * thinner**1.7 + 1.2, order=order + 1)
         axes.plot([], [], color=colour, marker="o", markersize=4, linewidth=1.6, label=f"stage {first + level - 1}")
     dots(axes, levels[0], "black", size=50, order=4 + 2 * depth)
     handles, labels = axes.get_legend_handles_labels()

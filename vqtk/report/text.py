@@ -69,12 +69,15 @@ def samples(texts: Sequence[str]) -> TextSheet:
     return TextSheet([[Line(str(index), text) for index, text in enumerate(texts)]])
 
 
-def pairs(items: Sequence[str], reconstructions: Sequence[str]) -> TextSheet:
-    """Return each item with its reconstruction below it, the characters that differ marked."""
+def pairs(items: Sequence[str], reconstructions: Sequence[str], differing: Sequence[frozenset[int]]) -> TextSheet:
+    """Return each item with its reconstruction below it, the characters at the indices that differ marked.
+
+    These are those of the tokens: a sign may stand for several, and a line of spaces has signs of its own.
+    """
     return TextSheet(
         [
-            [Line("item", item), Line("reconstruction", text, _differing(item, text))]
-            for item, text in zip(items, reconstructions, strict=True)
+            [Line("item", item), Line("reconstruction", text, marked)]
+            for item, text, marked in zip(items, reconstructions, differing, strict=True)
         ]
     )
 
@@ -92,10 +95,6 @@ def stage_lines(items: Sequence[str], after: Sequence[Sequence[str]]) -> TextShe
 def options(texts: Sequence[str], chosen: int) -> TextSheet:
     """Return one line an option, the chosen one marked."""
     return TextSheet([[Line(str(index), text, chosen=index == chosen) for index, text in enumerate(texts)]])
-
-
-def _differing(one: str, other: str) -> frozenset[int]:
-    return frozenset(index for index, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
 
 
 def _label(line: Line) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vqtk.errors import VqtkError
 from vqtk.nn.types import DataSpec
 from vqtk.report import points
-from vqtk.report.cells import pictures, texts
+from vqtk.report.cells import form, pictures, require_drawn, texts
 from vqtk.report.mosaic import mosaic
 from vqtk.report.pictures import in_pieces, require_stepwise
 from vqtk.report.sheet import Sheet
@@ -22,18 +22,20 @@ MOST_NODES = 6000
 """How many nodes below the prefix are shown at most."""
 
 _TEXT = 72
-_USUAL_LEVELS = {"image": 2, "voxels": 1, "text": 1}
+_USUAL_LEVELS = {"image": 2}
 
 
 @dataclass(frozen=True)
 class Level:
-    """The nodes of one level: codes (n, s), and as they are shown: pictures (n, c, h, w), points (n, 2) or tokens.
+    """The nodes of one level: codes (n, s), and as they are shown: pictures (n, c, h, w), or items of the data.
 
-    Every node has equally many children; they stand side by side on the next level, in the order of their parents.
+    Every node has equally many places for children; they stand side by side on the next level, in the order of their
+    parents. A place (n,) is `taken` unless only options that items take are shown, and it is left over.
     """
 
     codes: Tensor
     shown: Tensor
+    taken: Tensor
 
 
 @torch.no_grad()
@@ -48,27 +50,33 @@ def tree(
     """Return the tree below a prefix of codes as a sheet, and its levels, the first of which is the prefix alone.
 
     Each node has all options for children; or the first `options`; or, given the codes `used_by` (n, stages) of items,
-    the `options` that most of those items take which come through the node. By default images have two levels, voxels
-    and text one, and points as many as can be shown.
+    the `options` that most of those items take which come through the node, fewer if they take fewer. By default
+    images have two levels, voxels, signals, vectors and text one, and points as many as can be shown.
 
     Raises: VqtkError if the prefix or a number does not fit the model, or there would be too many nodes.
     """
     require_stepwise(model)
+    require_drawn(model.data)
     _check(model, prefix, levels, options)
     width, left = options or model.options, model.stages - len(prefix)
-    count = levels or _usual_levels(model.data.kind, width, left)
+    count = levels or _usual_levels(model.data, width, left)
     _check_nodes(count, width)
     grown = _grown(model, prefix, levels=count, width=width, used_by=used_by)
-    which = f"All {width}" if width == model.options else f"The {'first' if used_by is None else 'most used'} {width}"
+    if used_by is not None and not grown[1].taken.any():
+        raise VqtkError(f"--used: none of the {len(used_by)} items comes through {_named(prefix)}. Give more items.")
+    which = f"The {'first' if used_by is None else 'most used'} {width}"
+    which = f"All {width}" if width == model.options and used_by is None else which
     alt = f"{which} options of each node, {count} stages deep, below {_named(prefix)}"
     return _sheet(model.data, grown, alt), grown
 
 
 def _grown(model: Any, prefix: Sequence[int], *, levels: int, width: int, used_by: Tensor | None) -> list[Level]:
     codes = torch.tensor([list(prefix)], dtype=torch.int64, device=model.device).reshape(1, -1)
-    grown = [Level(codes.cpu(), _cells(model.data, model.loss.show(model.decode(codes))))]
+    taken = torch.ones(1, dtype=torch.bool)
+    grown = [Level(codes.cpu(), _cells(model.data, model.loss.show(model.decode(codes))), taken)]
     for _ in range(levels):
-        children = _children(codes, width, model.options, used_by)
+        children, some = _children(codes, width, model.options, used_by)
+        taken = (taken[:, None] & some.cpu()).flatten()
 
         def proposed(rows: Tensor) -> Tensor:
             before, chosen = rows[:, :-width], rows[:, -width:]
@@ -77,36 +85,41 @@ def _grown(model: Any, prefix: Sequence[int], *, levels: int, width: int, used_b
 
         shown = in_pieces(model, proposed, torch.cat([codes, children], 1))
         codes = torch.cat([codes.repeat_interleave(width, 0), children.reshape(-1, 1)], 1)
-        grown.append(Level(codes.cpu(), shown))
+        grown.append(Level(codes.cpu(), shown, taken))
     return grown
 
 
-def _children(codes: Tensor, width: int, options: int, used_by: Tensor | None) -> Tensor:
-    """Return which options are shown below each node: codes (n, s) → (n, width)."""
+def _children(codes: Tensor, width: int, options: int, used_by: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return which options stand below each node, and whether any item takes them: codes (n, s) → (n, width) each."""
     if used_by is None:
-        return torch.arange(width, device=codes.device).expand(len(codes), -1)
+        children = torch.arange(width, device=codes.device).expand(len(codes), -1)
+        return children, torch.ones_like(children, dtype=torch.bool)
     stage, used_by = codes.shape[1], used_by.to(codes.device)
     through = (used_by[:, None, :stage] == codes).all(2)
     taken = torch.nn.functional.one_hot(used_by[:, stage], options)
     counts = through.T.double() @ taken.double()
-    return counts.argsort(dim=1, descending=True, stable=True)[:, :width]
+    children = counts.argsort(dim=1, descending=True, stable=True)[:, :width]
+    return children, counts.gather(1, children) > 0
 
 
 def _cells(data: DataSpec, items: Tensor) -> Tensor:
-    return pictures(data, items) if data.kind in ("image", "voxels") else items.cpu()
+    return pictures(data, items) if form(data) == "pictures" else items.cpu()
 
 
 def _sheet(data: DataSpec, grown: list[Level], alt: str) -> Sheet:
-    codes = [level.codes.tolist() for level in grown]
-    if data.kind == "text":
-        return _lines(codes, [texts(data, level.shown) for level in grown])
+    codes, taken = [level.codes.tolist() for level in grown], [level.taken for level in grown]
+    if form(data) == "text":
+        return _lines(codes, [texts(data, level.shown) for level in grown], [some.tolist() for some in taken])
     shown = [level.shown for level in grown]
-    if data.kind == "points":
-        return points.tree(shown, first=len(codes[0][0]) + 1, alt=alt)
-    return mosaic(shown, codes, alt=alt)
+    if form(data) == "points":
+        return points.tree(shown, taken, first=len(codes[0][0]) + 1, alt=alt)
+    if form(data) == "lines":
+        every = torch.cat([level[some] for level, some in zip(shown, taken, strict=True)])
+        shown = [pictures(data, level, alike=[every]) for level in shown]
+    return mosaic(shown, codes, taken, alt=alt)
 
 
-def _lines(codes: list[list[list[int]]], shown: list[list[str]]) -> TextSheet:
+def _lines(codes: list[list[list[int]]], shown: list[list[str]], taken: list[list[bool]]) -> TextSheet:
     """Return the nodes as lines, indented by level, their codes as labels; a block a child of the root."""
 
     def below(level: int, node: int) -> list[Line]:
@@ -116,14 +129,15 @@ def _lines(codes: list[list[list[int]]], shown: list[list[str]]) -> TextSheet:
         if level + 1 == len(codes):
             return [own]
         width = len(codes[1])
-        return [own, *(line for child in range(width) for line in below(level + 1, node * width + child))]
+        children = (node * width + child for child in range(width))
+        return [own, *(line for child in children if taken[level + 1][child] for line in below(level + 1, child))]
 
-    roots = [below(1, node) for node in range(len(codes[1]))]
+    roots = [below(1, node) for node in range(len(codes[1])) if taken[1][node]]
     return TextSheet(roots if len(codes) > 2 else [[line for root in roots for line in root]])
 
 
-def _usual_levels(kind: str, width: int, left: int) -> int:
-    most = _USUAL_LEVELS.get(kind, left)
+def _usual_levels(data: DataSpec, width: int, left: int) -> int:
+    most = left if form(data) == "points" else _USUAL_LEVELS.get(data.kind, 1)
     while most > 1 and _nodes(most, width) > MOST_NODES:
         most -= 1
     return min(most, left)

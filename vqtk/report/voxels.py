@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from math import prod
 
 import numpy as np
 import torch
 from einops import rearrange, reduce
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vqtk.nn.types import Size
@@ -21,6 +23,7 @@ _AZIMUTH, _ELEVATION = np.radians(-58.0), np.radians(28.0)
 _COLOUR = np.array([0.42, 0.63, 0.87])
 _SHADES = np.array([0.62, 0.82, 1.15])
 _FARTHEST = 0.7
+_EDGE = 176
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,10 @@ class _Faces:
 
 
 def render(grids: Tensor) -> Tensor:
-    """Draw grids (n, 1, x, y, z) of probabilities, solid from 0.5 on, the third axis up → (n, 3, 96, 96) in [0, 1]."""
+    """Draw grids (n, 1, x, y, z) of probabilities, solid from 0.5 on, the third axis up → (n, 3, 96, 96) in [0, 1].
+
+    Of a grid without anything solid the edges of its box are drawn, so that it is not taken for a missing picture.
+    """
     solid = (grids.detach().float().cpu().numpy() >= 0.5).reshape(len(grids), *grids.shape[2:])
     views = [torch.from_numpy(_view(grid)) for grid in solid]
     return torch.stack(views) if views else torch.empty(0, 3, SIDE, SIDE)
@@ -44,6 +50,8 @@ def render(grids: Tensor) -> Tensor:
 
 def _view(solid: np.ndarray) -> np.ndarray:
     """Return the view of one grid (x, y, z) of bools: (3, 96, 96) in [0, 1], on white."""
+    if not solid.any():
+        return _box(solid.shape)
     flat = np.append(solid.ravel(), False)
     found = [_nearest(flat, faces) for faces in _lines_of_sight(solid.shape)]
     distance = np.stack(found)
@@ -55,6 +63,33 @@ def _view(solid: np.ndarray) -> np.ndarray:
     picture[hit] = np.minimum(1, _COLOUR * (_SHADES[axis[hit]] * depth)[:, None])
     fine = rearrange(picture, "(h w) c -> c h w", h=SIDE * _FINE)
     return reduce(fine, "c (h fh) (w fw) -> c h w", "mean", fh=_FINE, fw=_FINE)
+
+
+@lru_cache(maxsize=1)
+def _box(size: Size) -> np.ndarray:
+    """Return the edges of a grid's box as a view: (3, 96, 96) in [0, 1]."""
+    canvas = Image.new("L", (SIDE * _FINE, SIDE * _FINE), 255)
+    draw = ImageDraw.Draw(canvas)
+    corners, (right, up, _) = _corners(size), _axes()
+    reach = _reach(size)
+    across, along = ((corners - np.array(size) / 2) @ axis / reach for axis in (right, up))
+    places = [((1 + x) * SIDE, (1 - y) * SIDE) for x, y in zip(across, along, strict=True)]
+    for one, other in combinations(range(len(corners)), 2):
+        if (corners[one] != corners[other]).sum() == 1:
+            draw.line([places[one], places[other]], fill=_EDGE, width=_FINE)
+    fine = np.repeat(np.asarray(canvas, dtype=np.float32)[None] / 255, 3, 0)
+    return reduce(fine, "c (h fh) (w fw) -> c h w", "mean", fh=_FINE, fw=_FINE)
+
+
+def _corners(size: Size) -> np.ndarray:
+    return np.stack(np.meshgrid(*([0, side] for side in size), indexing="ij"), -1).reshape(-1, 3)
+
+
+def _reach(size: Size) -> float:
+    """Return how far from the centre a grid of that size is seen, to any side."""
+    right, up, _ = _axes()
+    seen = (_corners(size) - np.array(size) / 2) @ np.stack([right, up], 1)
+    return float(np.abs(seen).max() * (1 + 2 / SIDE))
 
 
 def _nearest(flat: np.ndarray, faces: _Faces) -> np.ndarray:
@@ -69,14 +104,11 @@ def _nearest(flat: np.ndarray, faces: _Faces) -> np.ndarray:
 def _lines_of_sight(size: Size) -> list[_Faces]:
     """Return what the lines of sight meet in a grid of that size, axis by axis: one line a pixel of the fine view."""
     right, up, ahead = _axes()
-    corners = np.stack(np.meshgrid(*([0, side] for side in size), indexing="ij"), -1).reshape(-1, 3)
-    centre = np.array(size) / 2
-    seen = (corners - centre) @ np.stack([right, up], 1)
-    reach = np.abs(seen).max() * (1 + 2 / SIDE)
+    centre, reach = np.array(size) / 2, _reach(size)
     steps = (np.arange(SIDE * _FINE) + 0.5) / (SIDE * _FINE) * 2 * reach - reach
     down, across = np.meshgrid(-steps, steps, indexing="ij")
     origins = centre + across.reshape(-1, 1) * right + down.reshape(-1, 1) * up
-    near, far = np.sort((corners - centre) @ ahead)[[0, -1]]
+    near, far = np.sort((_corners(size) - centre) @ ahead)[[0, -1]]
     return [_across(axis, size, origins, ahead, (near, far)) for axis in range(3)]
 
 

@@ -102,6 +102,8 @@ def _check_items(case: Case, items: Tensor, spec: DataSpec) -> None:
         )
     if spec.kind == "image" and items.dtype != torch.uint8:
         case.fail(f"its images are {items.dtype}.", "Store uint8 in [0, 255]; the spec makes training units of them.")
+    if spec.kind in ("points", "signals") and not items.is_floating_point():
+        case.fail(f"its {spec.kind} are {items.dtype}.", "Store floating-point numbers in training units.")
     highest = {"text": (spec.classes or 1) - 1, "voxels": 1}.get(spec.kind)
     if highest is None:
         return

@@ -157,7 +157,7 @@ def tried(case: Case) -> Iterator[tuple[Any, Tensor, Tensor, Tensor]]:
 
 
 def _fitting(case: Case, dimensions: int) -> tuple[Any, DataSpec]:
-    """Return the loss for the smallest data of so many dimensions that it takes, and what these are."""
+    """Return the loss for its own data, or the smallest of so many dimensions that it takes, and what these are."""
     first: ContractError | None = None
     for data in _data(case, dimensions):
         try:
@@ -172,7 +172,12 @@ def _data(case: Case, dimensions: int) -> list[DataSpec]:
     own = own_data(case)
     if own and own.kind == "text":
         return [DataSpec("text", (4,), classes=5)]
+    if own and len(own.shape) == dimensions + 1:
+        return [own]
     if dimensions == 0:
         return [DataSpec("points", (2,))]
-    tiny = [DataSpec("image", (2, *(3, 2, 2)[:dimensions])), DataSpec("image", (3, *[8] * dimensions))]
-    return [*tiny, own] if own and len(own.shape) == dimensions + 1 else tiny
+    sides = (8, 16 if dimensions == 3 else 32)
+    return [
+        DataSpec("image", (2, *(3, 2, 2)[:dimensions])),
+        *(DataSpec("image", (3, *[n] * dimensions)) for n in sides),
+    ]

@@ -65,9 +65,13 @@ class Check:
             except Exception as error:
                 found = " ".join(str(error).split()) if isinstance(error, VqtkError) else told(error)
                 place = f", {case.place}" if case.place else ""
+                small = case.registry.kind == "loss" and case.entry.data is None
+                advice = (
+                    " If it needs larger examples, name such data at its registration, `data={…}`." if small else ""
+                )
                 raise ContractError(
                     f"{self.component} ({self.origin}){place}: it fails where it is checked that it {self.name}: "
-                    f"{found}."
+                    f"{found}.{advice}"
                 ) from error
 
 

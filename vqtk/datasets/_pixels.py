@@ -1,0 +1,125 @@
+"""An image file as pixels: decoded to 8 bits without transparency, cut and scaled; what cannot be told is refused."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms import functional
+
+from vqtk.datasets._paths import because, check_regular, shown
+from vqtk.errors import DataError
+
+_LARGE = 1 << 24
+"""Pixels from which images are decoded one at a time, whatever the number of threads."""
+_ONE_AT_A_TIME = Lock()
+_STRIP = 8
+"""How many times as long as wide an image may be before its ends, which are cut off in any case, are cut first."""
+
+# Pillow itself refuses images of twice as many pixels as it warns of.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "rgb") -> Tensor:
+    """Return an image as uint8 (3, size, size), or (1, size, size) if `colours` is `grey`.
+
+    `centre` scales the shorter side to `size` and cuts the longer one; `none` squeezes both. Scaling is bilinear and
+    antialiased. Images are turned as their EXIF says; transparent parts become white; of an animation the first
+    frame is taken. Values of 16 bits are scaled to 8; grey values of 32 bits are taken if they lie in [0, 255].
+
+    Raises: DataError if the file is no whole image, or what its values mean cannot be told.
+    """
+    try:
+        check_regular(path)
+        with Image.open(path) as opened, _alone(opened):
+            image = _eight_bits(opened)
+            image = _shortened(image) if crop == "centre" else image
+            image = image.convert("L" if colours == "grey" else "RGB")
+        scaled = functional.resize(image, [size] if crop == "centre" else [size, size])
+        return functional.pil_to_tensor(functional.center_crop(scaled, [size, size]))
+    except Image.DecompressionBombError as error:
+        told = str(error).partition(",")[0].lower()
+        raise DataError(f"{shown(path)} is too large an image ({told}). Scale it down.") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{shown(path)} cannot be read as an image: it is none that is known here.") from None
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{shown(path)} cannot be read as an image ({because(error)}).") from None
+
+
+def _alone(image: Image.Image) -> AbstractContextManager[object]:
+    """Return what bounds the memory: a large image is decoded while no other large one is."""
+    return _ONE_AT_A_TIME if image.width * image.height >= _LARGE else nullcontext()
+
+
+def _shortened(image: Image.Image) -> Image.Image:
+    """Return a strip without its ends: scaled with them, it may take any amount of memory."""
+    width, height = image.size
+    most = _STRIP * min(image.size)
+    left, top = (max(0, side - most) // 2 for side in image.size)
+    return image.crop((left, top, width - left, height - top)) if left or top else image
+
+
+def _eight_bits(opened: Image.Image) -> Image.Image:
+    """Return an image turned upright, without transparency, with at most 8 bits a value; `convert` would clip more.
+
+    Raises: ValueError that says what cannot be told.
+    """
+    deep = _raw_mode(opened)
+    image = ImageOps.exif_transpose(opened)
+    if image.mode == "F":
+        raise ValueError("its values are floating-point, of no known range")
+    if image.mode.startswith("I"):
+        return _of_whole_numbers(np.asarray(image), image.info.get("transparency"), bits=_bits(image.mode, deep))
+    if image.mode == "LAB":
+        return image.convert("RGB")
+    if "transparency" in image.info:
+        image.info["transparency"] = _scaled(image.info["transparency"], deep)
+    if "A" in image.getbands() or "transparency" in image.info:
+        upper = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", upper.size, "white"), upper)
+    return image
+
+
+def _of_whole_numbers(values: np.ndarray, transparent: int | None, *, bits: int) -> Image.Image:
+    """Return grey values (h, w) of 16 bits as 8; of 32 bits only where they are bytes, for else no range is known."""
+    if bits == 32 and (values.min() < 0 or values.max() > 0xFF):
+        raise ValueError(
+            f"its values are of 32 bits, from {values.min()} to {values.max()}: of no known range. Expected 0 to 255, "
+            "or 8 or 16 bits a value"
+        )
+    pixels = (values if bits == 32 else values >> 8).astype(np.uint8)
+    if transparent is not None:
+        pixels[values == transparent] = 0xFF
+    return Image.fromarray(pixels)
+
+
+def _bits(mode: str, raw: str) -> int:
+    """Return how many bits a value of a mode of whole numbers has; Pillow's `I` may hold 16 of a PNG file."""
+    return 16 if mode.startswith("I;16") or raw == "I;16B" else 32
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the values are stored in a PNG file, such as `L;2`; an empty string for other files."""
+    tiles = getattr(image, "tile", [])
+    if image.format != "PNG" or not tiles:
+        return ""
+    mode = tiles[0][3]
+    return mode if isinstance(mode, str) else str(mode[0])
+
+
+def _scaled(transparent: object, raw: str) -> object:
+    """Return the transparent value of a PNG file, which is stored in its own bits, in 8 bits as Pillow has the pixels.
+
+    Of 16 bits the lower ones are dropped, with those of the pixels.
+    """
+    if isinstance(transparent, tuple):
+        return tuple(value >> 8 for value in transparent) if raw.endswith(";16B") else transparent
+    times = {"L;2": 0x55, "L;4": 0x11}.get(raw)
+    return transparent * times if times and isinstance(transparent, int) else transparent

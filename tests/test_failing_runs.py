@@ -124,8 +124,17 @@ def before(owner: Any, name: str, update: int, act: Callable[..., object]) -> Pa
 _newest: list[Trainer] = []
 
 
+def quick(patch: pytest.MonkeyPatch) -> None:
+    """Log every update, and leave out at the end what takes longer than the training."""
+    patch.setattr("vqtk.train.loop.LOG_EVERY", 1)
+    patch.setattr("vqtk.experiment.write_report", lambda run: None)
+    patch.setattr("vqtk.experiment.write_all", lambda *_: None)
+    patch.setattr("vqtk.experiment._final_items", lambda experiment, *_: 0)
+
+
 @pytest.fixture(autouse=True)
 def _remember_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
     made = Trainer.__init__
 
     def init(self: Trainer, *arguments: Any, **named: Any) -> None:
@@ -133,7 +142,6 @@ def _remember_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
         _newest.append(self)
 
     monkeypatch.setattr(Trainer, "__init__", init)
-    monkeypatch.setattr("vqtk.train.loop.LOG_EVERY", 1)
 
 
 def raising(error: Exception) -> Callable[..., object]:
@@ -188,8 +196,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         without_data(patch, folder)
-        patch.setattr("vqtk.train.loop.LOG_EVERY", 1)
-        patch.setattr("vqtk.experiment.write_report", lambda run: None)
+        quick(patch)
         (folder / "tiny.yaml").write_text(TINY)
         assert vqtk_main(patch, "run", folder / "tiny.yaml", *SETTINGS, "--out", folder) == 0
     return next(folder.glob("tiny/*"))

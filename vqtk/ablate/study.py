@@ -61,7 +61,7 @@ class _Reading:
 
     root: Node
     path: Path
-    problems: Problems = field(default_factory=Problems)
+    problems: Problems = field(default_factory=lambda: Problems(what="study"))
 
     def problem(self, node: Node, path: str, message: str) -> None:
         self.problems.add(node, path, message)
@@ -74,11 +74,7 @@ class _Reading:
         return parse(self.root.value[key], hint, key, Scope(self.problems))
 
     def raise_any(self) -> None:
-        found = self.problems.found
-        if found:
-            raise RecipeError(
-                found[0] if len(found) == 1 else "\n".join([f"{len(found)} problems in the study:", *found])
-            )
+        self.problems.raise_any()
 
 
 def load_study(path: Path) -> Study:
@@ -125,7 +121,7 @@ def _seeds(reading: _Reading) -> Any:
         return []
     seeds = reading.typed("seeds", Annotated[list[Whole], Len(1)], "a list of whole numbers, as in [0, 1, 2]")
     if seeds is not INVALID:
-        for index, seed in enumerate(seeds):
+        for index, seed in enumerate(seeds):  # At most MOST_LISTED of them.
             if seed in seeds[:index]:
                 node = reading.root.value["seeds"].value[index]
                 reading.problem(node, "seeds", f"the seed {seed} stands twice: its runs would be the same. Remove one.")

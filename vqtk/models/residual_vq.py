@@ -3,7 +3,7 @@
 from typing import Literal
 
 from vqtk.models._quantised import Quantised
-from vqtk.nn.types import Count, DataSpec, Options, Stages, Whole
+from vqtk.nn.types import Count, DataSpec, Layers, Options, Stages
 from vqtk.registry import Loss, models
 
 _EXAMPLE = {
@@ -40,7 +40,7 @@ class ResidualVQ(Quantised):
         loss: Loss,
         width: Count = 64,
         code_width: Count = 64,
-        blocks: Whole = 2,
+        blocks: Layers = 2,
         prior: Literal["none", "autoregressive"] = "none",
     ):
         super().__init__(

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from vqtk.models._quantised import Quantised
-from vqtk.nn.types import Count, DataSpec, Options, Stages, Whole
+from vqtk.nn.types import Count, DataSpec, Layers, Options, Stages
 from vqtk.registry import Loss, models
 
 
@@ -31,7 +31,7 @@ class VQVAE(Quantised):
         loss: Loss,
         width: Count = 64,
         code_width: Count = 16,
-        blocks: Whole = 2,
+        blocks: Layers = 2,
         prior: Literal["none", "autoregressive"] = "none",
     ):
         super().__init__(

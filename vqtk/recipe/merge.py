@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqtk.errors import RecipeError, nearest
+from vqtk.errors import RecipeError, nearest, shortened
 from vqtk.plugin import source_of
-from vqtk.recipe.node import MOST_DEPTH, Node, below, parse_text, read, shortened, shown_path
+from vqtk.recipe.node import MOST_DEPTH, Node, below, parse_text, read, shown_path
 
 MOST_EXTENDED = 20
 """Recipes in a chain of `extends`."""
+_LONGEST_OVERRIDE = 200
+"""Characters of an override that a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,11 @@ def merge(base: Node, over: Node, path: str = "") -> Node:
         base = Node({}, over.origin)
     merged = dict(base.value)
     for key, child in over.value.items():
-        place = below(path, key)
+        place = below(path, shortened(key))
         if key.startswith("~"):
             if merged.pop(key[1:], None) is None:
                 raise RecipeError(
-                    f"{child.origin}: {place}: there is nothing called {key[1:]!r} here to remove. "
+                    f"{child.origin}: {place}: there is nothing called {shortened(repr(key[1:]))} here to remove. "
                     f"{nearest(key[1:], list(base.value))}Inherited here: {', '.join(base.value) or 'nothing'}."
                 )
         else:
@@ -126,7 +128,7 @@ def _cleaned(node: Node, path: str = "") -> Node:
 
 def _override(root: Node, override: str) -> Node:
     path, equals, text = override.partition("=")
-    origin = f"override {override[:200]!r}"
+    origin = f"override {shortened(repr(override), most=_LONGEST_OVERRIDE)}"
     keys = path.strip().split(".")
     if len(keys) > MOST_DEPTH:
         raise RecipeError(

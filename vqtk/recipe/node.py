@@ -12,10 +12,12 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-from vqtk.errors import RecipeError
+from vqtk.errors import RecipeError, printable, shortened
 
 MOST_BYTES, MOST_DEPTH, MOST_NODES = 1 << 20, 60, 10_000
 """How large a recipe may be: its text, its nesting, and its values once aliases are written out."""
+_MOST_PROBLEMS, _LONGEST_PATH = 20, 200
+"""Problems that are listed, the others being counted; and characters of the place that each is at."""
 
 
 @dataclass
@@ -55,20 +57,25 @@ class Node:
 
 @dataclass
 class Problems:
-    """What is wrong with a recipe, gathered so that all of it is reported at once."""
+    """What is wrong with a recipe, or with `what` it is, gathered so that all of it is reported at once."""
 
     found: list[str] = field(default_factory=list)
+    what: str = "recipe"
 
     def add(self, node: Node, path: str, message: str) -> None:
         """Note a problem at a node."""
-        self.found.append(f"{node.origin}: {path + ': ' if path else ''}{message}")
+        place = f"{shortened(path, most=_LONGEST_PATH)}: " if path else ""
+        self.found.append(f"{node.origin}: {place}{message}")
 
     def raise_any(self) -> None:
         """Raise a RecipeError that lists the problems, if there are any."""
-        if len(self.found) == 1:
+        count = len(self.found)
+        if count == 1:
             raise RecipeError(self.found[0])
-        if self.found:
-            raise RecipeError("\n".join([f"{len(self.found)} problems in the recipe:", *self.found]))
+        if count:
+            more = [f"and {count - _MOST_PROBLEMS:,} more."] if count > _MOST_PROBLEMS else []
+            listed = [*self.found[:_MOST_PROBLEMS], *more]
+            raise RecipeError("\n".join([f"{count:,} problems in the {self.what}:", *listed]))
 
 
 def below(path: str, key: str) -> str:
@@ -77,11 +84,12 @@ def below(path: str, key: str) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as a person at this folder would write it."""
+    """Return a path as a person at this folder would write it, on one line whatever it holds."""
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+        shown = str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        shown = str(path)
+    return printable(shown).replace("\n", "\\n")
 
 
 def read(path: Path) -> Node:
@@ -126,15 +134,17 @@ def _check_size(text: str, shown: str, lines: bool) -> None:
         if depth > MOST_DEPTH:
             raise RecipeError(_too_deep(at))
         if count > 2 * MOST_NODES:
-            raise RecipeError(_too_many(at))
+            raise RecipeError(too_many(at))
 
 
 def _too_deep(origin: str) -> str:
     return f"{origin}: nested more than {MOST_DEPTH} levels deep. A recipe has about ten: check the brackets."
 
 
-def _too_many(origin: str) -> str:
-    return f"{origin}: more than {MOST_NODES:,} values, aliases written out. A recipe has hundreds: check the aliases."
+def too_many(origin: str) -> str:
+    """Return what is wrong with a recipe of too many values."""
+    written = "aliases and repetitions written out"
+    return f"{origin}: more than {MOST_NODES:,} values, {written}. A recipe has hundreds: check the aliases."
 
 
 def _broken(error: MarkedYAMLError, shown: str, lines: bool) -> str:
@@ -156,7 +166,7 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
     origin = f"{shown}:{at + 1}" if lines else shown
     left[0] -= 1
     if left[0] < 0:
-        raise RecipeError(_too_many(origin))
+        raise RecipeError(too_many(origin))
     if len(above) > MOST_DEPTH:
         raise RecipeError(_too_deep(origin))
     if id(yaml) in above:
@@ -171,7 +181,8 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
             if key.value == "<<":
                 raise RecipeError(f"{place}: recipes do not merge with `<<`. Use `extends: other.yaml`.")
             if key.value in children:
-                raise RecipeError(f"{place}: the key {key.value!r} stands twice in one mapping. Remove one.")
+                stands = f"the key {shortened(repr(key.value))} stands twice in one mapping"
+                raise RecipeError(f"{place}: {stands}. Remove one.")
             children[key.value] = _convert(child, key.start_mark.line, shown, lines, above, left)
         return Node(children, origin)
     if isinstance(yaml, SequenceNode):
@@ -193,11 +204,6 @@ def _scalar(yaml: ScalarNode, origin: str) -> Any:
             "write it as one of these, without a tag."
         )
     return value
-
-
-def shortened(text: str) -> str:
-    """Return the text, cut where it is too long for a message."""
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _unreadable(path: Path, shown: str, error: Exception) -> str:

@@ -12,9 +12,9 @@ from annotated_types import Len
 from vqtk.ablate.choices import Choices, baseline_of, cells_of, word
 from vqtk.ablate.equal import Equal, equal_of
 from vqtk.ablate.named_metrics import Metric, metrics_of
-from vqtk.errors import RecipeError, nearest
+from vqtk.errors import RecipeError, nearest, shortened
 from vqtk.nn.types import Whole
-from vqtk.recipe.node import Node, Problems, below, read, shown_path
+from vqtk.recipe.node import Node, Problems, below, beside, is_file, read, shown_path
 from vqtk.recipe.recipe import FolderName
 from vqtk.recipe.schema import INVALID, Scope, parse
 
@@ -79,10 +79,10 @@ class _Reading:
 
 def load_study(path: Path) -> Study:
     """Read and check a study. Raises: RecipeError with file, line and what was expected, for all that is wrong."""
-    if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    if not is_file(path):
+        near = nearest(path.name, beside(path, "*.yaml"))
         raise RecipeError(
-            f"{shown_path(path)}: no such study. {nearest(path.name, beside)}Expected the path of a .yaml file, as "
+            f"{shown_path(path)}: no such study. {near}Expected the path of a .yaml file, as "
             "recipes/ablations/condition.yaml."
         )
     reading = _Reading(read(path), path)
@@ -138,10 +138,10 @@ def _base(reading: _Reading) -> Path:
 def _recipe(reading: _Reading, node: Node, place: str) -> Path:
     """Return the recipe that a node names, relative to the study; note it if there is none."""
     path = reading.path.parent / str(node.value)
-    if not isinstance(node.value, str) or not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    if not isinstance(node.value, str) or not is_file(path):
+        near = nearest(path.name, beside(path, "*.yaml"))
         reading.problem(
-            node, place, f"there is no file {shown_path(path)}. {nearest(path.name, beside)}"
+            node, place, f"there is no file {shortened(shown_path(path), most=200)}. {near}"
             "Expected the path of a recipe, relative to this file.",
         )  # fmt: skip
     return path

@@ -12,7 +12,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-from vqtk.errors import RecipeError, printable, shortened
+from vqtk.errors import RecipeError, nearest, printable, shortened
 
 MOST_BYTES, MOST_DEPTH, MOST_NODES = 1 << 20, 60, 10_000
 """How large a recipe may be: its text, its nesting, and its values once aliases are written out."""
@@ -92,12 +92,28 @@ def shown_path(path: Path) -> str:
     return printable(shown).replace("\n", "\\n")
 
 
+def is_file(path: Path) -> bool:
+    """Say whether there is a file, also for a text that can be no path: too long, or with a character that none has."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def beside(path: Path, pattern: str) -> list[str]:
+    """Return the names of files beside a path, to find the one that was meant."""
+    try:
+        return sorted(one.name for one in path.parent.glob(pattern)) if path.parent.is_dir() else []
+    except (OSError, ValueError):
+        return []
+
+
 def read(path: Path) -> Node:
     """Read a YAML 1.2 file. Raises: RecipeError, with the line, if it cannot be read as a mapping."""
     shown = shown_path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(_unreadable(path, shown, error)) from None
     root = parse_text(text, shown)
     if not isinstance(root.value, dict):
@@ -209,14 +225,11 @@ def _scalar(yaml: ScalarNode, origin: str) -> Any:
 def _unreadable(path: Path, shown: str, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"{shown}: not a text file in UTF-8; expected a recipe, a .yaml file."
-    if path.is_dir():
+    if isinstance(error, IsADirectoryError):
         return f"{shown} is a folder; expected a recipe, a .yaml file."
-    if not path.exists():
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        from vqtk.errors import nearest
-
+    if isinstance(error, FileNotFoundError):
         named = Path("recipes") / f"{path.name}.yaml"
-        advice = f"Did you mean {named}? " if named.exists() else nearest(path.name, beside)
+        advice = f"Did you mean {named}? " if is_file(named) else nearest(path.name, beside(path, "*.yaml"))
         return f"{shown}: no such recipe. {advice}Expected the path of a .yaml file."
     return f"{shown}: cannot be read: {error}."
 

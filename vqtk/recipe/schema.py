@@ -99,6 +99,7 @@ def parse(node: Node, hint: Any, path: str, scope: Scope) -> Any:
     return _leaf(node, hint, path, scope)
 
 
+@cache
 def _structured(hint: Any) -> bool:
     if registry_of(hint) or dataclasses.is_dataclass(hint):
         return True

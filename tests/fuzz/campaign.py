@@ -63,20 +63,31 @@ def campaign(kind: str, tried: Try, *, seed: int, start: int, count: int) -> Tal
     torch.set_num_threads(1)  # A process that has threads cannot be forked and go on with them.
     for index in range(WARM_UP):  # What is imported and cached once is shared by all processes.
         one(tried, Random(f"{kind} {seed} {index}"))
-    tally, began, context = Tally(), time.monotonic(), multiprocessing.get_context("fork")
-    for first in range(start, start + count, EACH):
-        last = min(first + EACH, start + count)
-        while first < last:
-            ours, theirs = context.Pipe(duplex=False)
-            child = context.Process(target=_try_all, args=(theirs, kind, tried, seed, first, last))
-            child.start()
-            theirs.close()
-            first = _gather(ours, tally, kind, seed, first)
-            child.kill()
-            child.join()
-        done = last - start
-        print(f"{done:,} of {count:,}, {done / (time.monotonic() - began):.0f} a second", flush=True)
+    tally, began = Tally(), time.monotonic()
+    try:
+        for first in range(start, start + count, EACH):
+            last = min(first + EACH, start + count)
+            while first < last:
+                first = _in_process(tally, kind, tried, seed, first, last)
+            done = last - start
+            print(f"{done:,} of {count:,}, {done / (time.monotonic() - began):.0f} a second", flush=True)
+    except KeyboardInterrupt:
+        print("interrupted")
     return tally
+
+
+def _in_process(tally: Tally, kind: str, tried: Try, seed: int, first: int, last: int) -> int:
+    """Try examples in a process of their own; return the one to go on with."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_try_all, args=(theirs, kind, tried, seed, first, last))
+    child.start()
+    theirs.close()
+    try:
+        return _gather(ours, tally, kind, seed, first)
+    finally:
+        child.kill()
+        child.join()
 
 
 def _gather(ours: Connection, tally: Tally, kind: str, seed: int, first: int) -> int:

@@ -30,7 +30,7 @@ from vqtk.datasets.modelnet import ModelNet
 from vqtk.datasets.svhn import SVHN
 from vqtk.datasets.text import Text
 from vqtk.datasets.voxels import Voxels
-from vqtk.errors import DataError, escaped
+from vqtk.errors import DataError, printable
 
 
 def paths(*names: str) -> list[Path]:
@@ -190,7 +190,7 @@ def test_names_that_are_no_text_are_escaped_wherever_they_are_shown(tmp_path: Pa
     assert facts["skipped"]["first"] == [str(tmp_path) + r"/bad\xff\n/bad\xff\n/bad\xff\n.png"]
     str(facts).encode()
     assert str(splits.note).isprintable()
-    assert escaped("café ü 漢") == "café ü 漢"
+    assert printable("café ü 漢") == "café ü 漢"
 
 
 def test_one_rule_for_links_holds_for_every_folder(tmp_path: Path) -> None:

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import errno
-import os
+
+_MOST_LINES, _MOST_CHARACTERS = 40, 2_000
+"""How long a message may be, and a line of it: what it quotes may come from a foreign file."""
+_LONGEST_WORD = 200
+"""Characters of a word that is compared with the known ones; the time grows with their square."""
+
+
+def printable(text: str) -> str:
+    """Return text in which control characters, but for line ends, and bytes that are no UTF-8 stand as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    is_byte = "\udc80" <= character <= "\udcff"  # A file's name holds such a byte so.
+    return f"\\x{ord(character) - 0xDC00:02x}" if is_byte else ascii(character)[1:-1]
+
+
+def shortened(text: str, *, most: int = 60) -> str:
+    """Return the text, cut where it is too long for a message."""
+    return text if len(text) <= most else f"{text[: most - 3]}…"
 
 
 class VqtkError(Exception):
     """Root of every error that vqtk raises on purpose; the command line prints it without a traceback."""
+
+    def __str__(self) -> str:
+        """Return the message, which neither floods nor steers a terminal, whatever it quotes."""
+        lines = super().__str__().split("\n")
+        shown = [printable(shortened(line, most=_MOST_CHARACTERS)) for line in lines[:_MOST_LINES]]
+        more = [f"and {len(lines) - _MOST_LINES:,} more lines."] if len(lines) > _MOST_LINES else []
+        return "\n".join([*(shortened(line, most=_MOST_CHARACTERS) for line in shown), *more])
 
 
 class RecipeError(VqtkError):
@@ -31,10 +59,7 @@ class DivergenceError(VqtkError):
 
 
 class DataError(VqtkError):
-    """A data set is missing or damaged. Names of foreign files in the message are escaped where they must be."""
-
-    def __init__(self, message: str):
-        super().__init__(escaped(message))
+    """A data set is missing or damaged."""
 
 
 class VqtkWarning(UserWarning):
@@ -46,23 +71,11 @@ _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
 
 
-def escaped(text: str) -> str:
-    """Return a text that can be printed as one line: control characters and bytes that are no UTF-8 are escaped."""
-    return "".join(
-        char
-        if char.isprintable()
-        else repr(os.fsencode(char))[2:-1]
-        if "\udc80" <= char <= "\udcff"
-        else repr(char)[1:-1]
-        for char in text
-    )
-
-
 def closest(word: str, known: list[str]) -> str | None:
     """Return the nearest of the known names, if one is near."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(str(word), known, n=1, cutoff=0.5)), None)
+    return next(iter(get_close_matches(str(word)[:_LONGEST_WORD], known, n=1, cutoff=0.5)), None)
 
 
 def nearest(word: str, known: list[str]) -> str:

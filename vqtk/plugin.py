@@ -78,8 +78,11 @@ def used() -> list[Plugin]:
 
 def source_of(path: Path) -> Path | None:
     """Return the file to import for a plugin's path, a .py file or a package folder; None if it is neither."""
-    source = path / "__init__.py" if path.is_dir() else path
-    return source if source.is_file() and source.suffix == ".py" else None
+    try:
+        source = path / "__init__.py" if path.is_dir() else path
+        return source if source.is_file() and source.suffix == ".py" else None
+    except (OSError, ValueError):  # No path at all: too long, or with a character that none has.
+        return None
 
 
 def hash_of(path: Path) -> str:

@@ -17,6 +17,7 @@ from vqtk.ablate.state import State, read_state, write_state
 from vqtk.ablate.study import Study, Value
 from vqtk.errors import CheckpointError, RecipeError, VqtkError
 from vqtk.io.atomic import write_text
+from vqtk.io.parse_json import parse_json
 from vqtk.recipe.build import build_dataset
 from vqtk.recipe.guard import fingerprint
 from vqtk.recipe.node import shown_path
@@ -247,7 +248,7 @@ def _measured_before(folder: Path, equal: Equal) -> dict[str, int]:
     if equal.by != "time" or not path.is_file():
         return {}
     try:
-        terms = json.loads(path.read_text(encoding="utf-8"))["terms"]
+        terms = parse_json(path.read_text(encoding="utf-8"))["terms"]
         same = (terms["equal"], terms["value"]) == (equal.by, equal.value)
         return dict(terms["measured"]) if same else {}
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Iterator
+from itertools import islice, product
+from math import prod
 from typing import Any
 
-from vqtk.errors import nearest
+from vqtk.errors import nearest, shortened
 from vqtk.recipe.node import Node, Problems
 
 Choices = dict[str, str]
@@ -13,6 +15,9 @@ Choices = dict[str, str]
 Names = dict[str, list[str]]
 """The names of each axis' values."""
 JOIN = "+"
+MOST_VARIANTS = 1_000
+"""Variants of a study: each is resolved and tried out before the first one is trained."""
+_ADVICE = f"A study has at most {MOST_VARIANTS:,} variants: make several of fewer axes, or name the `cells` to run."
 
 
 def name_of(choices: Choices) -> str:
@@ -35,20 +40,20 @@ def baseline_of(root: Node, names: Names, problems: Problems) -> Choices:
     if isinstance(node.value, dict):
         return {**first, **_choices(node, names, "baseline", problems)}
     named = word(node)
-    known = {name_of(choices): choices for choices in _grid(names)}
-    if named not in known:
-        near = nearest(str(named), list(known))
+    values = str(named).split(JOIN)  # No value has the sign that joins them in its name.
+    if named is None or len(values) != len(names) or not all(map(list.__contains__, names.values(), values)):
+        known = [name_of(choices) for choices in islice(_full_factorial(names), MOST_VARIANTS)]
         problems.add(
-            node, "baseline", f"no cell is called {named!r}. {near}The cells: {_listed(list(known))}; a number that "
-            "is written in another way needs quotes.",
+            node, "baseline", f"no cell is called {shortened(repr(named))}. {nearest(str(named), known)}The cells: "
+            f"{_listed(known)}; a number that is written in another way needs quotes.",
         )  # fmt: skip
         return first
-    return known[named]
+    return dict(zip(names, values, strict=True))
 
 
 def cells_of(root: Node, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
     """Return the choices of each cell: `cells`, without those that `exclude` takes out."""
-    cells = _all_cells(root.value.get("cells"), names, baseline, problems)
+    cells = _all_cells(root, names, baseline, problems)
     excluded = root.value.get("exclude")
     for index, (node, chosen) in enumerate(_list_of_choices(excluded, names, "exclude", problems)):
         left = [cell for cell in cells if not chosen.items() <= cell.items()]
@@ -66,12 +71,20 @@ def cells_of(root: Node, names: Names, baseline: Choices, problems: Problems) ->
     return cells
 
 
-def _all_cells(node: Node | None, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
+def _all_cells(root: Node, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
+    node = root.value.get("cells")
     if node is None or node.value == "grid":
-        return _grid(names)
+        count = prod(map(len, names.values()))
+        if count > MOST_VARIANTS:
+            problems.add(root.value["axes"], "axes", f"{count:,} combinations of their values. {_ADVICE}")
+            return [baseline]
+        return list(_full_factorial(names))
     if node.value == "one_at_a_time":
         others = [{**baseline, axis: value} for axis, values in names.items() for value in values]
         return _distinct([baseline, *others])
+    if isinstance(node.value, list) and len(node.value) > MOST_VARIANTS:
+        problems.add(node, "cells", f"{len(node.value):,} cells. {_ADVICE}")
+        return [baseline]
     if not isinstance(node.value, list) or not node.value:
         near = nearest(str(node.value), ["grid", "one_at_a_time"])
         problems.add(
@@ -86,8 +99,8 @@ def _all_cells(node: Node | None, names: Names, baseline: Choices, problems: Pro
     return cells
 
 
-def _grid(names: Names) -> list[Choices]:
-    return [dict(zip(names, values, strict=True)) for values in product(*names.values())]
+def _full_factorial(names: Names) -> Iterator[Choices]:
+    return (dict(zip(names, values, strict=True)) for values in product(*names.values()))
 
 
 def _distinct(cells: list[Choices]) -> list[Choices]:
@@ -117,10 +130,12 @@ def _choices(node: Node, names: Names, path: str, problems: Problems) -> Choices
         known = names.get(axis)
         if known is None:
             near = nearest(axis, list(names))
-            problems.add(child, path, f"no axis is called {axis!r}. {near}The axes: {', '.join(names)}.")
+            problems.add(child, path, f"no axis is called {shortened(repr(axis))}. {near}The axes: {', '.join(names)}.")
         elif value not in known:
             near = nearest(str(value), known)
-            problems.add(child, path, f"the axis {axis!r} has no value {value!r}. {near}It has {', '.join(known)}.")
+            problems.add(
+                child, path, f"the axis {axis!r} has no value {shortened(repr(value))}. {near}It has {_listed(known)}."
+            )
         else:
             chosen[axis] = value
     return chosen

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.errors import CheckpointError, VqtkError
+from vqtk.io.parse_json import parse_json
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.run_directory import RunDirectory
 
@@ -182,7 +183,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error}).") from None
     if not isinstance(found, dict):
@@ -195,7 +196,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("update"), int):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from vqtk.ablate.named_metrics import SAMPLES
 from vqtk.evaluate.quality import quality
 from vqtk.experiment import Experiment
+from vqtk.io.parse_json import parse_json
 from vqtk.train.run_directory import RunDirectory
 
 
@@ -22,7 +22,7 @@ def asked(metrics: Iterable[str]) -> bool:
 def asked_by(study: Path) -> bool:
     """Return whether the study in this directory has a metric of samples; False if there is none."""
     try:
-        return asked([metric["name"] for metric in json.loads((study / "study.json").read_text("utf-8"))["metrics"]])
+        return asked([metric["name"] for metric in parse_json((study / "study.json").read_text("utf-8"))["metrics"]])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -30,7 +30,7 @@ def asked_by(study: Path) -> bool:
 def is_measured(cell: Path) -> bool:
     """Return whether a cell's summary has the metrics of samples."""
     try:
-        return SAMPLES.keys() <= json.loads((cell / "summary.json").read_text("utf-8"))["test"].keys()
+        return SAMPLES.keys() <= parse_json((cell / "summary.json").read_text("utf-8"))["test"].keys()
     except (OSError, ValueError, KeyError, AttributeError):
         return False
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vqtk.io.atomic import write_text
+from vqtk.io.parse_json import parse_json
 
 STATES = ("waiting", "running", "done", "failed", "stopped")
 
@@ -24,7 +25,7 @@ class State:
 def read_state(cell: Path) -> State:
     """Return the state of a cell's directory; waiting if there is none, or none that can be read."""
     try:
-        return State(**json.loads((cell / "cell.json").read_text(encoding="utf-8")))
+        return State(**parse_json((cell / "cell.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return State()
 

@@ -12,9 +12,9 @@ from annotated_types import Len
 from vqtk.ablate.choices import Choices, baseline_of, cells_of, word
 from vqtk.ablate.equal import Equal, equal_of
 from vqtk.ablate.named_metrics import Metric, metrics_of
-from vqtk.errors import RecipeError, nearest
+from vqtk.errors import RecipeError, nearest, shortened
 from vqtk.nn.types import Whole
-from vqtk.recipe.node import Node, Problems, below, read, shown_path
+from vqtk.recipe.node import Node, Problems, below, beside, is_file, read, shown_path
 from vqtk.recipe.recipe import FolderName
 from vqtk.recipe.schema import INVALID, Scope, parse
 
@@ -61,7 +61,7 @@ class _Reading:
 
     root: Node
     path: Path
-    problems: Problems = field(default_factory=Problems)
+    problems: Problems = field(default_factory=lambda: Problems(what="study"))
 
     def problem(self, node: Node, path: str, message: str) -> None:
         self.problems.add(node, path, message)
@@ -74,19 +74,15 @@ class _Reading:
         return parse(self.root.value[key], hint, key, Scope(self.problems))
 
     def raise_any(self) -> None:
-        found = self.problems.found
-        if found:
-            raise RecipeError(
-                found[0] if len(found) == 1 else "\n".join([f"{len(found)} problems in the study:", *found])
-            )
+        self.problems.raise_any()
 
 
 def load_study(path: Path) -> Study:
     """Read and check a study. Raises: RecipeError with file, line and what was expected, for all that is wrong."""
-    if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    if not is_file(path):
+        near = nearest(path.name, beside(path, "*.yaml"))
         raise RecipeError(
-            f"{shown_path(path)}: no such study. {nearest(path.name, beside)}Expected the path of a .yaml file, as "
+            f"{shown_path(path)}: no such study. {near}Expected the path of a .yaml file, as "
             "recipes/ablations/condition.yaml."
         )
     reading = _Reading(read(path), path)
@@ -125,7 +121,7 @@ def _seeds(reading: _Reading) -> Any:
         return []
     seeds = reading.typed("seeds", Annotated[list[Whole], Len(1)], "a list of whole numbers, as in [0, 1, 2]")
     if seeds is not INVALID:
-        for index, seed in enumerate(seeds):
+        for index, seed in enumerate(seeds):  # At most MOST_LISTED of them.
             if seed in seeds[:index]:
                 node = reading.root.value["seeds"].value[index]
                 reading.problem(node, "seeds", f"the seed {seed} stands twice: its runs would be the same. Remove one.")
@@ -142,10 +138,10 @@ def _base(reading: _Reading) -> Path:
 def _recipe(reading: _Reading, node: Node, place: str) -> Path:
     """Return the recipe that a node names, relative to the study; note it if there is none."""
     path = reading.path.parent / str(node.value)
-    if not isinstance(node.value, str) or not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    if not isinstance(node.value, str) or not is_file(path):
+        near = nearest(path.name, beside(path, "*.yaml"))
         reading.problem(
-            node, place, f"there is no file {shown_path(path)}. {nearest(path.name, beside)}"
+            node, place, f"there is no file {shortened(shown_path(path), most=200)}. {near}"
             "Expected the path of a recipe, relative to this file.",
         )  # fmt: skip
     return path

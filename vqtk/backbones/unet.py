@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from vqtk.backbones._base import Rise, SkipBackbone, Skips
 from vqtk.errors import ShapeError
 from vqtk.nn.stage import StageSequential
-from vqtk.nn.types import Count, Size
+from vqtk.nn.types import Count, CountTo1000, Size
 from vqtk.nn.unit import Operation, Unit, units
 from vqtk.registry import ConditionFactory, backbones
 
@@ -37,7 +37,7 @@ class UNet(SkipBackbone):
         *,
         widths: list[Count],
         stride: Count = 1,
-        depth: Count = 1,
+        depth: CountTo1000 = 1,
         then: list[Operation] = ["condition", "relu"],
         condition: ConditionFactory,
     ):

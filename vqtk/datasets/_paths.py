@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from vqtk.errors import DataError, escaped
+from vqtk.errors import DataError, printable
 
 _REASON_AT_MOST = 200
 
@@ -68,8 +68,8 @@ def files_below(folder: Path, *, wanted: Callable[[str], bool] = lambda _: True)
 
 
 def shown(path: Path) -> str:
-    """Return a path that can be printed: what is no UTF-8 or a control character is escaped."""
-    return escaped(str(path))
+    """Return a path that can be printed: what is no UTF-8 or a control character is printable."""
+    return printable(str(path))
 
 
 def because(error: Exception) -> str:

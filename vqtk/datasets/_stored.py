@@ -11,7 +11,7 @@ import numpy as np
 
 from vqtk.datasets._paths import check_regular
 from vqtk.datasets._split import HELD_AT_MOST
-from vqtk.errors import escaped
+from vqtk.errors import printable
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _KEYS_SHOWN = 8
@@ -82,6 +82,6 @@ def _check_claim(file: IO[bytes]) -> tuple[int, ...]:
 
 
 def _keys(held: list[str]) -> str:
-    named = ", ".join(escaped(key[:40]) for key in held[:_KEYS_SHOWN])
+    named = ", ".join(printable(key[:40]) for key in held[:_KEYS_SHOWN])
     more = f" and {len(held) - _KEYS_SHOWN:,} more" if len(held) > _KEYS_SHOWN else ""
     return f"its keys are {named}{more}" if held else "it is empty"

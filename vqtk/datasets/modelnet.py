@@ -6,7 +6,7 @@ from vqtk.datasets._base import Splits
 from vqtk.datasets._grids import GridFile, Grids, assembled, labelled, laid_out
 from vqtk.datasets._meshes import mesh_grids
 from vqtk.errors import DataError, nearest
-from vqtk.nn.types import Count, Side
+from vqtk.nn.types import CountTo1000, Side
 from vqtk.registry import datasets
 
 _PLACES = ("modelnet/off", "modelnet", "ModelNet40", "ModelNet10", "")
@@ -26,7 +26,7 @@ class ModelNet(Grids):
     Source: Wu et al. 2015; the variations of the original experiment.
     """
 
-    def __init__(self, *, size: Side = 64, variations: Count = 4, classes: list[str] | None = None):
+    def __init__(self, *, size: Side = 64, variations: CountTo1000 = 4, classes: list[str] | None = None):
         super().__init__(size=size)
         self.variations = variations
         self.classes = classes

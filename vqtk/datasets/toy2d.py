@@ -12,7 +12,7 @@ from vqtk.datasets._paths import required
 from vqtk.datasets._pixels import read_image
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
-from vqtk.nn.types import Count, DataSpec, Whole
+from vqtk.nn.types import DataSpec, Drawn, Whole
 from vqtk.registry import datasets
 
 _SIDE = 256
@@ -35,8 +35,8 @@ class Toy2D(Dataset):
         *,
         density: Literal["moons", "rings", "spiral", "checkerboard", "gaussians", "pinwheel", "image"] = "moons",
         path: str | None = None,
-        items: Count = 20_000,
-        test: Count = 2_000,
+        items: Drawn = 20_000,
+        test: Drawn = 2_000,
         seed: Whole = 0,
     ):
         if (path is not None) != (density == "image"):

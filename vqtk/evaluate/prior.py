@@ -23,6 +23,7 @@ from vqtk.errors import DataError
 from vqtk.evaluate.measure import Track, encode_all, untracked
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.io.atomic import file_sha256, replacing
+from vqtk.io.parse_json import parse_json
 
 ITEMS, TEST_ITEMS = 2000, 500
 """Training items whose codes a prior is fitted on, and test items whose codes it is scored on."""
@@ -165,6 +166,6 @@ def _read(path: Path, asked: dict[str, str]) -> Fitted | None:
             found = file.metadata() or {}
             if any(found.get(key) != value for key, value in asked.items()):
                 return None
-            return Fitted(Markov(file.get_tensor("first"), file.get_tensor("later")), **json.loads(found["facts"]))
+            return Fitted(Markov(file.get_tensor("first"), file.get_tensor("later")), **parse_json(found["facts"]))
     except (OSError, SafetensorError):
         return None

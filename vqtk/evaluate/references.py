@@ -20,6 +20,7 @@ from vqtk.errors import DataError
 from vqtk.evaluate.measure import Track, targets, untracked
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.io.atomic import write_text
+from vqtk.io.parse_json import parse_json
 from vqtk.train.seeds import generator
 
 ITEMS = 10_000
@@ -101,7 +102,7 @@ def references(
 def kept(path: Path) -> References | None:
     """Return the references that were written to a file; None if there are none, or they are damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         if found["format"] != _FORMAT:
             return None
         pixels, normal = ([Point(**point) for point in found[name]["stages"]] for name in LABELS)

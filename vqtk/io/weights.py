@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vqtk import __version__
 from vqtk.errors import CheckpointError, VqtkError, nearest
 from vqtk.io.atomic import write_bytes
+from vqtk.io.parse_json import parse_json
 from vqtk.io.plugins import found, records
 from vqtk.models._base import Model
 from vqtk.models.vqdraw import VQDraw
@@ -106,8 +107,8 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 def _from_json(text: str, key: str, kind: type, path: Path) -> Any:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = parse_json(text)
+    except ValueError:
         value = None
     if not isinstance(value, kind):
         raise CheckpointError(f"{path}: the {key} that these weights carry cannot be read. Take an earlier checkpoint.")

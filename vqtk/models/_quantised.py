@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from vqtk.errors import ShapeError
 from vqtk.models._base import Model
 from vqtk.models._codebook import Codebook, Prior
-from vqtk.nn.types import Count, DataSpec, Options, Whole
+from vqtk.nn.types import Count, DataSpec, Layers, Options
 from vqtk.registry import LossFactory
 
 PriorKind = Literal["none", "autoregressive"]
@@ -58,7 +58,7 @@ class Quantised(Model):
         loss: LossFactory,
         width: Count = 64,
         code_width: Count,
-        blocks: Whole = 2,
+        blocks: Layers = 2,
         prior: PriorKind = "none",
     ):
         super().__init__(data, stages=positions * codebooks, options=options)

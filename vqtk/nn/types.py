@@ -23,6 +23,12 @@ Options = Annotated[int, Ge(2), Le(65_536), doc("a whole number from 2 to 65,536
 """A choice among one option carries no bit; deltas are computed for each."""
 Side = Annotated[int, Ge(1), Le(4_096), doc("a whole number from 1 to 4,096")]
 """Of an image or a grid: every example takes a power of it."""
+Layers = Annotated[int, Ge(0), Le(1_000), doc("a whole number from 0 to 1,000")]
+"""Modules are built for each."""
+CountTo1000 = Annotated[int, Ge(1), Le(1_000), doc("a whole number from 1 to 1,000")]
+"""A number of things of which each takes a file or a picture."""
+Drawn = Annotated[int, Ge(1), Le(10_000_000), doc("a whole number from 1 to 10,000,000")]
+"""Examples that are drawn and held in memory."""
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]

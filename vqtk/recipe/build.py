@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vqtk.recipe.affordable import affordable
 from vqtk.recipe.recipe import Recipe, load_recipe
 
 
@@ -18,10 +19,11 @@ def build_dataset(recipe: Recipe) -> Any:
 def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
     """Return the recipe's model, its weights drawn from the recipe's seed on the CPU.
 
-    On the device `meta` nothing is drawn or held. Raises: RecipeError if parts do not fit.
+    On the device `meta` nothing is drawn or held.
+    Raises: RecipeError if parts do not fit, or before more memory is taken than there is.
     """
     spec = build_dataset(recipe).spec
-    with torch.random.fork_rng(devices=[]), torch.device("meta" if str(device) == "meta" else "cpu"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if str(device) == "meta" else "cpu"), affordable():
         torch.default_generator.manual_seed(recipe.seed)
         model = recipe.model(spec)
     return model.to(device=device, dtype=dtype) if str(device) != "meta" else model

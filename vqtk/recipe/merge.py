@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vqtk.errors import RecipeError, nearest
+from vqtk.errors import RecipeError, nearest, shortened
 from vqtk.plugin import source_of
-from vqtk.recipe.node import MOST_DEPTH, Node, below, parse_text, read, shortened, shown_path
+from vqtk.recipe.node import MOST_DEPTH, Node, below, beside, is_file, parse_text, read, shown_path
 
 MOST_EXTENDED = 20
 """Recipes in a chain of `extends`."""
+_LONGEST_OVERRIDE = 200
+"""Characters of an override that a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ def _parent(path: Path, extends: Node, within: tuple[Path, ...]) -> Path:
     if not isinstance(extends.value, str):
         raise RecipeError(f"{extends.origin}: extends: expected the path of one recipe, relative to this file.")
     parent = path.parent / extends.value
-    if not parent.is_file():
-        beside = [p.name for p in parent.parent.glob("*.yaml")] if parent.parent.is_dir() else []
+    if not is_file(parent):
+        near = nearest(parent.name, beside(parent, "*.yaml"))
         raise RecipeError(
-            f"{extends.origin}: extends: there is no file {shown_path(parent)}. {nearest(parent.name, beside)}"
+            f"{extends.origin}: extends: there is no file {shortened(shown_path(parent), most=200)}. {near}"
             "Expected the path of a recipe, relative to this file."
         )
     resolved = parent.resolve()
@@ -77,15 +79,15 @@ def _take_plugins(root: Node, path: Path, plugins: list[Path]) -> None:
     if not isinstance(node.value, list) or not all(isinstance(child.value, str) for child in node.value):
         raise RecipeError(f"{node.origin}: plugins: expected a list of paths, as in [plugins/mine.py].")
     for child in node.value:
-        plugin = (path.parent / child.value).resolve()
+        plugin = path.parent / child.value
         if source_of(plugin) is None:
-            beside = [p.name for p in plugin.parent.glob("*.py")] if plugin.parent.is_dir() else []
+            near = nearest(plugin.name, beside(plugin, "*.py"))
             raise RecipeError(
-                f"{child.origin}: plugins: there is no plugin {shown_path(plugin)}. {nearest(plugin.name, beside)}"
+                f"{child.origin}: plugins: there is no plugin {shortened(shown_path(plugin), most=200)}. {near}"
                 "Expected the path of a .py file, or of a folder with an __init__.py, relative to this file."
             )
-        if plugin not in plugins:
-            plugins.append(plugin)
+        if plugin.resolve() not in plugins:
+            plugins.append(plugin.resolve())
 
 
 def merge(base: Node, over: Node, path: str = "") -> Node:
@@ -106,11 +108,11 @@ def merge(base: Node, over: Node, path: str = "") -> Node:
         base = Node({"name": over.value["name"], **kept}, over.origin)
     merged = dict(base.value)
     for key, child in over.value.items():
-        place = below(path, key)
+        place = below(path, shortened(key))
         if key.startswith("~"):
             if merged.pop(key[1:], None) is None:
                 raise RecipeError(
-                    f"{child.origin}: {place}: there is nothing called {key[1:]!r} here to remove. "
+                    f"{child.origin}: {place}: there is nothing called {shortened(repr(key[1:]))} here to remove. "
                     f"{nearest(key[1:], list(base.value))}Inherited here: {', '.join(base.value) or 'nothing'}."
                 )
         else:
@@ -144,7 +146,7 @@ def _cleaned(node: Node, path: str = "") -> Node:
 
 def _override(root: Node, override: str) -> Node:
     path, equals, text = override.partition("=")
-    origin = f"override {override[:200]!r}"
+    origin = f"override {shortened(repr(override), most=_LONGEST_OVERRIDE)}"
     keys = path.strip().split(".")
     if len(keys) > MOST_DEPTH:
         raise RecipeError(

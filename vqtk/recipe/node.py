@@ -12,10 +12,12 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-from vqtk.errors import RecipeError
+from vqtk.errors import RecipeError, nearest, printable, shortened
 
 MOST_BYTES, MOST_DEPTH, MOST_NODES = 1 << 20, 60, 10_000
 """How large a recipe may be: its text, its nesting, and its values once aliases are written out."""
+_MOST_PROBLEMS, _LONGEST_PATH = 20, 200
+"""Problems that are listed, the others being counted; and characters of the place that each is at."""
 
 
 @dataclass
@@ -59,20 +61,25 @@ class Node:
 
 @dataclass
 class Problems:
-    """What is wrong with a recipe, gathered so that all of it is reported at once."""
+    """What is wrong with a recipe, or with `what` it is, gathered so that all of it is reported at once."""
 
     found: list[str] = field(default_factory=list)
+    what: str = "recipe"
 
     def add(self, node: Node, path: str, message: str) -> None:
         """Note a problem at a node."""
-        self.found.append(f"{node.origin}: {path + ': ' if path else ''}{message}")
+        place = f"{shortened(path, most=_LONGEST_PATH)}: " if path else ""
+        self.found.append(f"{node.origin}: {place}{message}")
 
     def raise_any(self) -> None:
         """Raise a RecipeError that lists the problems, if there are any."""
-        if len(self.found) == 1:
+        count = len(self.found)
+        if count == 1:
             raise RecipeError(self.found[0])
-        if self.found:
-            raise RecipeError("\n".join([f"{len(self.found)} problems in the recipe:", *self.found]))
+        if count:
+            more = [f"and {count - _MOST_PROBLEMS:,} more."] if count > _MOST_PROBLEMS else []
+            listed = [*self.found[:_MOST_PROBLEMS], *more]
+            raise RecipeError("\n".join([f"{count:,} problems in the {self.what}:", *listed]))
 
 
 def below(path: str, key: str) -> str:
@@ -81,11 +88,28 @@ def below(path: str, key: str) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as a person at this folder would write it."""
+    """Return a path as a person at this folder would write it, on one line whatever it holds."""
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+        shown = str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        shown = str(path)
+    return printable(shown).replace("\n", "\\n")
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is a file, also for a text that can be no path: too long, or with a character that none has."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def beside(path: Path, pattern: str) -> list[str]:
+    """Return the names of files beside a path, to find the one that was meant."""
+    try:
+        return sorted(one.name for one in path.parent.glob(pattern)) if path.parent.is_dir() else []
+    except (OSError, ValueError):
+        return []
 
 
 def read(path: Path) -> Node:
@@ -93,7 +117,7 @@ def read(path: Path) -> Node:
     shown = shown_path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(_unreadable(path, shown, error)) from None
     root = parse_text(text, shown)
     if not isinstance(root.value, dict):
@@ -130,15 +154,17 @@ def _check_size(text: str, shown: str, lines: bool) -> None:
         if depth > MOST_DEPTH:
             raise RecipeError(_too_deep(at))
         if count > 2 * MOST_NODES:
-            raise RecipeError(_too_many(at))
+            raise RecipeError(too_many(at))
 
 
 def _too_deep(origin: str) -> str:
     return f"{origin}: nested more than {MOST_DEPTH} levels deep. A recipe has about ten: check the brackets."
 
 
-def _too_many(origin: str) -> str:
-    return f"{origin}: more than {MOST_NODES:,} values, aliases written out. A recipe has hundreds: check the aliases."
+def too_many(origin: str) -> str:
+    """Return what is wrong with a recipe of too many values."""
+    written = "aliases and repetitions written out"
+    return f"{origin}: more than {MOST_NODES:,} values, {written}. A recipe has hundreds: check the aliases."
 
 
 def _broken(error: MarkedYAMLError, shown: str, lines: bool) -> str:
@@ -160,7 +186,7 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
     origin = f"{shown}:{at + 1}" if lines else shown
     left[0] -= 1
     if left[0] < 0:
-        raise RecipeError(_too_many(origin))
+        raise RecipeError(too_many(origin))
     if len(above) > MOST_DEPTH:
         raise RecipeError(_too_deep(origin))
     if id(yaml) in above:
@@ -175,7 +201,8 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
             if key.value == "<<":
                 raise RecipeError(f"{place}: recipes do not merge with `<<`. Use `extends: other.yaml`.")
             if key.value in children:
-                raise RecipeError(f"{place}: the key {key.value!r} stands twice in one mapping. Remove one.")
+                stands = f"the key {shortened(repr(key.value))} stands twice in one mapping"
+                raise RecipeError(f"{place}: {stands}. Remove one.")
             children[key.value] = _convert(child, key.start_mark.line, shown, lines, above, left)
         return Node(children, origin)
     if isinstance(yaml, SequenceNode):
@@ -199,22 +226,14 @@ def _scalar(yaml: ScalarNode, origin: str) -> Any:
     return value
 
 
-def shortened(text: str) -> str:
-    """Return the text, cut where it is too long for a message."""
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
 def _unreadable(path: Path, shown: str, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"{shown}: not a text file in UTF-8; expected a recipe, a .yaml file."
-    if path.is_dir():
+    if isinstance(error, IsADirectoryError):
         return f"{shown} is a folder; expected a recipe, a .yaml file."
-    if not path.exists():
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        from vqtk.errors import nearest
-
+    if isinstance(error, FileNotFoundError):
         named = Path("recipes") / f"{path.name}.yaml"
-        advice = f"Did you mean {named}? " if named.exists() else nearest(path.name, beside)
+        advice = f"Did you mean {named}? " if is_file(named) else nearest(path.name, beside(path, "*.yaml"))
         return f"{shown}: no such recipe. {advice}Expected the path of a .yaml file."
     return f"{shown}: cannot be read: {error}."
 

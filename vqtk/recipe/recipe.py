@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Len, Lt, doc
 from pydantic import StringConstraints
 
-from vqtk.nn.types import Count, NonNegative, Positive, Whole
+from vqtk.nn.types import Count, CountTo1000, NonNegative, Positive, Whole
 from vqtk.plugin import Plugin, active, used
 from vqtk.recipe.merge import gather
 from vqtk.recipe.node import Node, Problems
-from vqtk.recipe.schema import INVALID, Chosen, Scope, parse
+from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
 from vqtk.registry import DatasetFactory, ModelFactory, ObjectiveFactory
 
 FolderName = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"),
-    doc("a name that a folder can have, of letters, digits, `_`, `-`, `.` and `+`"),
+    StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=200),
+    doc("a name that a folder can have, of at most 200 letters, digits, `_`, `-`, `.` and `+`"),
 ]
 Betas = Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2), doc("a list of two numbers ≥ 0 and < 1")]
 
@@ -71,7 +71,7 @@ class Train:
     evaluate_items: Count = 500
     checkpoint_minutes: Positive = 5.0
     picture_minutes: Positive = 5.0
-    picture_items: Count = 32
+    picture_items: CountTo1000 = 32
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ def from_plain(values: dict[str, Any], origin: str, *, plugins: Sequence[Path] =
 
 def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:
     problems = Problems()
+    check_written_out(node)
     with active(plugins) as named:
         sections = parse(node, _Sections, "", Scope(problems))
     problems.raise_any()

@@ -11,15 +11,17 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from vqtk.errors import RecipeError, RegistryError, VqtkError, closest, nearest
+from vqtk.errors import RecipeError, RegistryError, VqtkError, closest, nearest, shortened
 from vqtk.plugin import told
-from vqtk.recipe.node import Node, Problems, below, shortened
+from vqtk.recipe.node import MOST_NODES, Node, Problems, below, too_many
 from vqtk.recipe.show import inline
 from vqtk.recipe.signature import Parameter, article, describe, parameters, registry_of
 from vqtk.registry import Entry, Registry
 
 MOST_REPEATED = 1_000
 """How often an entry of a list may be repeated: each is built."""
+MOST_LISTED = 1_000
+"""How long a list may be, with its repetitions."""
 INVALID: Any = object()
 """Stands for a value whose problem has been noted."""
 
@@ -65,6 +67,21 @@ class Scope:
         return INVALID
 
 
+def check_written_out(node: Node) -> None:
+    """Raise RecipeError where a recipe has too many values once its repetitions are written out."""
+    if _written_out(node) > MOST_NODES:
+        raise RecipeError(too_many(node.origin))
+
+
+def _written_out(node: Node) -> int:
+    """Return how many values a node comes to, its repetitions written out."""
+    if isinstance(node.value, list):
+        return 1 + sum(_written_out(child) * _times(child) for child in node.value)
+    if isinstance(node.value, dict):
+        return 1 + sum(map(_written_out, node.value.values()))
+    return 1
+
+
 def parse(node: Node, hint: Any, path: str, scope: Scope) -> Any:
     """Return the value that a node says, by its type; fill the node with the defaults that it leaves out.
 
@@ -82,6 +99,7 @@ def parse(node: Node, hint: Any, path: str, scope: Scope) -> Any:
     return _leaf(node, hint, path, scope)
 
 
+@cache
 def _structured(hint: Any) -> bool:
     if registry_of(hint) or dataclasses.is_dataclass(hint):
         return True
@@ -200,11 +218,19 @@ def _taken_times(node: Node, path: str, scope: Scope) -> int:
     """Take `repeat` out of a spec, and return it: 1 if there is none."""
     if not isinstance(node.value, dict) or "repeat" not in node.value:
         return 1
-    times = node.value.pop("repeat")
-    if not isinstance(times.value, int) or isinstance(times.value, bool) or not 1 <= times.value <= MOST_REPEATED:
-        _wrong(times, f"a whole number from 1 to {MOST_REPEATED:,}", f"{path}.repeat", scope)
+    repeat, times = node.value["repeat"], _times(node)
+    if not times:
+        _wrong(repeat, f"a whole number from 1 to {MOST_REPEATED:,}", f"{path}.repeat", scope)
+    del node.value["repeat"]
+    return times or 1
+
+
+def _times(node: Node) -> int:
+    """Return how often an entry of a list stands there; 0 where its `repeat` is no such number."""
+    repeat = node.value.get("repeat") if isinstance(node.value, dict) else None
+    if repeat is None:
         return 1
-    return times.value
+    return repeat.value if type(repeat.value) is int and 1 <= repeat.value <= MOST_REPEATED else 0
 
 
 def _union(node: Node, hint: Any, path: str, scope: Scope) -> Any:
@@ -228,8 +254,13 @@ def _containers(hint: Any) -> type | tuple[type, ...]:
 
 
 def _leaf(node: Node, hint: Any, path: str, scope: Scope, *, expected: str = "") -> Any:
+    value = node.plain()
+    if isinstance(value, list) and len(value) > MOST_LISTED:
+        return _wrong(node, f"at most {MOST_LISTED:,} values", path, scope)
+    if any(isinstance(one, int) and abs(one) >= 2**63 for one in (value if isinstance(value, list) else [value])):
+        return _wrong(node, f"{expected or describe(hint)}, of at most 18 digits", path, scope)
     try:
-        return _adapter(hint).validate_python(node.plain())
+        return _adapter(hint).validate_python(value)
     except PydanticSchemaGenerationError:
         return scope.problem(node, path, f"the component's type for it, {describe(hint)}, cannot be said in a recipe.")
     except ValidationError:

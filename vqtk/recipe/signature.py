@@ -15,6 +15,7 @@ from vqtk.errors import RegistryError
 from vqtk.registry import Registry, extended_by, origin_of
 
 
+@cache
 def registry_of(hint: Any) -> Registry | None:
     """Return the registry that a type annotation names, if it does."""
     return next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Registry)), None)
@@ -56,6 +57,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
 
 
+@cache
 def describe(hint: Any) -> str:
     """Return a type in words."""
     registry = registry_of(hint)

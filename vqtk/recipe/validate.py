@@ -11,6 +11,7 @@ from torch import Tensor
 from vqtk.errors import RecipeError, VqtkError
 from vqtk.nn.types import DataSpec
 from vqtk.plugin import told
+from vqtk.recipe.affordable import check_update
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 
@@ -31,6 +32,7 @@ def validate(recipe: Recipe) -> Validation:
     """
     started = time.monotonic()
     model = build_model(recipe)
+    check_update(recipe, model)
     target = synthetic(model.data, 1)
     try:
         outcome = model.trial(target)

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from vqtk.io.atomic import write_text
+from vqtk.io.parse_json import parse_json
 from vqtk.report.curves import entropy_figure, losses_figure, usage_figure
 from vqtk.report.plots import rate_distortion_figure
 
@@ -79,7 +80,7 @@ def write_report(run: Path) -> Path:
 def _metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of the metrics; a last line that was cut short is left out."""
     lines = _read(path).splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    return [parse_json(line) for line in lines if line.endswith("}")]
 
 
 def _environment() -> Environment:
@@ -172,4 +173,4 @@ def _read(path: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(_read(path) or "{}")
+    return parse_json(_read(path) or "{}")

@@ -27,6 +27,7 @@ from vqtk.models._walk import usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
 from vqtk.nn.state import State, tree_map
 from vqtk.objectives._base import Pass
+from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe, Schedule
 from vqtk.train.capture import CapturedUpdate
 from vqtk.train.execution import Execution, prepare, resolve
@@ -272,6 +273,7 @@ class Batches:
 
     def __init__(self, trainer: Trainer, data: Split):
         recipe = trainer.recipe
+        check_update(recipe, trainer.model)
         self.device = trainer.model.device
         self.normalise = trainer.model.data.normalise
         self.batch = recipe.batch

@@ -20,6 +20,7 @@ import torch
 import vqtk
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.atomic import file_sha256, new_folder, sweep, write_bytes, write_text
+from vqtk.io.parse_json import parse_json
 from vqtk.io.plugins import check_copies, keep
 from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
 from vqtk.recipe.node import Node, walk
@@ -101,7 +102,7 @@ class RunDirectory:
         if not path.exists():
             return {}
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: the manifest is damaged: not JSON ({error}). {self._anew()}") from None
         if not isinstance(facts, dict):
@@ -121,7 +122,7 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any]:
         """Return what a run that has ended reached. Raises: OSError, ValueError if there is no whole summary."""
-        return json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        return parse_json((self.path / "summary.json").read_text(encoding="utf-8"))
 
     def _write_json(self, name: str, values: dict[str, Any], *, indent: int | None = 2) -> None:
         write_text(self.path / name, json.dumps(values, indent=indent, ensure_ascii=False) + "\n")
@@ -286,7 +287,7 @@ def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _stays(line: str, done: int) -> bool:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         return row["update"] <= done and not row.get("end")
     except (ValueError, KeyError, TypeError):
         return False

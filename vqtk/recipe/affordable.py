@@ -1,0 +1,111 @@
+"""What a model would take, refused before it is taken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vqtk.errors import RecipeError, ShapeError
+from vqtk.recipe.recipe import Recipe
+
+MOST_MODULES = 20_000
+"""Modules of a model; each takes about a millisecond and ten kilobytes, however small its weights are."""
+
+
+@contextmanager
+def affordable() -> Iterator[None]:
+    """Refuse what is built within the block if it has too many modules, or more weights than this machine's memory.
+
+    Weights are counted as they are asked for, before any memory is taken; on the device `meta` they take none.
+
+    Raises: ShapeError, with the count.
+    """
+    count = 0
+
+    def counted(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+        nonlocal count
+        count += 1
+        if count > MOST_MODULES:
+            raise ShapeError(
+                f"this model has more than {MOST_MODULES:,} modules. Give it fewer stages in segments of their own, or "
+                "fewer layers."
+            )
+
+    hook = register_module_module_registration_hook(counted)
+    try:
+        with _Counting(memory_bytes()):
+            yield
+    finally:
+        hook.remove()
+
+
+def check_update(recipe: Recipe, model: Any) -> None:
+    """Refuse a recipe whose update alone needs more than this machine's memory, before any of it is taken.
+
+    An update holds its examples, and the losses' input for every option of the piece of a batch that is computed at a
+    time.
+
+    Raises: RecipeError, with both.
+    """
+    train, most = recipe.train, memory_bytes()
+    examples = recipe.batch * train.accumulate
+    piece = min(recipe.batch, train.micro_batch or recipe.batch)
+    item, proposal = 4 * prod(model.data.shape), 4 * prod(model.loss.shape)
+    needed = max(examples * item, piece * proposal * model.options if model.stepwise else 0)
+    if needed > most:
+        raise RecipeError(
+            f"recipe {recipe.name!r}: an update of {examples:,} examples, {piece:,} at a time, needs {_shown(needed)} "
+            f"or more, and this machine has {_shown(most)} of memory. Lower data.batch or train.accumulate, or set "
+            "train.micro_batch."
+        )
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the bytes of new tensors by the sizes that they are asked for with."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most, self.asked = most, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        sizes = args[0] if args else None
+        if isinstance(sizes, (list, tuple)) and all(isinstance(size, int) for size in sizes):
+            device = kwargs.get("device")
+            if device is None or torch.device(device).type != "meta":
+                self._add(list(sizes), kwargs.get("dtype") or torch.get_default_dtype())
+        return func(*args, **kwargs)
+
+    def _add(self, sizes: list[int], dtype: torch.dtype) -> None:
+        self.asked += prod(sizes) * dtype.itemsize
+        if self.asked > self.most:
+            shape = " × ".join(map(str, sizes))
+            raise ShapeError(
+                f"weights of {_shown(self.asked)} or more, with one of {shape}, and this machine has "
+                f"{_shown(self.most)} of memory. Lower the widths, stages, options or the size of the data."
+            )
+
+
+def memory_bytes() -> int:
+    """Return the bytes of this machine's memory; where the system does not say, as much as no machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 44
+
+
+def _shown(count: int) -> str:
+    value = float(count)
+    for unit in ("bytes", "KB", "MB", "GB", "TB", "PB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} EB"

@@ -155,8 +155,10 @@ def test_a_data_set_that_is_absent_says_where_it_looked(
     which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offline(monkeypatch, tmp_path)
-    component = datasets.get(which.split()[1]).component
-    settings = {"path": "absent"} if "path" in signature(component).parameters else {}
+    entry = datasets.get(which.split()[1])
+    component, settings = entry.component, {**entry.example}
+    if "path" in signature(component).parameters:
+        settings["path"] = "absent"
     with pytest.raises(DataError) as told:
         component(**settings).load(tmp_path)
     assert str(tmp_path) in str(told.value)

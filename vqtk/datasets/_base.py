@@ -71,7 +71,7 @@ class Splits:
 
 
 def shortened_list(names: Sequence[str], most: int = 20) -> str:
-    """Return names in a line, not more than so many."""
+    """Return names in a line, at most the first `most`."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(name[:40] for name in names[:most]) + more
 

@@ -38,7 +38,7 @@ def check_regular(path: Path) -> None:
 
 
 def check_size(path: Path, most: int, *, advice: str) -> None:
-    """Raise DataError, with the advice, if a file has more than so many bytes. Raises: OSError if it is not there."""
+    """Raise DataError, with the advice, if a file has more than `most` bytes. Raises: OSError if it is missing."""
     size = path.stat().st_size
     if size > most:
         raise DataError(f"{path} has {size:,} bytes, and at most {most:,} are read. {advice}")

@@ -46,7 +46,7 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
         told = str(error).partition(",")[0].lower()
         raise DataError(f"{shown(path)} is too large an image ({told}). Scale it down.") from None
     except UnidentifiedImageError:
-        raise DataError(f"{shown(path)} cannot be read as an image: it is none that is known here.") from None
+        raise DataError(f"{shown(path)} cannot be read as an image: its format is not known.") from None
     except DataError:
         raise
     except Exception as error:

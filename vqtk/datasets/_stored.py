@@ -20,7 +20,7 @@ _KEYS_SHOWN = 8
 def read_array(path: Path) -> np.ndarray:
     """Return the array of a .npy file.
 
-    Raises: DataError if it is no regular file, ValueError or OSError if it is none or too large. Objects are refused.
+    Raises: DataError if it is no regular file; ValueError or OSError if it holds no array, too large a one, or objects.
     """
     check_regular(path)
     with path.open("rb") as file:
@@ -31,8 +31,8 @@ def read_array(path: Path) -> np.ndarray:
 def read_arrays(path: Path, *keys: str, optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Return the arrays that a .npz file holds under some keys, and under optional ones where it has them.
 
-    Raises: DataError if it is no regular file; ValueError, OSError or zipfile.BadZipFile if it is none, an array is
-    too large, or a key is not there. Objects are refused.
+    Raises: DataError if it is no regular file; ValueError, OSError or zipfile.BadZipFile if it is no archive, an array
+    is too large, or a key is not there. Objects are refused.
     """
     check_regular(path)
     if not zipfile.is_zipfile(path):

@@ -11,10 +11,10 @@ _LONGEST_WORD = 200
 
 
 def printable(text: str) -> str:
-    """Return text in which control characters, but for line ends, and bytes that are no UTF-8 stand as escapes."""
+    """Return text as one line: control characters, and bytes that are not UTF-8, are escaped."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(c if c == "\n" or c.isprintable() else _escape(c) for c in text)
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:

@@ -93,7 +93,7 @@ def shown_path(path: Path) -> str:
         shown = str(path.resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
         shown = str(path)
-    return printable(shown).replace("\n", "\\n")
+    return printable(shown)
 
 
 def is_file(path: Path) -> bool:

@@ -277,7 +277,7 @@ def test_eval_writes_into_a_run_what_it_prints(
     assert vqtk_main(monkeypatch, "eval", run, *asked) == 0
     told = capsys.readouterr().out
     found = json.loads((run / "eval.json").read_text())
-    assert (found["items"], found["test_items"], found["is_subset"]) == (30, 500, True)
+    assert (found["items"], found["test_items"], found["is_subset"]) == (30, 1000, True)
     assert f"{found['stages'][-1]['distortion']:.5f}" in told
     assert found["rates"]["batches"] == 3
     assert len(found["probe"]["mlp"]) == len(found["probe"]["linear"]) == 3

@@ -83,13 +83,13 @@ def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_the
         assert now["stages"] == summary["stages"]
         assert now["test"]["samples_frechet"] > now["quality"]["reference"]["frechet_classifier"] > 0
         assert now["test"]["samples_kernel"] == now["quality"]["kid_classifier"]
-        assert now["quality"]["samples"] == 500
+        assert now["quality"]["samples"] == 1000
     found = json.loads(Path("studies/sampled/comparison.json").read_text())
     assert found["metric"] == "samples_frechet"
     assert found["also"] == ["samples_kernel", "final"]
     assert [row["mean"] for row in found["variants"]] != [None, None]
     (told,) = [note for note in found["notes"] if "samples were compared" in note]
-    assert "500 test items in features of a classifier trained on mnist (NOT the standard FID)" in told
+    assert "1,000 test items in features of a classifier trained on mnist (NOT the standard FID)" in told
     check_references(found)
 
 

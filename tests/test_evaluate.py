@@ -78,6 +78,9 @@ def test_encoding_and_decoding_finds_what_the_walk_finds(model: Any) -> None:
     assert torch.equal(measured.evaluation.usage, walked.usage)
     assert torch.equal(measured.codes, model.encode(DIGITS.normalise(split.items)))
     assert list(walked.row()) == ["choice", "final", "all", "entropy_pooled_nats", "used"]
+    assert walked.shared() == pytest.approx(measured.evaluation.shared(), rel=1e-5)
+    assert walked.shared()["mse_pixels"] == pytest.approx(measured.evaluation.stages()[-1]["mse_pixels"], rel=1e-5)
+    assert walked.shared()["psnr_db"] == pytest.approx(measured.evaluation.stages()[-1]["psnr_db"], rel=1e-5)
 
 
 def test_pixels_are_compared_from_0_to_1_after_every_stage(model: Any) -> None:

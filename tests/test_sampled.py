@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("vqtk.experiment.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception here"))
     monkeypatch.setattr("vqtk.evaluate.features.UPDATES", 3)
-    monkeypatch.setattr("vqtk.evaluate.references.ROUNDS", 1)
+    monkeypatch.setattr("vqtk.evaluate.references.STEPS", 1)
     Path("tiny.yaml").write_text(TINY)
     Path("study.yaml").write_text(STUDY)
     return tmp_path
@@ -71,7 +71,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vqtk.ablate.referred.expected_s", lambda *_: 0.0)
+    monkeypatch.setattr("vqtk.ablate.referred.are_worth_it", lambda *_: True)
     Path("study.yaml").write_text(STUDY.replace("[samples_frechet, samples_kernel, final]", "[final]"))
     assert ablate(monkeypatch) == 0
     before = {path: json.loads(path.read_text()) for path in Path("studies").rglob("summary.json")}

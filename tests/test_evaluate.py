@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
+from vqtk.cli.eval import _overfits
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
@@ -181,6 +182,22 @@ def test_a_probe_tells_after_which_stage_the_class_is_in_the_code() -> None:
     assert (found.train_items, found.test_items) == (3000, 1000)
     again = probe((codes[:3000], either[:3000]), (codes[3000:], either[3000:]), options=4, seed=0)
     assert again == found
+
+
+def test_a_probe_that_learns_its_few_items_by_heart_is_said_to_overfit() -> None:
+    """The class is the first code of ten; to a classifier of 1,000 items the other nine are noise."""
+    codes = torch.randint(0, 64, (2000, 10), generator=torch.Generator().manual_seed(0))
+    labels = codes[:, 0] % 2
+    found = probe((codes[:1000], labels[:1000]), (codes[1000:], labels[1000:]), options=64, seed=0)
+    assert found.linear[-1] < max(found.linear) - 0.05
+    assert found.linear_train[-1] > 0.95
+    assert "linear" in found.overfits()
+    assert found.plain()["overfits"] == found.overfits()
+    told = _overfits("linear", found.plain())
+    assert f"falls from {max(found.linear):.4f}" in told
+    assert f"on its training items is {found.linear_train[-1]:.4f}" in told
+    many = probe((codes[:, :1], labels), (codes[:, :1], labels), options=64, seed=0)
+    assert many.overfits() == []
 
 
 def test_a_probe_of_data_without_labels_is_refused() -> None:

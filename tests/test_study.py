@@ -97,7 +97,7 @@ WRONG = {
         ["study.yaml: metrics: final, area: the variants' losses differ: mse (scale+low); gaussian (film+low).",
          "metrics: [distance]"]),
     "data that differ": ('["model.condition=film"]', '["data.density=spiral"]',
-        ["study.yaml: the variants are of different data: data.density is moons in 'scale+low' and spiral in 'film+low'."]),
+        ["the variants are of different data: data.density is moons in 'scale+low' and spiral in 'film+low'."]),
     "a metric of other data": ("equal:", "metrics: [mse_pixels]\nequal:",
         ["study.yaml: metrics: mse_pixels is measured of image data, and the data of 'scale+low' are points."]),
     "an override of what a study decides": ('["model.condition=film"]', '["seed=3"]',

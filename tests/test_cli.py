@@ -53,7 +53,7 @@ def test_a_run_directory_holds_all_that_it_promises(trained: Path) -> None:
     assert "ship with vqtk" in manifest["data"]["note"]
     assert {"torch", "threads", "seed", "cores", "platform"} <= manifest.keys()
     summary = json.loads((trained / "summary.json").read_text())
-    assert summary["test_items"] == 500
+    assert summary["test_items"] == 1000
     assert [row["bits"] for row in summary["stages"]] == [2, 4, 6]
     kinds = {path.name.split("_")[0] for path in (trained / "images").iterdir()}
     assert {"samples", "reconstructions", "stages"} <= kinds

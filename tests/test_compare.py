@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import pytest
 
 from tests.running import vqtk_main
 from vqtk.ablate.changes import changes
-from vqtk.ablate.compare import Asked, compare, write_comparison
+from vqtk.ablate.collect import collect
+from vqtk.ablate.compare import Asked, compare, write, write_comparison
 from vqtk.ablate.effects import main_effects
 from vqtk.ablate.figures import pareto_front
+from vqtk.ablate.measured import measured
+from vqtk.ablate.terms import units_of
+from vqtk.ablate.words import spread
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
 from vqtk.recipe.show import as_yaml
@@ -265,3 +270,99 @@ def test_the_csv_keeps_what_a_study_names_apart_from_what_is_counted_a_stage(tmp
     write_comparison(folder)
     row = next(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert (float(row["used"]), float(row["used_std"]), float(row["used_a_stage"])) == (8, 0, 7)
+
+
+def test_settings_that_change_no_result_do_not_split_a_variant(tmp_path: Path) -> None:
+    for seed, setting in enumerate(["checkpoint_minutes=1", "evaluate_every=20", "compile=off", "picture_items=4"]):
+        made(tmp_path / str(seed), seed, 1.0, f"train.{setting}")
+    assert [row["n"] for row in compare([tmp_path])["variants"]] == [4]
+    made(tmp_path / "other", 0, 1.0, "train.precision=bfloat16")
+    assert [row["n"] for row in compare([tmp_path])["variants"]] == [4, 1]
+
+
+def of_losses(folder: Path, *, shared: bool = True) -> Path:
+    """Runs of two losses: the one with the lower loss has the larger distance."""
+    for seed in range(3):
+        for loss, final, distance in (("mse", 1.0, 0.1), ("gaussian", -2.0, 0.2)):
+            path = made(folder / loss / str(seed), seed, final + seed, f"name={loss}", f"model.loss={loss}")
+            summary = json.loads((path / "summary.json").read_text())
+            summary["test"] |= {"distance": distance + 0.01 * seed} if shared else {}
+            (path / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_runs_of_different_losses_are_compared_by_what_they_share_and_it_says_why(tmp_path: Path) -> None:
+    found = compare([of_losses(tmp_path)], Asked(baseline="mse"))
+    assert (found["metric"], found["better"], found["unequal"]) == ("distance", "lower", [])
+    assert found["variants"][1]["difference"]["verdict"] == "worse"
+    assert found["variants"][1]["area"]["mean"] is None
+    (note,) = [note for note in found["notes"] if "Losses differ" in note]
+    assert "Losses differ: gaussian (gaussian); mse (mse)." in note
+    assert "compared by distance, which all of them share" in note
+    write(found, tmp_path / "out")
+    assert "Distortion by stage" not in (tmp_path / "out" / "comparison.md").read_text()
+    assert "Distortion by stage" not in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("metric", ["final", "area", "stages.2.distortion", "choice"])
+def test_runs_of_different_losses_are_not_ranked_by_the_loss(metric: str, tmp_path: Path) -> None:
+    of_losses(tmp_path)
+    for unequal in (False, True):
+        with pytest.raises(VqtkError, match=rf"--metric {metric}: Losses differ.*--metric distance"):
+            compare([tmp_path], Asked(metric=metric, unequal=unequal))
+
+
+def test_runs_of_an_earlier_version_are_told_how_to_be_measured_by_what_losses_share(tmp_path: Path) -> None:
+    with pytest.raises(VqtkError, match=r"--metric distance: .* has no such figure\..*vqtk run --resume "):
+        compare([of_losses(tmp_path, shared=False)])
+
+
+def test_runs_of_one_loss_with_other_settings_or_training_units_do_not_share_its_units(tmp_path: Path) -> None:
+    one, other = load_recipe(TOY), load_recipe(TOY.with_name("mnist.yaml"))
+    assert units_of(one) == "mse"
+    assert units_of(other) == "mse in units of (x − 0.1307) / 0.3081"
+
+
+def test_a_diverged_run_is_in_no_mean_and_is_said(tmp_path: Path) -> None:
+    for seed in range(3):
+        made(tmp_path / "a" / str(seed), seed, 1.0 + seed)
+        made(tmp_path / "b" / str(seed), seed, nan if seed == 1 else 2.0 + seed, "name=b", "model.condition=none")
+    found = compare([tmp_path])
+    (row,) = [row for row in found["variants"] if row["name"] == "b"]
+    assert (row["n"], row["mean"]) == (2, 3.0)
+    assert row["difference"]["verdict"] == "too few seeds"
+    assert found["left_out"][0]["why"] == "diverged: the loss on its test items ended at nan."
+    assert any("1 run diverged and is in no mean" in note for note in found["notes"])
+    json.loads(json.dumps(found), parse_constant=lambda name: pytest.fail(f"{name} in the comparison"))
+
+
+def test_a_metric_that_some_runs_lack_is_not_averaged_in_silence(tmp_path: Path) -> None:
+    for seed in range(3):
+        test = {"items": 100, "final": 1.0 + seed, **({"choice": 1.0 + seed} if seed else {})}
+        made(tmp_path / str(seed), seed, 1.0 + seed, test=test)
+    with pytest.raises(VqtkError, match="has no such figure"):
+        compare([tmp_path], Asked(metric="choice"))
+    row = measured(collect([tmp_path]).variants[0], ["final", "choice"], None, curve="final", higher=False)
+    assert row["also"]["choice"]["missing"] == 1
+    assert spread(row["also"]["choice"]) == "2.5 ± 0.71 (1 missing)"
+    assert spread(row) == "2 ± 1"
+
+
+def test_the_last_fifth_is_judged_on_one_set_of_items_to_the_end_or_not_at_all(tmp_path: Path) -> None:
+    path = made(tmp_path / "a", 0, 1.0)
+    lines = [{"update": 60, "test": {"items": 50, "final": 1.0}}, {"update": 80, "test": {"items": 50, "final": 0.9}}]
+    whole = {"items": 100, "final": 2.0}
+
+    def of(last: dict[str, Any]) -> dict[str, Any]:
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*lines, last]))
+        return compare([tmp_path])
+
+    found = of({"update": 100, "test": whole, "subset": {"items": 50, "final": 0.72}, "end": True})
+    assert found["variants"][0]["runs"][0]["curve"][-1] == (100, 0.72)
+    assert any("final on the test items got better by toy2d 20 %" in note for note in found["notes"])
+    found = of({"update": 100, "test": whole, "end": True})
+    assert found["variants"][0]["late_fall"] is None
+    assert any("Whether the curves of toy2d are still moving cannot be told" in note for note in found["notes"])
+    del lines[:]
+    found = of({"update": 100, "test": whole, "end": True})
+    assert any("cannot be told" in note for note in found["notes"])

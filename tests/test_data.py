@@ -55,29 +55,38 @@ def test_the_full_set_is_read_from_any_folder_around_its_files(below: str) -> No
     assert values.std().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_the_shipped_digits_are_five_thousand_with_a_tenth_of_each_class_held_out(digits: Splits) -> None:
+def test_the_shipped_digits_are_of_both_parts_of_mnist_all_classes_of_each(digits: Splits) -> None:
     assert digits.train.items.shape == (4500, 1, 28, 28)
-    assert digits.test.items.shape == (500, 1, 28, 28)
-    assert digits.train.items.dtype == torch.uint8
+    assert digits.test.items.shape == (1000, 1, 28, 28)
+    assert digits.train.items.dtype == digits.test.items.dtype == torch.uint8
     assert digits.train.labels is not None
     assert digits.test.labels is not None
-    train, test = (labels.bincount(minlength=10) for labels in (digits.train.labels, digits.test.labels))
-    assert len(train) == len(test) == 10
-    assert ((test / (train + test) - 0.1).abs() < 0.01).all()
-    assert (train + test).min() >= 400
+    assert digits.train.labels.bincount(minlength=10).tolist() == [450] * 10
+    assert digits.test.labels.bincount(minlength=10).min() >= 90
     everything = torch.cat([digits.train.items, digits.test.items]).flatten(1)
-    assert len(everything.unique(dim=0)) > 4950
+    assert len(everything.unique(dim=0)) == 5500
     assert everything.float().mean().item() / 255 == pytest.approx(0.1307, abs=0.005)
+
+
+def test_no_shipped_digit_to_test_on_is_one_that_mnist_trains_on(digits: Splits) -> None:
+    full = MNIST().load(shared("data", "MNIST", "raw"))
+    learned = {item.numpy().tobytes() for item in full.train.items}
+    assert {item.numpy().tobytes() for item in digits.train.items} <= learned
+    assert not {item.numpy().tobytes() for item in digits.test.items} & learned
+    assert torch.equal(digits.test.items, full.test.items[9::10])
+    assert full.test.labels is not None
+    assert torch.equal(digits.test.labels, full.test.labels[9::10])
 
 
 def test_the_note_says_what_is_used_instead_and_what_to_do(digits: Splits, tmp_path: Path) -> None:
     assert digits.note
-    for part in ("5,000", "4,500", "500", "could not be downloaded", "VQTK_DATA", "--data-dir"):
+    parts = ("4,500", "training digits", "1,000", "test digits", "could not be downloaded", "VQTK_DATA", "--data-dir")
+    for part in parts:
         assert part in digits.note
     with pytest.MonkeyPatch.context() as patch:
         offline(patch, tmp_path)
         given = experiment(tmp_path, None)  # type: ignore[arg-type]
-    assert [line for line in given.callbacks[0].lines if "5,000" in line]
+    assert [line for line in given.callbacks[0].lines if "4,500" in line]
 
 
 def test_reading_the_shipped_digits_leaves_nothing_that_looks_like_data(tmp_path: Path) -> None:
@@ -139,8 +148,8 @@ def test_normalising_keeps_tokens_and_voxels_as_they_are() -> None:
 def test_a_fingerprint_is_that_of_the_items_alone(digits: Splits) -> None:
     known = digits.fingerprint()
     assert known["train_items"] == 4500
-    assert known["test_items"] == 500
-    assert known["sha256"] == "40e5c82ff4e84af9fab93c32edddbc1b00b5fb9909f78a6b5aff28e8d977d806"
+    assert known["test_items"] == 1000
+    assert known["sha256"] == "584f99b5641080683b960a6d0c8c2e8b6270b37bad6d2954cae76a0947d7efa7"
     copy = Splits(Held(digits.train.items.clone()), Held(digits.test.items.clone()), "elsewhere")
     assert copy.fingerprint()["sha256"] == known["sha256"]
     copy.test.items[3, 0, 5, 5] ^= 1

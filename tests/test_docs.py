@@ -24,7 +24,7 @@ PAGES = [page for folder in ("", "experiments", "examples") for page in sorted((
 IN_ORDER = ROOT / "docs" / "plugins.md"
 """A page whose commands build on one another."""
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
-SMALL = ["train.updates=2", "train.evaluate_items=8", "train.picture_items=4"]
+SMALL = ["train.updates=2", "train.evaluate_items=8", "train.final_items=8", "train.picture_items=4"]
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -88,13 +88,11 @@ def test_a_command_in_the_documents_runs(
         words[2] = str(stopped / "recipe.yaml")
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception in tests"))
     monkeypatch.setattr("vqtk.evaluate.features.UPDATES", 5)
-    monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
     assert vqtk_main(monkeypatch, *_small(words, stopped)) == 0
 
 
 def test_the_page_on_plugins_holds_from_start_to_end(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands in their order, in one folder; that of each recipe of its own has been written there."""
-    monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
     for command in commands([IN_ORDER]):
         words = [str(found) for word in shlex.split(command)[1:] for found in (_glob(word) or [word])]
         assert vqtk_main(monkeypatch, *_small(words, place)) == 0, command

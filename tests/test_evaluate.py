@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
+from vqtk.cli.eval import _overfits
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
@@ -78,6 +79,9 @@ def test_encoding_and_decoding_finds_what_the_walk_finds(model: Any) -> None:
     assert torch.equal(measured.evaluation.usage, walked.usage)
     assert torch.equal(measured.codes, model.encode(DIGITS.normalise(split.items)))
     assert list(walked.row()) == ["choice", "final", "all", "entropy_pooled_nats", "used"]
+    assert walked.shared() == pytest.approx(measured.evaluation.shared(), rel=1e-5)
+    assert walked.shared()["mse_pixels"] == pytest.approx(measured.evaluation.stages()[-1]["mse_pixels"], rel=1e-5)
+    assert walked.shared()["psnr_db"] == pytest.approx(measured.evaluation.stages()[-1]["psnr_db"], rel=1e-5)
 
 
 def test_pixels_are_compared_from_0_to_1_after_every_stage(model: Any) -> None:
@@ -180,6 +184,22 @@ def test_a_probe_tells_after_which_stage_the_class_is_in_the_code() -> None:
     assert again == found
 
 
+def test_a_probe_that_learns_its_few_items_by_heart_is_said_to_overfit() -> None:
+    """The class is the first code of ten; to a classifier of 1,000 items the other nine are noise."""
+    codes = torch.randint(0, 64, (2000, 10), generator=torch.Generator().manual_seed(0))
+    labels = codes[:, 0] % 2
+    found = probe((codes[:1000], labels[:1000]), (codes[1000:], labels[1000:]), options=64, seed=0)
+    assert found.linear[-1] < max(found.linear) - 0.05
+    assert found.linear_train[-1] > 0.95
+    assert "linear" in found.overfits()
+    assert found.plain()["overfits"] == found.overfits()
+    told = _overfits("linear", found.plain())
+    assert f"falls from {max(found.linear):.4f}" in told
+    assert f"on its training items is {found.linear_train[-1]:.4f}" in told
+    many = probe((codes[:, :1], labels), (codes[:, :1], labels), options=64, seed=0)
+    assert many.overfits() == []
+
+
 def test_a_probe_of_data_without_labels_is_refused() -> None:
     with pytest.raises(DataError, match="test items have no labels"):
         labels_of(digits(3, labels=False), torch.arange(3), "test")
@@ -277,7 +297,7 @@ def test_eval_writes_into_a_run_what_it_prints(
     assert vqtk_main(monkeypatch, "eval", run, *asked) == 0
     told = capsys.readouterr().out
     found = json.loads((run / "eval.json").read_text())
-    assert (found["items"], found["test_items"], found["is_subset"]) == (30, 500, True)
+    assert (found["items"], found["test_items"], found["is_subset"]) == (30, 1000, True)
     assert f"{found['stages'][-1]['distortion']:.5f}" in told
     assert found["rates"]["batches"] == 3
     assert len(found["probe"]["mlp"]) == len(found["probe"]["linear"]) == 3

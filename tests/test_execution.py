@@ -246,8 +246,9 @@ def test_encoding_and_decoding_are_captured_when_a_size_comes_back(tmp_path: Pat
     for seed, (codes, after) in enumerate(expected):
         assert torch.equal(model.encode(batch(seed)), codes)
         assert torch.equal(model.decode_stages(codes), after)
-        walk, (grids, best) = model.walk(batch(seed)), model.scored(batch(seed))
+        walk, (grids, best, reached) = model.walk(batch(seed)), model.scored(batch(seed))
         assert torch.equal(grids, walk.grid)
+        assert torch.equal(reached, walk.reconstruction)
         assert torch.equal(best, codes)
         with torch.no_grad():
             assert torch.equal(model.decode(codes), after[:, -1])

@@ -85,7 +85,6 @@ def test_an_override_that_undoes_a_variant_is_told_of_what_it_extends() -> None:
 
 
 def test_a_run_begins_with_the_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
     path = variant("model: {refiner: {blocks: [{name: forgetful, kernel: 5}]}}\ntrain: {updates: 1}")
     assert vqtk_main(monkeypatch, "run", path) == 0
     assert "warning: model.refiner.blocks.0.kernel differs from tiny.yaml" in capsys.readouterr().out

@@ -51,7 +51,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a plugin and a recipe that names it."""
     without_data(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
     Path("parts").mkdir()
     Path("parts/shift.py").write_text(shift())
     Path("tiny.yaml").write_text(TINY)

@@ -260,3 +260,15 @@ def test_a_recipe_knows_its_loss_and_a_model_without_one_has_none() -> None:
 def test_a_choice_among_one_option_is_refused(recipe: str) -> None:
     with pytest.raises(RecipeError, match=r"model\.options: expected a whole number from 2 to 65,536, got 1"):
         load_recipe(RECIPES[0].parent / f"{recipe}.yaml", ["model.options=1"])
+
+
+def test_what_changes_no_result_is_not_of_consequence_and_all_else_is() -> None:
+    mnist = RECIPE_MNIST
+    own = load_recipe(mnist).of_consequence()
+    beside = ["checkpoint_minutes=1", "picture_minutes=1", "picture_items=8", "evaluate_every=7", "evaluate_items=9"]
+    computed = ["compile=off", "gradient_checkpointing=true", "micro_batch=8"]
+    of_consequence = ["precision=bfloat16", "accumulate=2", "updates=9", "final_items=100", "optimizer.lr=2e-3"]
+    for setting in ["seed=3", "name=other", *(f"train.{one}" for one in [*beside, *computed])]:
+        assert load_recipe(mnist, [setting]).of_consequence() == own, setting
+    for setting in ["model.stages=9", "data.batch=16", *(f"train.{one}" for one in of_consequence)]:
+        assert load_recipe(mnist, [setting]).of_consequence() != own, setting

@@ -18,8 +18,9 @@ from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.evaluate import references as module
-from vqtk.evaluate.references import gaussian_distortion, kmeans, references
+from vqtk.evaluate.references import are_worth_it, gaussian_distortion, kmeans, nearest, references
 from vqtk.nn.types import DataSpec
+from vqtk.recipe.recipe import load_recipe
 from vqtk.report.plots import rate_distortion_figure
 
 # ── the Gaussian ─────────────────────────────────────────────────────────────────────────────────
@@ -54,12 +55,21 @@ def test_the_level_is_the_one_that_bisection_finds() -> None:
 # ── K-means ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_kmeans_is_lloyds_as_scipy_does_it() -> None:
-    vectors = draw(200, 3)
-    start = vectors[torch.randperm(200, generator=torch.Generator().manual_seed(4))[:6]]
+def test_kmeans_by_mini_batches_comes_as_near_as_lloyds_over_all_vectors() -> None:
+    vectors = torch.cat([draw(500, 3), draw(500, 3) + 4, draw(500, 3) * 0.1 - 4])
+    start = vectors[torch.randperm(1500, generator=torch.Generator().manual_seed(4))[:6]]
     expected, _ = kmeans2(vectors.numpy(), start.numpy(), iter=25, minit="matrix")
-    found = kmeans(vectors, 6, seed=torch.Generator().manual_seed(4), rounds=25)
-    torch.testing.assert_close(found, torch.from_numpy(expected))
+    error, least = (
+        (vectors - centres[nearest(vectors, centres)]).square().mean()
+        for centres in (kmeans(vectors, 6, seed=4), torch.from_numpy(expected))
+    )
+    assert error < 1.1 * least
+    assert torch.equal(kmeans(vectors, 6, seed=4), kmeans(vectors, 6, seed=4))
+
+
+def test_of_fewer_vectors_than_options_each_is_a_centre() -> None:
+    vectors = draw(5, 3)
+    torch.testing.assert_close(kmeans(vectors, 8, seed=0).sort(0).values, vectors.sort(0).values, atol=1e-3, rtol=0)
 
 
 def planted(items: int, seed: int) -> Tensor:
@@ -93,7 +103,7 @@ def test_a_planted_mixture_is_quantised_down_to_its_noise(mixture: Splits) -> No
 def test_the_covariance_is_that_of_all_training_items(mixture: Splits) -> None:
     items = mixture.train[torch.arange(300)].flatten(1).double() / 255 / 0.2
     variances = torch.linalg.eigvalsh(torch.cov(items.T, correction=0))
-    for point in references(small(3), mixture, seed=0, items=50).gaussian:
+    for point in references(small(3), mixture, seed=0).gaussian:
         assert point.mse == pytest.approx(gaussian_distortion(variances, point.bits), rel=1e-3)
         assert point.mse_pixels == pytest.approx(point.mse * 0.2**2)
 
@@ -113,6 +123,23 @@ def test_they_are_computed_once_for_the_same_data_rates_and_seed(
     for model, seed in ((small(), 0), (small(3), 0), (small(), 1)):
         with pytest.raises(RuntimeError, match="computes"):
             references(model, mixture, seed=seed, keep=keep)
+
+
+def test_kmeans_is_fitted_on_all_training_items(mixture: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(module, "kmeans", lambda vectors, *_, **__: seen.append(len(vectors)) or vectors[:2])
+    assert references(small(), mixture, seed=0).facts["items"] == 300
+    monkeypatch.setattr(module, "MOST_VALUES", 100 * 16)
+    assert references(small(), mixture, seed=0).facts["items"] == 100
+    assert seen == [300, 300, 100, 100]
+
+
+def test_whether_they_are_worth_it_is_counted_and_the_same_on_any_machine(mixture: Splits, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    short, long = (load_recipe(tmp_path / "tiny.yaml", [f"train.updates={n}"]) for n in (4, 10**6))
+    assert not are_worth_it([short], small(), mixture)
+    assert are_worth_it([long], small(), mixture)
+    assert not are_worth_it([long], small(kind="text"), mixture)
 
 
 def test_text_is_refused(mixture: Splits) -> None:
@@ -135,7 +162,7 @@ def test_eval_keeps_references_beside_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without_data(monkeypatch, tmp_path)
-    monkeypatch.setattr(module, "ROUNDS", 2)
+    monkeypatch.setattr(module, "STEPS", 2)
     (tmp_path / "tiny.yaml").write_text(TINY)
     assert vqtk_main(monkeypatch, "run", tmp_path / "tiny.yaml", "train.updates=1", "--out", tmp_path / "runs") == 0
     (run,) = (path.parent for path in tmp_path.glob("runs/**/recipe.yaml"))

@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("vqtk.experiment.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception here"))
     monkeypatch.setattr("vqtk.evaluate.features.UPDATES", 3)
-    monkeypatch.setattr("vqtk.evaluate.references.ROUNDS", 1)
+    monkeypatch.setattr("vqtk.evaluate.references.STEPS", 1)
     Path("tiny.yaml").write_text(TINY)
     Path("study.yaml").write_text(STUDY)
     return tmp_path
@@ -71,7 +71,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vqtk.ablate.referred.expected_s", lambda *_: 0.0)
+    monkeypatch.setattr("vqtk.ablate.referred.are_worth_it", lambda *_: True)
     Path("study.yaml").write_text(STUDY.replace("[samples_frechet, samples_kernel, final]", "[final]"))
     assert ablate(monkeypatch) == 0
     before = {path: json.loads(path.read_text()) for path in Path("studies").rglob("summary.json")}
@@ -83,13 +83,13 @@ def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_the
         assert now["stages"] == summary["stages"]
         assert now["test"]["samples_frechet"] > now["quality"]["reference"]["frechet_classifier"] > 0
         assert now["test"]["samples_kernel"] == now["quality"]["kid_classifier"]
-        assert now["quality"]["samples"] == 500
+        assert now["quality"]["samples"] == 1000
     found = json.loads(Path("studies/sampled/comparison.json").read_text())
     assert found["metric"] == "samples_frechet"
     assert found["also"] == ["samples_kernel", "final"]
     assert [row["mean"] for row in found["variants"]] != [None, None]
     (told,) = [note for note in found["notes"] if "samples were compared" in note]
-    assert "500 test items in features of a classifier trained on mnist (NOT the standard FID)" in told
+    assert "1,000 test items in features of a classifier trained on mnist (NOT the standard FID)" in told
     check_references(found)
 
 

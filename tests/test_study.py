@@ -93,6 +93,13 @@ WRONG = {
     "an unknown metric": ("equal:", "metrics: [finale]\nequal:",
         ["study.yaml:12: metrics.0: no metric is called 'finale'. Did you mean 'final'?", "stages.K.distortion"]),
     "a stage that is not there": ("equal:", "metrics: [stages.3.distortion]\nequal:", ["is of stage 3", "has 2"]),
+    "losses that differ": ('["model.condition=film"]', '["model.loss=gaussian"]',
+        ["study.yaml: metrics: final, area: the variants' losses differ: mse (scale+low); gaussian (film+low).",
+         "metrics: [distance]"]),
+    "data that differ": ('["model.condition=film"]', '["data.density=spiral"]',
+        ["the variants are of different data: data.density is moons in 'scale+low' and spiral in 'film+low'."]),
+    "a metric of other data": ("equal:", "metrics: [mse_pixels]\nequal:",
+        ["study.yaml: metrics: mse_pixels is measured of image data, and the data of 'scale+low' are points."]),
     "an override of what a study decides": ('["model.condition=film"]', '["seed=3"]',
         ["study.yaml:6: axes.condition.film: 'seed' is not for a variant to set: `seeds` says it."]),
     "cells in another word": ("equal:", "cells: grids\nequal:", ["study.yaml:12: cells:", "Did you mean 'grid'?"]),
@@ -215,3 +222,11 @@ def test_a_recipe_is_no_study_and_a_study_no_recipe() -> None:
         load_study(RECIPES / "mnist.yaml")
     with pytest.raises(RecipeError, match=r"blocks\.yaml: this is a study, and a recipe was expected.*vqtk ablate"):
         load_recipe(RECIPES / "ablations" / "blocks.yaml")
+
+
+def test_losses_may_differ_where_every_metric_is_shared_and_batches_may_differ_anyway() -> None:
+    of_two = GOOD.replace('["model.condition=film"]', '["model.loss=gaussian"]')
+    with pytest.raises(RecipeError, match="metrics: final: the variants' losses differ"):
+        planned(of_two + "metrics: [distance, final]\n")
+    assert len(planned(of_two + "metrics: [distance]\n").variants) == 4
+    assert len(planned(GOOD.replace('["model.condition=film"]', '["data.batch=4"]')).variants) == 4

@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.tiny import experiment, few, resume, rows, shipped, train, weights
 from vqtk.datasets._base import Splits
 from vqtk.errors import CheckpointError, DataError
+from vqtk.experiment import _final_s
 from vqtk.io.weights import load_weights, read_weights, save_weights
 from vqtk.recipe.build import build_model
 from vqtk.train.budget import measure
@@ -233,3 +234,36 @@ def test_a_resumed_run_is_shown_before_its_first_metrics(capsys: pytest.CaptureF
         shown.last_line = 0.0
         shown.on_update(Progress(done, 20, row, 100.0))
     assert capsys.readouterr().out.count("choice 0.5000") == 1
+
+
+def test_the_curve_is_of_one_set_of_items_to_its_end_and_the_last_figures_of_all(
+    tmp_path: Path, splits: Splits
+) -> None:
+    logged = rows(train(experiment(tmp_path, splits), tmp_path))
+    curve = [row.get("subset", row["test"]) for row in logged if "test" in row]
+    assert [(row["items"], row["of"]) for row in curve] == [(10, 20), (10, 20)]
+    assert (logged[-1]["update"], logged[-1]["test"]["items"], logged[-1]["end"]) == (20, 20, True)
+    assert logged[-1]["test"]["final"] != curve[-1]["final"]
+
+
+@pytest.mark.parametrize(("final_items", "items"), [("null", 20), ("7", 7), ("500", 20)])
+def test_what_the_end_is_measured_on_is_the_recipes_to_say_and_not_the_clocks(
+    final_items: str, items: int, tmp_path: Path, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr("vqtk.experiment.time.monotonic", lambda: float(next(clock)))
+    directory = train(experiment(tmp_path, splits, SHORT, f"train.final_items={final_items}"), tmp_path)
+    summary = json.loads((directory.path / "summary.json").read_text())
+    assert (summary["test_items"], summary["test"]["items"]) == (items, items)
+    assert summary["test_is_subset"] == (items < 20)
+
+
+def test_a_budget_too_short_for_the_end_says_so_and_leaves_what_is_measured_alone(
+    tmp_path: Path, splits: Splits
+) -> None:
+    one = experiment(tmp_path, splits)
+    assert _final_s(one, evaluation_s=10.0, left_s=100.0, budget="100s") == 30
+    assert _final_s(one, evaluation_s=40.0, left_s=100.0, budget="100s") == 50
+    (said,) = one.callbacks[0].lines  # type: ignore[attr-defined]
+    assert "Evaluating 20 test items at the end will take about 120 s of 100s or beyond" in said
+    assert "train.final_items=10" in said

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from torch import Tensor
 
 from vqtk.datasets._base import Splits
 from vqtk.errors import DataError
-from vqtk.evaluate.references import AFFORDABLE_SHARE as SHARE
-from vqtk.evaluate.references import expected_s, references
+from vqtk.evaluate.references import are_worth_it, references
 from vqtk.evaluate.walks import evaluate, fixed_subset
 from vqtk.io.plugins import records
 from vqtk.io.weights import checkpoints
@@ -25,23 +25,22 @@ from vqtk.registry import installed
 from vqtk.report.cells import form
 from vqtk.report.page import write_report
 from vqtk.report.pictures import write_all
-from vqtk.train.budget import WARM_UP, Measured, measure, seconds
+from vqtk.train.budget import WARM_UP, measure, seconds
 from vqtk.train.device import peak_memory_mb
 from vqtk.train.execution import resolve
 from vqtk.train.failure import failure
 from vqtk.train.loop import Callback, Trainer, train
 from vqtk.train.run_directory import RunDirectory, environment
 
-AFFORDABLE_SHARE = 0.1
-"""The part of a run's time that evaluating all of the test split at the end may take."""
-AFFORDABLE_S = 20.0
+MOST_OF_BUDGET = 0.5
+"""The part of a budget that is kept for the evaluation at the end, at most."""
 
 
 @dataclass
 class Experiment:
     """A recipe's model and data on a device, ready to be trained.
 
-    `callbacks` follow the run. With `whole_test` all test items are evaluated at the end, however long it takes.
+    `callbacks` follow the run.
     """
 
     recipe: Recipe
@@ -49,13 +48,15 @@ class Experiment:
     splits: Splits
     device: torch.device
     callbacks: Sequence[Callback]
-    whole_test: bool = False
 
     def __post_init__(self) -> None:
-        subset = fixed_subset(self.splits.test, self.recipe.train.evaluate_items, self.recipe.seed)
-        self._subset = subset
+        settings, test, seed = self.recipe.train, self.splits.test, self.recipe.seed
+        self.subset = fixed_subset(test, settings.evaluate_items, seed)
+        """The test items (indices) that are evaluated from the first time to the last: one curve."""
+        self.final = fixed_subset(test, settings.final_items or len(test), seed)
+        """Those that are evaluated at the end."""
         self._said = set[str]()
-        self._shown = self._targets(fixed_subset(self.splits.test, self.recipe.train.picture_items, self.recipe.seed))
+        self._shown = self._targets(fixed_subset(test, settings.picture_items, seed))
 
     def _targets(self, indices: Tensor) -> Tensor:
         return self.trainer.model.data.normalise(self.splits.test[indices].to(self.device))
@@ -69,7 +70,6 @@ class Experiment:
         device: torch.device,
         callbacks: Sequence[Callback] = (),
         splits: Splits | None = None,
-        whole_test: bool = False,
         recorded: dict[str, Any] | None = None,
         expected_s: float | None = None,
     ) -> Experiment:
@@ -87,7 +87,7 @@ class Experiment:
         model.data = replace(model.data, characters=splits.characters)
         execution = resolve(recipe, model, recorded=(recorded or {}).get("execution"), expected_s=expected_s)
         trainer = Trainer(recipe, model, execution)
-        return cls(recipe, trainer, splits, device, callbacks, whole_test)
+        return cls(recipe, trainer, splits, device, callbacks)
 
     def say(self, line: str) -> None:
         """Tell the callbacks a line for the user."""
@@ -98,18 +98,29 @@ class Experiment:
         for callback in self.callbacks:
             callback.on_evaluation(update, row)
 
-    def evaluate(self, *, all_items: bool = False) -> dict[str, Any]:
-        """Return the test figures on the fixed subset, or on all items: `row`, `stages`, and `usage` (s, k)."""
-        items = None if all_items else self._subset
-        found = evaluate(self.trainer.model, self.splits.test, items=items)
-        objective = self.trainer.objective.figures(lambda: self._targets(self._subset))
+    def evaluate(self, items: Tensor | None = None) -> dict[str, Any]:
+        """Return the metrics of test items (indices), by default those of the curve: `row`, `stages`, `usage` (s, k).
+
+        `row` says how many items they are, and `of` how many.
+        """
+        chosen, every = self.subset if items is None else items, len(self.splits.test)
+        found = evaluate(self.trainer.model, self.splits.test, items=chosen)
         return {
             "update": self.trainer.done,
             "items": found.items,
-            "row": {"items": found.items, **found.row(), **objective},
+            "of": every,
+            "row": {"items": found.items, "of": every, **found.row(), **found.shared(), **self._besides(chosen)},
             "stages": found.stages(),
             "usage": found.usage.tolist(),
         }
+
+    def _besides(self, items: Tensor) -> dict[str, float]:
+        """Return what the objective has to say of test items: means over them, of as many at a time as the curve's."""
+        total: dict[str, float] = {}
+        for part in items.split(len(self.subset)):
+            for name, value in self.trainer.objective.figures(partial(self._targets, part)).items():
+                total[name] = total.get(name, 0.0) + value * len(part)
+        return {name: value / len(items) for name, value in total.items()}
 
     def picture(self, folder: Path, update: int) -> None:
         """Write the pictures of the model as it is; say once what could not be drawn."""
@@ -166,13 +177,12 @@ def updates_within(experiment: Experiment, budget: str) -> int:
             experiment.evaluate,
             lambda: experiment.picture(Path(scratch), 0),
         )
-    final_s = measured.evaluation_s * _final_items(experiment, allowed, measured) / len(experiment._subset)
-    final_s += _references_s(experiment, allowed)
+    left_s = allowed - (time.monotonic() - started)
     updates = measured.updates_within(
-        allowed - (time.monotonic() - started),
+        left_s,
         evaluate_every=settings.evaluate_every,
         picture_minutes=settings.picture_minutes,
-        final_s=final_s,
+        final_s=_final_s(experiment, measured.evaluation_s, left_s, budget),
     )
     if updates == 1:
         experiment.say(f"Measuring alone takes about as long as {budget} here: training for one update.")
@@ -180,13 +190,19 @@ def updates_within(experiment: Experiment, budget: str) -> int:
     return updates
 
 
-def _final_items(experiment: Experiment, run_s: float, measured: Measured) -> int:
-    """Return how many test items the end of a run evaluates: all, if asked to or if it takes little of its time."""
-    subset, every = len(experiment._subset), len(experiment.splits.test)
-    if experiment.whole_test:
-        return every
-    whole_s = measured.evaluation_s * every / subset
-    return every if whole_s <= max(AFFORDABLE_S, AFFORDABLE_SHARE * run_s) else subset
+def _final_s(experiment: Experiment, evaluation_s: float, left_s: float, budget: str) -> float:
+    """Return the seconds to keep for the evaluation at the end; say so where it takes more than a budget can give.
+
+    It is of the items that the recipe says, whatever the budget: what a run measures does not depend on the machine.
+    """
+    items, subset = len(experiment.final), len(experiment.subset)
+    takes, most = evaluation_s * (items + subset) / subset, MOST_OF_BUDGET * max(0.0, left_s)
+    if takes > most:
+        experiment.say(
+            f"Evaluating {items:,} test items at the end will take about {takes:.0f} s of {budget} or beyond. "
+            f"train.final_items={subset} has fewer evaluated."
+        )
+    return min(takes, most)
 
 
 def go_on(experiment: Experiment, directory: RunDirectory, *, anew: bool = False) -> None:
@@ -266,15 +282,7 @@ def _finish(experiment: Experiment, directory: RunDirectory) -> None:
     trainer, test = experiment.trainer, experiment.splits.test
     directory.check_there()
     _record_skipped(experiment, directory)
-    began = time.monotonic()
-    evaluation = experiment.evaluate()
-    measured = Measured(0.0, time.monotonic() - began, 0.0)
-    if _final_items(experiment, trainer.seconds, measured) == len(test) > evaluation["items"]:
-        evaluation = experiment.evaluate(all_items=True)
-    row = evaluation["row"]
-    directory.write_evaluation(evaluation)
-    directory.log({"update": trainer.done, "test": row, "end": True})
-    experiment.evaluated(trainer.done, row)
+    evaluation = _evaluate_at_the_end(experiment, directory)
     experiment.picture(directory.images, trainer.done)
     directory.write_summary(
         {
@@ -283,20 +291,31 @@ def _finish(experiment: Experiment, directory: RunDirectory) -> None:
             "peak_memory_mb": round(peak_memory_mb(experiment.device)),
             "test_items": evaluation["items"],
             "test_is_subset": evaluation["items"] < len(test),
-            "test": row,
+            "test": evaluation["row"],
             "stages": evaluation["stages"],
         }
     )
-    if _references_s(experiment, trainer.seconds):
+    if are_worth_it([experiment.recipe], trainer.model, experiment.splits):
+        experiment.say("Computing what needs no network, to draw beside the run: K-means of pixels, a Gaussian's R(D).")
         keep = directory.path / "references.json"
         references(trainer.model, experiment.splits, seed=experiment.recipe.seed, keep=keep)
     write_report(directory.path)
 
 
-def _references_s(experiment: Experiment, train_s: float) -> float:
-    """Return how long computing the references takes; 0 where that is too much of the run's time, so they are not."""
-    takes = expected_s(experiment.trainer.model, experiment.splits)
-    return takes if takes <= SHARE * train_s else 0.0
+def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
+    """Evaluate the curve's items, so that it reaches to the end, and then those that the recipe says; return these."""
+    update = experiment.trainer.done
+    found = experiment.evaluate()
+    experiment.evaluated(update, found["row"])
+    row = {"update": update, "test": found["row"], "end": True}
+    if len(experiment.final) != len(experiment.subset):
+        experiment.say(f"Evaluating {len(experiment.final):,} test items …")
+        found = experiment.evaluate(experiment.final)
+        experiment.evaluated(update, found["row"])
+        row = {**row, "test": found["row"], "subset": row["test"]}
+    directory.log(row)
+    directory.write_evaluation(found)
+    return found
 
 
 def _record_skipped(experiment: Experiment, directory: RunDirectory) -> None:

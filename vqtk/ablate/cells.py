@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqtk.ablate.changes import changes
 from vqtk.ablate.choices import Choices, name_of
 from vqtk.ablate.equal import Equal, updates_of
-from vqtk.ablate.named_metrics import SAMPLES
+from vqtk.ablate.named_metrics import SAMPLES, SHARED, is_of_the_loss
 from vqtk.ablate.sampled import asked, is_measured
 from vqtk.ablate.state import State, read_state, write_state
 from vqtk.ablate.study import Study, Value
+from vqtk.ablate.terms import units_of
 from vqtk.errors import CheckpointError, RecipeError, VqtkError
 from vqtk.io.atomic import write_text
 from vqtk.io.parse_json import parse_json
@@ -97,7 +99,9 @@ def plan(study: Study, folder: Path, measure: Measure) -> Plan:
         variants.append(_variant(study, choices, untimed, updates))
     _check_distinct(study, variants)
     _check_stages(study, variants)
-    _check_samples(study, variants)
+    _check_kinds(study, variants)
+    _check_data(study, variants)
+    _check_units(study, variants)
     return Plan(study, equal, variants, measured)
 
 
@@ -171,15 +175,50 @@ def _check_stages(study: Study, variants: list[Variant]) -> None:
             )
 
 
-def _check_samples(study: Study, variants: list[Variant]) -> None:
-    named = [metric.name for metric in study.metrics if metric.name in SAMPLES]
-    for variant in variants if named else ():
-        kind = build_dataset(variant.recipe).spec.kind
-        if kind != "image":
+def _check_kinds(study: Study, variants: list[Variant]) -> None:
+    """Raise RecipeError if a metric is one of another kind of data."""
+    for metric in study.metrics:
+        kinds = [kind for kind, names in SHARED.items() if metric.name in names]
+        wanted = ["image"] if metric.name in SAMPLES else kinds
+        for variant in variants if wanted else ():
+            kind = build_dataset(variant.recipe).spec.kind
+            if kind not in wanted:
+                what = "a distance between images" if metric.name in SAMPLES else f"measured of {wanted[0]} data"
+                raise RecipeError(
+                    f"{shown_path(study.path)}: metrics: {metric.name} is {what}, and the data of {variant.name!r} are "
+                    f"{kind}. Name another metric, or take data of that kind."
+                )
+
+
+def _check_data(study: Study, variants: list[Variant]) -> None:
+    """Raise RecipeError if variants are of different data, which no metric compares; a batch may be of any size."""
+    first, *others = (
+        {"data": {key: value for key, value in variant.recipe.plain()["data"].items() if key != "batch"}}
+        for variant in variants
+    )
+    for variant, data in zip(variants[1:], others, strict=True):
+        for row in changes(first, data):
             raise RecipeError(
-                f"{shown_path(study.path)}: metrics: {named[0]} is a distance between images, and the data of "
-                f"{variant.name!r} are {kind}. Name another metric, or take data of images."
+                f"{shown_path(study.path)}: the variants are of different data: {row['path']} is {row['baseline']} in "
+                f"{variants[0].name!r} and {row['variant']} in {variant.name!r}. What is tested on different items "
+                "cannot be compared. Let all variants have the same `data`, or make a study of each."
             )
+
+
+def _check_units(study: Study, variants: list[Variant]) -> None:
+    """Raise RecipeError if a metric is in units of the loss, and the variants' losses differ."""
+    said: dict[str, str] = {}
+    for variant in variants:
+        said.setdefault(units_of(variant.recipe), variant.name)
+    named = [metric.name for metric in study.metrics if is_of_the_loss(metric.name)]
+    if len(said) < 2 or not named:
+        return
+    listed = "; ".join(f"{units} ({name})" for units, name in said.items())
+    shared = ", ".join(SHARED[build_dataset(variants[0].recipe).spec.kind])
+    raise RecipeError(
+        f"{shown_path(study.path)}: metrics: {', '.join(named)}: the variants' losses differ: {listed}. A metric in "
+        f"units of the loss says nothing of which of them is better. Name metrics that all share: metrics: [{shared}]."
+    )
 
 
 # ── on disk ──────────────────────────────────────────────────────────────────────────────────────

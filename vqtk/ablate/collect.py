@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,10 @@ class Run:
 
 @dataclass
 class Variant:
-    """Runs that differ in their seed alone, by that seed. `choices` is the variant's value on each axis of a study."""
+    """Runs that differ in nothing that changes a result but their seed, by that seed.
+
+    `choices` is the variant's value on each axis of a study.
+    """
 
     name: str
     choices: dict[str, str]
@@ -74,8 +78,10 @@ class _Place:
 def collect(paths: Sequence[Path]) -> Collected:
     """Gather the finished runs of run directories, folders of runs and studies into variants.
 
-    Cells of a study belong to the variant that study.json says; other runs of equal recipes, less seed and name, are
-    one variant. Raises: CheckpointError if a path is none of these, VqtkError if there is no finished run.
+    Cells of a study belong to the variant that study.json says; other runs whose recipes differ in nothing that changes
+    a result (`Recipe.of_consequence`) are one variant.
+
+    Raises: CheckpointError if a path is none of these, VqtkError if there is no finished run.
     """
     groups: dict[object, Variant] = {}
     left_out: list[LeftOut] = []
@@ -98,6 +104,24 @@ def collect(paths: Sequence[Path]) -> Collected:
     alone = len(studies) == 1 and all(isinstance(key, tuple) for key in groups)
     study = read_study(studies[0]) if alone else None
     return Collected(_named(list(groups.values())), left_out, study)
+
+
+def without_diverged(collected: Collected) -> Collected:
+    """Leave out the runs that ended at a loss that is not finite, which no mean can hold, and say so.
+
+    Raises: VqtkError if no run is left.
+    """
+    left_out = [*collected.left_out]
+    for variant in collected.variants:
+        for run in list(variant.runs.values()):
+            final = run.summary["test"].get("final")
+            if isinstance(final, float) and not isfinite(final):
+                del variant.runs[run.recipe.seed]
+                left_out.append(LeftOut(run.path, f"diverged: the loss on its test items ended at {final}."))
+    variants = [variant for variant in collected.variants if variant.runs]
+    if not variants:
+        raise VqtkError(f"there is no run to compare that did not diverge. The first: {left_out[0].path}.")
+    return Collected(variants, left_out, collected.study)
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -205,10 +229,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _identity(run: Run) -> str:
-    """Return a hash of the recipe less seed and name, and of its plugins."""
-    recipe = {key: value for key, value in run.recipe.plain().items() if key not in ("seed", "name")}
+    """Return a hash of what of the recipe changes a result, and of its plugins."""
     plugins = sorted(plugin["sha256"] for plugin in run.manifest.get("plugins", []))
-    return sha256(json.dumps([recipe, plugins], sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps([run.recipe.of_consequence(), plugins], sort_keys=True).encode()).hexdigest()
 
 
 def _named(variants: list[Variant]) -> list[Variant]:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vqtk.ablate.changes import changes
-from vqtk.ablate.collect import Collected, Run, Variant, collect
+from vqtk.ablate.collect import Collected, Run, Variant, collect, without_diverged
 from vqtk.ablate.effects import main_effects
 from vqtk.ablate.measured import measured
 from vqtk.ablate.metric import Span, common_span, require_known, value_of
-from vqtk.ablate.named_metrics import BETTER
+from vqtk.ablate.named_metrics import BETTER, SHARED, is_of_the_loss
 from vqtk.ablate.page import write_page
 from vqtk.ablate.referred import drawn
 from vqtk.ablate.statistics import LEVEL, holm, paired
 from vqtk.ablate.tables import as_csv, as_markdown, as_tex
-from vqtk.ablate.terms import differing, require_equal
+from vqtk.ablate.terms import differing, differing_units, require_equal
 from vqtk.ablate.words import notes, verdicts
 from vqtk.errors import VqtkError, nearest
 from vqtk.io.atomic import write_text
@@ -41,14 +41,15 @@ def compare(paths: Sequence[Path], asked: Asked = Asked()) -> dict[str, Any]:
 
     Raises: VqtkError if there is nothing to compare, or the terms are unequal and that was not asked for.
     """
-    collected = collect(paths)
+    collected = without_diverged(collect(paths))
     unequal = differing(collected)
     if not asked.unequal:
         require_equal(unequal)
-    metric, higher = _metric(collected, asked)
+    units = differing_units(collected.variants)
+    metric, higher = _metric(collected, asked, units)
     baseline = _baseline(collected, asked)
     runs = [run for variant in collected.variants for run in variant.runs.values()]
-    span = common_span(runs)
+    span = None if units else common_span(runs)
     require_known(metric, runs, span)
     in_order = [baseline, *(variant for variant in collected.variants if variant is not baseline)]
     study = collected.study or {}
@@ -57,14 +58,15 @@ def compare(paths: Sequence[Path], asked: Asked = Asked()) -> dict[str, Any]:
         "metric": metric,
         "better": "higher" if higher else "lower",
         "baseline": baseline.name,
-        "also": _also(study, metric),
+        "also": _also(study, metric, units),
         "against": asked.against,
         "kind": runs[0].manifest.get("kind"),
         "terms": study.get("terms", {}).get("said"),
         "unequal": unequal,
+        "units": units,
         "confidence": LEVEL,
         "span_bits": span,
-        "curve": _curve(metric, runs),
+        "curve": _curve(metric, runs, units),
         "references": drawn(in_order),
         "effects": _effects(collected, metric, span),
         "left_out": [{"path": str(one.path), "why": one.why} for one in collected.left_out],
@@ -99,12 +101,30 @@ def write_comparison(study: Path, asked: Asked = Asked()) -> dict[str, Any]:
     return comparison
 
 
-def _metric(collected: Collected, asked: Asked) -> tuple[str, bool]:
-    """Return the metric, and whether higher is better."""
+def _metric(collected: Collected, asked: Asked, units: str) -> tuple[str, bool]:
+    """Return the metric, and whether higher is better; where losses differ in `units`, one that all of them share."""
     listed = (collected.study or {}).get("metrics") or []
-    metric = asked.metric or (listed[0]["name"] if listed else "final")
+    names = [one["name"] for one in listed] or ["final"]
+    metric = asked.metric or names[0]
+    if units and is_of_the_loss(metric):
+        metric = next((name for name in names if not is_of_the_loss(name)), None) or _shared(collected, units)
+        if asked.metric:
+            raise VqtkError(
+                f"--metric {asked.metric}: {units} A metric in units of the loss says nothing of who is better then. "
+                f"Compare by one that all of them share: --metric {metric}."
+            )
     higher = any(one.get("name") == metric and one.get("better") == "higher" for one in listed)
     return metric, asked.higher or higher or BETTER.get(metric) == "higher"
+
+
+def _shared(collected: Collected, units: str) -> str:
+    """Return the first metric that losses share by the kind of data. Raises: VqtkError if kinds differ, too."""
+    kinds = {str(run.manifest.get("kind")) for variant in collected.variants for run in variant.runs.values()}
+    if len(kinds) > 1 or not kinds <= SHARED.keys():
+        raise VqtkError(
+            f"{units} The data are {', '.join(sorted(kinds))}: there is no metric to compare these runs by."
+        )
+    return SHARED[kinds.pop()][0]
 
 
 def _baseline(collected: Collected, asked: Asked) -> Variant:
@@ -121,15 +141,16 @@ def _baseline(collected: Collected, asked: Asked) -> Variant:
     )
 
 
-def _curve(metric: str, runs: Sequence[Run]) -> str:
+def _curve(metric: str, runs: Sequence[Run], units: str) -> str:
     """Return the figure to draw over updates: the metric where evaluations in training have it, otherwise `final`."""
     tested = [row["test"] for run in runs for row in run.metrics if isinstance(row.get("test"), dict)]
-    return metric if any(metric in row for row in tested) else "final"
+    return metric if units or any(metric in row for row in tested) else "final"
 
 
-def _also(study: dict[str, Any], metric: str) -> list[str]:
-    """Return the other metrics that a study names; the area is always there."""
-    return [one["name"] for one in study.get("metrics") or [] if one["name"] not in (metric, "area")]
+def _also(study: dict[str, Any], metric: str, units: str) -> list[str]:
+    """Return the other metrics that a study names, but for those in units that differ; the area is always there."""
+    names = [one["name"] for one in study.get("metrics") or []]
+    return [name for name in names if name not in (metric, "area") and not (units and is_of_the_loss(name))]
 
 
 def _variants(variants: Sequence[Variant], found: dict[str, Any]) -> list[dict[str, Any]]:

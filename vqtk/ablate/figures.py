@@ -35,7 +35,12 @@ def curves_figure(comparison: dict[str, Any]) -> Figure | None:
 
 
 def rate_distortion_figure(comparison: dict[str, Any]) -> Figure | None:
-    """Return distortion over bits, mean with a band of one standard deviation; thin lines are references."""
+    """Return distortion over bits, mean with a band of one standard deviation; thin lines are references.
+
+    None where the losses are in different units.
+    """
+    if comparison["units"]:
+        return None
     figure, axes = _blank("rate (bits per item)", "distortion (loss in training units)")
     values: list[float] = []
     for style, row in _styled(comparison):

@@ -8,13 +8,13 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from vqtk.ablate.collect import Run, Variant
-from vqtk.ablate.metric import Span, value_of
+from vqtk.ablate.metric import Span, finite, value_of
 from vqtk.ablate.statistics import late_fall
 from vqtk.ablate.terms import items_per_update
 from vqtk.errors import VqtkError
 
-Spread = dict[str, float | None]
-"""A mean, and a standard deviation, None of one value."""
+Spread = dict[str, Any]
+"""A mean, a standard deviation, None of one value, and how many of the values are `missing`."""
 
 
 def measured(
@@ -47,9 +47,13 @@ def measured(
 
 
 def spread(values: Sequence[float | None]) -> Spread:
-    """Return the mean and the standard deviation (n − 1) of the values that are known."""
+    """Return the mean and the standard deviation (n − 1) of the values that are known, and how many are not."""
     known = [value for value in values if value is not None]
-    return {"mean": fmean(known) if known else None, "std": stdev(known) if len(known) > 1 else None}
+    return {
+        "mean": fmean(known) if known else None,
+        "std": stdev(known) if len(known) > 1 else None,
+        "missing": len(values) - len(known),
+    }
 
 
 def _stages(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -58,7 +62,7 @@ def _stages(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for stage in zip(*(run.summary["stages"] for run in runs), strict=False):
         most = log(2) * stage[0]["bits"] / stage[0]["stage"]
         entropies = [row["entropy_nats"] / most for row in stage]
-        distortion = spread([row["distortion"] for row in stage])
+        distortion = spread([finite(row["distortion"]) for row in stage])
         rows.append({"stage": stage[0]["stage"], "bits": stage[0]["bits"], **distortion, "entropy": fmean(entropies)})
     return rows
 
@@ -105,16 +109,23 @@ def _flops(variant: Variant) -> dict[str, int] | None:
 
 def _curve(run: Run, figure: str) -> list[tuple[int, float]]:
     """Return a figure on the test items over updates; only evaluations on the items of the first one."""
-    rows = [(row["update"], row["test"]) for row in run.metrics if isinstance(row.get("test"), dict)]
+    rows = [(row["update"], row.get("subset", row["test"])) for row in run.metrics if isinstance(row.get("test"), dict)]
     items = rows[0][1].get("items") if rows else None
-    return [(update, test[figure]) for update, test in rows if test.get("items") == items and figure in test]
+    values = [(update, finite(test.get(figure))) for update, test in rows if test.get("items") == items]
+    return [(update, value) for update, value in values if value is not None]
 
 
 def _late_fall(runs: Sequence[Run], figure: str, *, higher: bool) -> float | None:
-    """Return by what part the figure still got better over the last fifth of the updates: the mean over seeds."""
+    """Return by what part the figure still got better over the last fifth of the updates: the mean over seeds.
+
+    None if any run's curve does not reach from there to the run's end.
+    """
     falls = []
-    for curve in (_curve(run, figure) for run in runs):
-        fall = late_fall(*zip(*curve, strict=True)) if curve else None
-        if fall is not None:
-            falls.append(-fall if higher else fall)
-    return fmean(falls) if falls else None
+    for run in runs:
+        curve = _curve(run, figure)
+        ends = bool(curve) and curve[-1][0] == run.summary["updates"]
+        falls.append(late_fall(*zip(*curve, strict=True)) if ends else None)
+    known = [fall for fall in falls if fall is not None]
+    if len(known) < len(falls):
+        return None
+    return -fmean(known) if higher else fmean(known)

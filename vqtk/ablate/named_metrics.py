@@ -15,13 +15,26 @@ BETTER = {
     "all": "lower",
     "entropy_pooled_nats": "higher",
     "used": "higher",
+    "mse_pixels": "lower",
+    "psnr_db": "higher",
+    "token_accuracy": "higher",
+    "iou": "higher",
+    "distance": "lower",
     "samples_frechet": "lower",
     "samples_kernel": "lower",
 }
 """The metrics by name, and which way each is better."""
 SAMPLES = {"samples_frechet": "frechet", "samples_kernel": "kid"}
 """Those of samples, which take a measurement of their own, by the names of the figures that it finds."""
+SHARED = {"image": ("mse_pixels", "psnr_db"), "text": ("token_accuracy",), "voxels": ("iou",), "points": ("distance",)}
+"""What reconstructions are worth in units that all losses share, by the kind of data, as `vqtk eval` measures it."""
+_OF_THE_LOSS = {"final", "area", "choice", "all"}
 _STAGE = re.compile(r"stages\.([1-9]\d*)\.distortion")
+
+
+def is_of_the_loss(metric: str) -> bool:
+    """Return whether a metric is in units of the loss, so that runs of different losses cannot be compared by it."""
+    return metric in _OF_THE_LOSS or bool(_STAGE.fullmatch(metric))
 
 
 @dataclass(frozen=True)

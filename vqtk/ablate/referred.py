@@ -8,9 +8,8 @@ from typing import Any
 
 from vqtk.ablate.cells import Plan
 from vqtk.ablate.collect import Variant
-from vqtk.evaluate.references import AFFORDABLE_SHARE, expected_s, kept, references
+from vqtk.evaluate.references import are_worth_it, kept, references
 from vqtk.recipe.build import build_dataset, build_model
-from vqtk.train.run_directory import RunDirectory
 
 FILE = "references.json"
 
@@ -25,7 +24,7 @@ def drawn(variants: Sequence[Variant]) -> dict[str, Any] | None:
 
 
 def compute(plan: Plan, folder: Path, root: Path, say: Callable[[str], object]) -> None:
-    """Compute them at the baseline's rates, into its first run, where that takes little of the study's time.
+    """Compute them at the baseline's rates, into its first run, if they take little beside all the study's training.
 
     Raises: DataError if the data cannot be read.
     """
@@ -34,14 +33,6 @@ def compute(plan: Plan, folder: Path, root: Path, say: Callable[[str], object]) 
     if kept(keep) or recipe.loss != "mse":
         return
     model, splits = build_model(recipe), build_dataset(recipe).load(root)
-    trained_s = sum(_trained_s(folder / cell.path) for cell in plan.cells())
-    if expected_s(model, splits) <= AFFORDABLE_SHARE * trained_s:
+    if are_worth_it([cell.variant.recipe for cell in plan.cells()], model, splits):
         say("Computing what needs no network, to draw beside the variants: K-means of pixels, a Gaussian's R(D).")
         references(model, splits, seed=recipe.seed, keep=keep)
-
-
-def _trained_s(cell: Path) -> float:
-    try:
-        return float(RunDirectory(cell).summary()["train_s"])
-    except (OSError, ValueError, KeyError):
-        return 0.0

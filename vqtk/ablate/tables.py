@@ -36,7 +36,11 @@ def results(comparison: dict[str, Any]) -> list[Column]:
         Column("p (Holm)", lambda row: p_value(row["difference"])),
         Column("verdict", lambda row: row["difference"]["verdict"] if row["difference"] else "baseline"),
         *(Column(f"{name} ± sd", partial(_also, name)) for name in comparison["also"]),
-        *([] if comparison["metric"] == "area" else [Column("area ± sd", lambda row: spread(row["area"]))]),
+        *(
+            []
+            if comparison["metric"] == "area" or comparison["units"]
+            else [Column("area ± sd", lambda row: spread(row["area"]))]
+        ),
         Column("entropy a stage", lambda row: f"{row['entropy_nats']:.3f}"),
         Column("used a stage", lambda row: f"{row['used']:.1f}" + (f"/{row['options']}" if row["options"] else "")),
     ]
@@ -129,9 +133,9 @@ def as_markdown(comparison: dict[str, Any]) -> str:
         "\n".join(f"- {line}" for line in remarks(comparison)),
         "## Costs",
         _markdown(cells(costs(), comparison)),
-        "## Distortion by stage",
-        _markdown(stages(comparison)),
     ]
+    if not comparison["units"]:
+        parts += ["## Distortion by stage", _markdown(stages(comparison))]
     for axis, rows in comparison["effects"].items():
         header = [axis, f"{comparison['metric']} ± sd", "cells", "seeds"]
         body = [[row["value"], spread(row), str(row["cells"]), str(row["seeds"])] for row in rows]

@@ -7,6 +7,10 @@ from typing import Any
 
 from vqtk.ablate.collect import Collected, Run, Variant
 from vqtk.errors import VqtkError
+from vqtk.recipe.build import build_dataset
+from vqtk.recipe.node import Node
+from vqtk.recipe.recipe import Recipe
+from vqtk.recipe.show import inline
 
 _Said = Callable[[Run], str | None]
 
@@ -39,7 +43,6 @@ def _terms(study: dict[str, Any]) -> dict[str, _Said]:
     terms: dict[str, _Said] = {
         "Data": _data,
         "Test items": _tested,
-        "Losses": lambda run: str(run.recipe.loss),
         "Features of samples": _features,
     }
     equal = study.get("terms", {}).get("equal")
@@ -68,6 +71,21 @@ def _features(run: Run) -> str | None:
     """Return what the run's samples were compared in, if they were."""
     features: str | None = run.summary.get("quality", {}).get("features")
     return features
+
+
+def units_of(recipe: Recipe) -> str:
+    """Return in words what a recipe's loss is measured in: the loss with its settings, and the training units."""
+    loss = recipe.plain()["model"].get("loss")
+    said = recipe.loss or "none"
+    if isinstance(loss, dict) and len(loss) > 1:
+        said = inline(Node.of(loss, ""))
+    spec = build_dataset(recipe).spec
+    return said if (spec.mean, spec.std) == (0.0, 1.0) else f"{said} in units of (x − {spec.mean:g}) / {spec.std:g}"
+
+
+def differing_units(variants: Sequence[Variant]) -> str:
+    """Return a sentence if the losses of the variants are not in the same units, otherwise an empty string."""
+    return _differing("Losses", lambda run: units_of(run.recipe), variants)
 
 
 def _differing(what: str, of: _Said, variants: Sequence[Variant]) -> str:

@@ -42,11 +42,12 @@ def engineering(value: float | None) -> str:
 
 
 def spread(row: dict[str, Any]) -> str:
-    """Return mean ± standard deviation."""
-    std = row["std"]
+    """Return mean ± standard deviation, and how many values are missing from them."""
+    std, missing = row["std"], row["missing"]
+    beside = f" ({missing} missing)" if missing and row["mean"] is not None else ""
     if std is None:
-        return number(row["mean"])
-    return f"{number(row['mean'])} ± " + (f"{std:,.0f}" if 100 <= std < 1e9 else f"{std:.2g}")
+        return number(row["mean"]) + beside
+    return f"{number(row['mean'])} ± " + (f"{std:,.0f}" if 100 <= std < 1e9 else f"{std:.2g}") + beside
 
 
 def difference(row: dict[str, Any] | None) -> str:
@@ -89,8 +90,8 @@ def _verdict(row: dict[str, Any], comparison: dict[str, Any]) -> str:
 def notes(comparison: dict[str, Any], collected: Collected) -> list[str]:
     """Return what a reader has to know beside the figures."""
     rows = comparison["variants"]
-    found = [_falling(rows, comparison["curve"]), _seeds(rows), _rates(rows), _machines(collected), _subset(collected)]
-    found.append(_features(comparison, collected))
+    found = [_units(comparison), _falling(rows, comparison["curve"]), _unknown(rows), _diverged(collected)]
+    found += [_seeds(rows), _rates(rows), _machines(collected), _subset(collected), _features(comparison, collected)]
     if comparison["span_bits"]:
         low, high = comparison["span_bits"]
         found.append(f"The area is that under the rate–distortion curve from {low:g} to {high:g} bits.")
@@ -105,6 +106,34 @@ def _falling(rows: Sequence[dict[str, Any]], curve: str) -> str:
     return (
         f"The curves are still moving: over the last fifth of the updates {curve} on the test items got better by "
         f"{listed}. So this compares how fast the variants learn, not where they end."
+    )
+
+
+def _unknown(rows: Sequence[dict[str, Any]]) -> str:
+    unknown = [row["name"] for row in rows if row["late_fall"] is None]
+    if not unknown:
+        return ""
+    return (
+        f"Whether the curves of {', '.join(unknown)} are still moving cannot be told: they have no evaluation at or "
+        "before four fifths of the updates, or none of the same test items at the end. Train for longer, or lower "
+        "train.evaluate_every."
+    )
+
+
+def _diverged(collected: Collected) -> str:
+    count = sum("diverged" in one.why for one in collected.left_out)
+    if not count:
+        return ""
+    are = "1 run diverged and is" if count == 1 else f"{count} runs diverged and are"
+    return f"{are} in no mean: the variants that they belong to look better here than they are."
+
+
+def _units(comparison: dict[str, Any]) -> str:
+    if not comparison["units"]:
+        return ""
+    return (
+        f"{comparison['units']} Distortion, `final` and `area` are in units of the loss, so the variants are compared "
+        f"by {comparison['metric']}, which all of them share."
     )
 
 
@@ -147,4 +176,7 @@ def _subset(collected: Collected) -> str:
     runs = [run for variant in collected.variants for run in variant.runs.values()]
     if not any(run.summary.get("test_is_subset") for run in runs):
         return ""
-    return f"Tested on {runs[0].summary['test_items']:,} items, a subset of the test split that the seed draws."
+    return (
+        f"Tested on {runs[0].summary['test_items']:,} items, a subset of the test split that the seed draws: it may be "
+        "easier or harder than all of the split."
+    )

@@ -91,7 +91,6 @@ def _train(cell: Path, settings: Settings, following: Following, *, samples: boo
         data_root=data_root(settings.data_dir),
         device=choose_device(settings.device),
         callbacks=[following],
-        whole_test=True,
         recorded=directory.manifest(),
     )
     if begun:

@@ -133,11 +133,13 @@ def _stage_table(found: dict[str, Any]) -> Any:
 
 
 def _probe_table(found: dict[str, Any]) -> Any:
-    table = _table("test accuracy of the probe")
-    for title in ("stages", "linear", f"MLP of {found['hidden']}"):
+    table = _table("accuracy of the probe")
+    mlp = f"MLP of {found['hidden']}"
+    for title in ("stages", "linear\n(test)", f"{mlp}\n(test)", "linear\n(training)", f"{mlp}\n(training)"):
         table.add_column(title, justify="right", overflow="fold")
-    for stage, (linear, mlp) in enumerate(zip(found["linear"], found["mlp"], strict=True)):
-        table.add_row(str(stage + 1), f"{linear:.4f}", f"{mlp:.4f}")
+    columns = (found[key] for key in ("linear", "mlp", "linear_train", "mlp_train"))
+    for stage, row in enumerate(zip(*columns, strict=True)):
+        table.add_row(str(stage + 1), *(f"{value:.4f}" for value in row))
     return table
 
 
@@ -173,6 +175,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
             f"Probe: {probed['epochs']} epochs on {probed['train_items']:,} train items, Adam {probed['lr']:g}, "
             f"batches of {probed['batch']}; accuracy on {probed['test_items']:,} test items after the last epoch."
         )
+        lines += [_overfits(name, probed) for name in probed["overfits"]]
     if "quality" in found:
         lines += _quality(found["quality"])
     if "references" in found:
@@ -180,6 +183,16 @@ def _lines(found: dict[str, Any]) -> list[str]:
         fitted = f"fitted on {compared['items']:,} training items, measured on {compared['test_items']:,} test items"
         lines += [f"{compared['kmeans']['label']}: {fitted}.", f"{compared['gaussian']['label']}."]
     return lines
+
+
+def _overfits(name: str, probed: dict[str, Any]) -> str:
+    test, train = probed[name], probed[f"{name}_train"][-1]
+    best = max(range(len(test)), key=test.__getitem__)
+    return (
+        f"warning: the {'linear classifier' if name == 'linear' else 'MLP'} overfits: its test accuracy falls from "
+        f"{test[best]:.4f} after {best + 1} stages to {test[-1]:.4f}, and that on its training items is {train:.4f}. "
+        "Its last rows say less of the codes than of how few items it had: train it on more."
+    )
 
 
 def _rates(found: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ class Plain(Callback):
 
     def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
         """Print the metrics of test items."""
-        self.on_message(f"test after {update}, {row['items']:,} items  {_figures(row)}")
+        self.on_message(f"test after {update}, {_on(row)}  {_figures(row)}")
 
     def foretell(self, done: int, updates: int) -> None:
         """Say once, after a few updates, if the whole run will take hours."""
@@ -124,8 +124,15 @@ class Live(Plain):
             self.figures.plain = _figures(progress.row)
 
 
+def _on(row: dict[str, Any]) -> str:
+    """Return in words which test items a row is about: a subset may be easier, or harder, than the split."""
+    items, every = row["items"], row.get("of", row["items"])
+    return f"all {items:,} items" if items == every else f"a fixed {items:,} of {every:,} items"
+
+
 def _figures(row: dict[str, Any]) -> str:
     """Return the terms of a row, and the code usage, in one line."""
-    terms = {key: value for key, value in row.items() if key not in ("items", "entropy_pooled_nats", "used", "lr")}
+    beside = ("items", "of", "entropy_pooled_nats", "used", "lr")
+    terms = {key: value for key, value in row.items() if key not in beside and value is not None}
     shown = "  ".join(f"{key} {value:{'.4f' if abs(value) >= 0.1 else '.4g'}}" for key, value in terms.items())
     return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"

@@ -30,7 +30,7 @@ def stage_figures(model: Any, codes: Tensor, target: Tensor) -> Figures:
     found: dict[str, list[Tensor]] = {}
     for some, aims in zip(codes.split(part), target.split(part), strict=True):
         after = model.decode_stages(some) if model.stepwise else model.decode(some)[:, None]
-        figures = {"distortion": model.loss(after, aims), **_by_kind(model, after, aims)}
+        figures = {"distortion": model.loss(after, aims), **figures_of(model, after, aims)}
         for name, values in figures.items():
             found.setdefault(name, []).append(values.double().cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
@@ -41,7 +41,11 @@ def psnr_db(mse_pixels: float | None) -> float | None:
     return 10 * log10(1 / mse_pixels) if mse_pixels else None
 
 
-def _by_kind(model: Any, after: Tensor, target: Tensor) -> Figures:
+def figures_of(model: Any, after: Tensor, target: Tensor) -> Figures:
+    """Return the figures of the data's kind, which are of one unit whatever the loss.
+
+    Shapes: after (n, s, *reconstruction shape), target (n, *data shape) in training units → (n, s) each.
+    """
     kinds: dict[str, Callable[[Any, Tensor, Tensor], Figures]] = {
         "image": _image, "text": _text, "voxels": _voxels, "points": _points,
         "signals": _signals,

@@ -91,4 +91,5 @@ def _evaluation(model: Any, means: dict[str, Tensor], codes: Tensor) -> Evaluati
         values=prod(model.data.shape),
         kind=model.data.kind,
         figures=figures,
+        reached={name: float(values[-1]) for name, values in means.items() if name != "distortion"},
     )

@@ -18,14 +18,21 @@ EPOCHS = 10
 BATCH = 100
 LR = 1e-3
 HIDDEN = 128
+FALL = 0.02
+"""The accuracy that a classifier may lose before it is said to overfit."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Test accuracy of a linear classifier and of an MLP on the codes of the first 1…S stages, each a list (s,)."""
+    """Test accuracy of a linear classifier and of an MLP on the codes of the first 1…S stages, each a list (s,).
+
+    `linear_train` and `mlp_train` are those on the items that they were trained on.
+    """
 
     linear: list[float]
     mlp: list[float]
+    linear_train: list[float]
+    mlp_train: list[float]
     train_items: int
     test_items: int
     epochs: int = EPOCHS
@@ -34,8 +41,18 @@ class Probe:
     hidden: int = HIDDEN
 
     def plain(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
+        """Return the figures as JSON values, with the classifiers that overfit."""
+        return {**asdict(self), "overfits": self.overfits()}
+
+    def overfits(self) -> list[str]:
+        """Return which of `linear` and `mlp` lose test accuracy to later stages while they learn their items by heart.
+
+        More stages tell no less of the class: a classifier that falls by more than FALL has too few items for them.
+        """
+        pairs = {"linear": (self.linear, self.linear_train), "mlp": (self.mlp, self.mlp_train)}
+        return [
+            name for name, (test, train) in pairs.items() if max(test) - test[-1] > FALL and train[-1] - test[-1] > FALL
+        ]
 
 
 class OneHotLinear(nn.Module):
@@ -75,14 +92,17 @@ def probe(
     """
     classes = int(max(train[1].max(), test[1].max())) + 1
     accuracy: dict[int, list[float]] = {0: [], HIDDEN: []}
+    learned: dict[int, list[float]] = {0: [], HIDDEN: []}
     cells = [(stages, hidden) for stages in range(1, train[0].shape[1] + 1) for hidden in accuracy]
     for stages, hidden in track(cells, "classifiers"):
         model = classifier(stages, options, classes=classes, hidden=hidden, seed=seed)
         fit(model, train[0][:, :stages].contiguous(), train[1], seed=seed)
-        with torch.no_grad():
-            right = model(test[0][:, :stages]).argmax(1) == test[1]
-        accuracy[hidden].append(right.double().mean().item())
-    return Probe(accuracy[0], accuracy[HIDDEN], train_items=len(train[1]), test_items=len(test[1]))
+        for found, (codes, labels) in ((learned, train), (accuracy, test)):
+            with torch.no_grad():
+                right = model(codes[:, :stages]).argmax(1) == labels
+            found[hidden].append(right.double().mean().item())
+    counts = {"train_items": len(train[1]), "test_items": len(test[1])}
+    return Probe(accuracy[0], accuracy[HIDDEN], learned[0], learned[HIDDEN], **counts)
 
 
 def classifier(stages: int, options: int, *, classes: int, hidden: int, seed: int) -> nn.Module:

@@ -6,8 +6,9 @@ Both are computed from training items, at the rates of a model's stages, and kep
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import inf, log, log2, prod
+from math import log, log2, prod
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,29 @@ from torch import Tensor
 
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import batches_of
-from vqtk.errors import DataError
+from vqtk.errors import DataError, VqtkError
+from vqtk.evaluate.cost import flops
 from vqtk.evaluate.measure import Track, targets, untracked
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.io.atomic import write_text
 from vqtk.io.parse_json import parse_json
+from vqtk.recipe.recipe import Recipe
 from vqtk.train.seeds import generator
 
-ITEMS = 10_000
-"""Training items that K-means is fitted on."""
-ROUNDS = 25
-"""Rounds of K-means a stage."""
+STEPS = 600
+"""Mini-batches that K-means takes a stage, whatever the size of the data."""
+MINI_BATCH = 1024
+MOST_VALUES = 1 << 28
+"""Values of training items that K-means holds at most: all of MNIST, SVHN or CIFAR-10."""
 BATCH = 1000
 LABELS = {
     "kmeans": "K-means residual quantisation of raw pixels",
     "gaussian": "R(D) of a Gaussian with the data's covariance: an asymptotic reference, neither floor nor ceiling "
     "for such data",
 }
-AFFORDABLE_SHARE = 0.1
-"""The part of a training's time that they may take where nobody asked for them."""
-_FORMAT = "vqtk references 2"
-_PER_S = 2e10
-"""Operations a second that a processor is taken to do."""
+WORTH_SHARE = 0.1
+"""The part of a training's operations that theirs may come to where nobody asked for them."""
+_FORMAT = "vqtk references 3"
 
 
 @dataclass(frozen=True)
@@ -68,26 +70,30 @@ class References:
 
 
 def references(
-    model: Any, splits: Splits, *, seed: int, items: int = ITEMS, keep: Path | None = None, track: Track = untracked
+    model: Any, splits: Splits, *, seed: int, keep: Path | None = None, track: Track = untracked
 ) -> References:
     """Return the references at the rates of a model's stages; those kept at `keep` if they are of the same.
 
-    K-means is fitted on a seeded subset of `items` training items and measured on all test items; the covariance is
-    that of all training items. Raises: DataError if the data are no images, or `keep` cannot be written.
+    K-means is fitted on all training items (a seeded subset of them, where they are more than can be held) and
+    measured on all test items; the covariance is that of all training items.
+
+    Raises: DataError if the data are no images, or `keep` cannot be written.
     """
     if model.data.kind != "image":
         raise DataError(
             f"--references compares with what pixels allow, and the data are {model.data.kind}. Take a model of images."
         )
+    items = _fitted(model, splits)
     facts = {
         "format": _FORMAT, "data": splits.fingerprint()["sha256"], "stages": model.stages, "options": model.options,
-        "items": min(items, len(splits.train)), "test_items": len(splits.test), "rounds": ROUNDS, "seed": seed,
+        "items": items, "train_items": len(splits.train), "test_items": len(splits.test), "steps": STEPS,
+        "mini_batch": MINI_BATCH, "seed": seed,
     }  # fmt: skip
     before = kept(keep) if keep else None
     if before and before.facts == facts:
         return before
     found = References(
-        _kmeans_points(model, splits, items=items, seed=seed, track=track),
+        _kmeans_points(model, splits, seed=seed, track=track),
         _gaussian_points(model, splits, track=track),
         facts,
     )
@@ -111,47 +117,73 @@ def kept(path: Path) -> References | None:
         return None
 
 
-def expected_s(model: Any, splits: Splits) -> float:
-    """Return about how many seconds it takes to compute them on a processor; infinity if the data are no images."""
+def are_worth_it(recipes: Sequence[Recipe], model: Any, splits: Splits) -> bool:
+    """Return whether they take few operations, beside those of training by these recipes.
+
+    Both are counted, and neither is timed: the same recipes have them on any machine.
+    """
     if model.data.kind != "image":
-        return inf
+        return False
+    try:
+        encoded = [flops(one)["encode"] * one.batch * one.train.accumulate * one.train.updates for one in recipes]
+    except (VqtkError, NotImplementedError):  # A plugin that cannot be built without data.
+        return False
+    return _operations(model, splits) <= WORTH_SHARE * 3 * sum(encoded)  # Backwards costs twice as much as forwards.
+
+
+def _operations(model: Any, splits: Splits) -> float:
+    """Return about how many operations it takes to compute them."""
     values, train, test = prod(model.data.shape), len(splits.train), len(splits.test)
-    assigned = model.stages * model.options * (min(ITEMS, train) * (ROUNDS + 1) + test)
-    return (2 * values * assigned + 2 * train * values**2 + 10 * values**3) / _PER_S
+    assigned = model.stages * model.options * (STEPS * MINI_BATCH + _fitted(model, splits) + test)
+    return 2 * values * assigned + 2 * train * values**2 + 10 * values**3
+
+
+def _fitted(model: Any, splits: Splits) -> int:
+    """Return how many training items K-means is fitted on."""
+    return min(len(splits.train), max(1, MOST_VALUES // prod(model.data.shape)))
 
 
 # ── K-means residual quantisation ────────────────────────────────────────────────────────────────
 
 
-def kmeans(vectors: Tensor, options: int, *, seed: torch.Generator, rounds: int = ROUNDS) -> Tensor:
-    """Return the centres (k, d) of vectors (n, d), from k of them drawn at random, after rounds of Lloyd's algorithm.
+def kmeans(vectors: Tensor, options: int, *, seed: int) -> Tensor:
+    """Return the centres (k, d) of vectors (n, d) on the CPU, by mini-batches from k of them drawn at random.
 
-    Centres that nothing is near to stay where they are.
-    Source: Lloyd 1982, Least squares quantization in PCM.
+    Of fewer vectors than `options` there are as many centres as vectors.
+    Source: Sculley 2010, Web-scale k-means clustering; scikit-learn's.
     """
-    drawn = torch.randperm(len(vectors), generator=seed)[:options].to(vectors.device)
-    centres = vectors[drawn].clone()
-    for _ in range(rounds):
-        chosen = nearest(vectors, centres)
-        counts = torch.bincount(chosen, minlength=len(centres))[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, chosen, vectors)
-        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-    return centres
+    from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
+
+    found = MiniBatchKMeans(
+        min(options, len(vectors)),
+        init="random",
+        n_init=1,
+        batch_size=MINI_BATCH,
+        max_iter=-(-STEPS * MINI_BATCH // len(vectors)),  # In passes over the vectors.
+        max_no_improvement=None,
+        compute_labels=False,
+        random_state=seed,
+    )
+    with threadpool_limits(torch.get_num_threads()):
+        found.fit(vectors.numpy())
+    return torch.from_numpy(found.cluster_centers_).to(vectors.dtype)
 
 
 def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
     """Return which centre (k, d) is the nearest to each of the vectors (n, d) → (n,)."""
-    return (centres.square().sum(1) - 2 * vectors @ centres.T).argmin(1)
+    return torch.cat([(centres.square().sum(1) - 2 * some @ centres.T).argmin(1) for some in vectors.split(BATCH)])
 
 
-def _kmeans_points(model: Any, splits: Splits, *, items: int, seed: int, track: Track) -> list[Point]:
-    taken = fixed_subset(splits.train, items, seed)
+def _kmeans_points(model: Any, splits: Splits, *, seed: int, track: Track) -> list[Point]:
+    taken = fixed_subset(splits.train, _fitted(model, splits), seed)
     train = _flat(model, splits.train, taken, track, "training items")
     target = _flat(model, splits.test, torch.arange(len(splits.test)), track, "test items")
     decoded = torch.zeros_like(target)
     points = []
     for stage in track(range(model.stages), "stages of K-means"):
-        centres = kmeans(train, model.options, seed=generator(seed, "references", stage))
+        drawn_by = generator(seed, "references", stage).initial_seed() % 2**32
+        centres = kmeans(train, model.options, seed=drawn_by)
         train -= centres[nearest(train, centres)]
         decoded += centres[nearest(target - decoded, centres)]
         error = (decoded - target).square().mean(dtype=torch.float64)
@@ -161,7 +193,8 @@ def _kmeans_points(model: Any, splits: Splits, *, items: int, seed: int, track: 
 
 
 def _flat(model: Any, split: Any, items: Tensor, track: Track, what: str) -> Tensor:
-    return torch.cat([part.flatten(1) for part in targets(model, split, items, batch=BATCH, track=track, what=what)])
+    parts = targets(model, split, items, batch=BATCH, track=track, what=what)
+    return torch.cat([part.flatten(1).float().cpu() for part in parts])
 
 
 # ── the rate–distortion function of a Gaussian ───────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets._split import Split, batches_of
-from vqtk.evaluate.distortion import psnr_db
+from vqtk.evaluate.distortion import figures_of, psnr_db
 from vqtk.models._walk import usage_of
 from vqtk.train.seeds import generator
 
@@ -26,7 +26,7 @@ class Evaluation:
     `distortion` (s,) is the smallest loss at each stage, None where the model has no reconstruction; `all` the mean
     over every option, None where no option but the chosen one was scored. `usage` (s, k) counts how often each option
     was chosen. `kind` is that of the data, `values` how many values an item has. `figures` holds what is measured
-    beside the loss, each a list (s,) by its name.
+    beside the loss, each a list (s,) by its name; `reached` the same of the whole code alone.
     """
 
     items: int
@@ -38,6 +38,7 @@ class Evaluation:
     values: int
     kind: str = "image"
     figures: dict[str, list[float | None]] = field(default_factory=dict)
+    reached: dict[str, float] = field(default_factory=dict)
 
     def entropy_nats(self) -> list[float]:
         """Return the entropy of each stage's codes."""
@@ -55,6 +56,12 @@ class Evaluation:
         row["entropy_pooled_nats"] = torch.special.entr(counts / counts.sum()).sum().item()
         row["used"] = int((counts > 0).sum())
         return row
+
+    def shared(self) -> dict[str, float | None]:
+        """Return what the whole code's reconstruction is worth in units that all losses share, by the data's kind."""
+        if "mse_pixels" in self.reached:
+            return {**self.reached, "psnr_db": psnr_db(self.reached["mse_pixels"])}
+        return dict(self.reached)
 
     def stages(self) -> list[dict[str, Any]]:
         """Return one row a stage: bits, distortion, figures, the bound where there is one, and the codes' usage."""
@@ -103,17 +110,22 @@ def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: in
     distortion = torch.zeros(final, dtype=torch.float64)
     usage = torch.zeros(model.stages, model.options, dtype=torch.int64)
     total = 0.0
+    reached: dict[str, float] = {}
     for raw in batches_of(split, chosen.split(batch or suited_batch(model))):
         target = model.data.normalise(raw.to(model.device), model.dtype)
         if model.stepwise:
-            grids, codes = model.scored(target)
+            grids, codes, after = model.scored(target)
             distortion += grids.min(2).values.sum(0).double().cpu()
             total += grids.mean((1, 2)).sum().item()
             usage += usage_of(codes, model.options).cpu()
+            after = after[:, None]
         else:
             codes = model.encode(target)
-            distortion += model.loss(model.decode(codes)[:, None], target).sum(0).double().cpu()
+            after = model.decode(codes)[:, None]
+            distortion += model.loss(after, target).sum(0).double().cpu()
             usage += usage_of(codes, model.options).cpu()
+        for name, values in figures_of(model, after, target).items():
+            reached[name] = reached.get(name, 0.0) + values.double().sum().item()
     model.train(was_training)
     return Evaluation(
         items=len(chosen),
@@ -124,6 +136,7 @@ def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: in
         normalised=model.loss.normalised,
         values=prod(model.data.shape),
         kind=model.data.kind,
+        reached={name: total / len(chosen) for name, total in reached.items()},
     )
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vqtk.models._compiled import CompiledStage
     from vqtk.nn.graph import CapturedCalls
 
-Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor])
+Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor, Tensor])
 
 _EXAMPLE = {
     "stages": 4,
@@ -235,8 +235,8 @@ class VQDraw(Model):
         return self._called(self._decoded_stages, codes)
 
     @torch.no_grad()
-    def scored(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the grids (n, s, k) of a greedy encoding pass, and its codes (n, s)."""
+    def scored(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the grids (n, s, k) of a greedy encoding pass, its codes (n, s) and reconstructions (n, *shape)."""
         return self._called(self._scored, target)
 
     @torch.no_grad()
@@ -279,9 +279,9 @@ class VQDraw(Model):
     def _encoded(self, target: Tensor, weights: int = 0) -> Tensor:
         return self.search(self, target)
 
-    def _scored(self, target: Tensor, weights: int = 0) -> tuple[Tensor, Tensor]:
+    def _scored(self, target: Tensor, weights: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         walk = self.walk(target)
-        return walk.grid, walk.best
+        return walk.grid, walk.best, walk.reconstruction
 
     def _decoded(self, codes: Tensor, weights: int = 0) -> Tensor:
         return self._follow(codes)[0]

@@ -40,7 +40,7 @@ class Distillation(Objective):
         except VqtkError as error:
             raise ShapeError(f"the `teacher` cannot be loaded: {error}") from None
         self.weights = {"data": data, "samples": samples}
-        self._taught: tuple[Tensor, Tensor] | None = None
+        self._taught: tuple[Tensor, Tensor, Tensor] | None = None
         _check_same(model, self.teacher, teacher)
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor:
@@ -83,10 +83,10 @@ class Distillation(Objective):
     def figures(self, targets: Callable[[], Tensor]) -> dict[str, float]:
         """Return the terms on test items, the share of codes that are the teacher's, and the teacher's distortion."""
         items = targets()
-        if self._taught is None:
+        if self._taught is None or not torch.equal(self._taught[0], items):
             codes = self.teacher.encode(items)
-            self._taught = codes, self.teacher.decode(codes)
-        codes, decoded = self._taught
+            self._taught = items, codes, self.teacher.decode(codes)
+        _, codes, decoded = self._taught
         encoder, decoder = self._terms(items, codes, self.teacher.loss.show(decoded))
         own = self.model.encode(items)
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,13 @@ FolderName = Annotated[
     doc("a name that a folder can have, of at most 200 letters, digits, `_`, `-`, `.` and `+`"),
 ]
 Betas = Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2), doc("a list of two numbers ≥ 0 and < 1")]
+
+
+BESIDE = {"changes results": False}
+"""Marks a setting that changes no result but for rounding: how an update is computed, what is measured or shown when.
+
+`precision` is none of these: it changes what a model learns.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class Train:
     (true), of all but as many as a number says, of none (false), or of as few as the device's memory allows (auto).
     `precision` is that of the networks; losses and sums are float32. `compile` says whether stages are compiled by
     inductor, and updates captured as a CUDA graph; auto takes what a run is long enough for.
-    Evaluation is on `evaluate_items` fixed test items, every `evaluate_every` updates.
+    Evaluation is on `evaluate_items` fixed test items, every `evaluate_every` updates and at the end; then on
+    `final_items` of them, by default on the whole test split.
     Pictures show `picture_items` test items, and twice as many samples.
     """
 
@@ -63,15 +71,16 @@ class Train:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     accumulate: Count = 1
-    micro_batch: Count | None = None
-    gradient_checkpointing: bool | Count | Literal["auto"] = "auto"
+    micro_batch: Count | None = field(default=None, metadata=BESIDE)
+    gradient_checkpointing: bool | Count | Literal["auto"] = field(default="auto", metadata=BESIDE)
     precision: Literal["float32", "tf32", "bfloat16", "auto"] = "float32"
-    compile: Literal["auto", "off", "inductor", "graph", "inductor+graph"] = "auto"
-    evaluate_every: Count = 200
-    evaluate_items: Count = 500
-    checkpoint_minutes: Positive = 5.0
-    picture_minutes: Positive = 5.0
-    picture_items: CountTo1000 = 32
+    compile: Literal["auto", "off", "inductor", "graph", "inductor+graph"] = field(default="auto", metadata=BESIDE)
+    evaluate_every: Count = field(default=200, metadata=BESIDE)
+    evaluate_items: Count = field(default=500, metadata=BESIDE)
+    final_items: Count | None = None
+    checkpoint_minutes: Positive = field(default=5.0, metadata=BESIDE)
+    picture_minutes: Positive = field(default=5.0, metadata=BESIDE)
+    picture_items: CountTo1000 = field(default=32, metadata=BESIDE)
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,15 @@ class Recipe:
     def plain(self) -> dict[str, Any]:
         """Return the resolved recipe as plain values, which `from_plain` reads again; its plugins stand beside it."""
         return self.node.plain()
+
+    def of_consequence(self) -> dict[str, Any]:
+        """Return the plain recipe less what changes no result: `name`, `seed`, and the settings of `Train` marked so.
+
+        Runs of which this is the same are of one variant.
+        """
+        plain = {key: value for key, value in self.plain().items() if key not in ("name", "seed")}
+        marked = {one.name for one in fields(Train) if not one.metadata.get("changes results", True)}
+        return {**plain, "train": {key: value for key, value in plain["train"].items() if key not in marked}}
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:

@@ -11,14 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#1b4f72", "#b9770e", "#7d8a93", "#6c3483", "#1e8449", "#943126")
-BESIDES = ("update", "items", "entropy_pooled_nats", "used", "lr", "step_ms", "end", "agreement", "teacher")
+BESIDES = ("update", "items", "of", "entropy_pooled_nats", "used", "lr", "step_ms", "end", "agreement", "teacher")
 """What rows of metrics hold besides losses."""
 
 
 def losses_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Return the losses over updates, from a run's metrics: training as lines, the test items as points."""
+    """Return the losses over updates, from a run's metrics: training as lines, the test items as points.
+
+    The points are of the same test items from the first to the last.
+    """
     training = [row for row in rows if "test" not in row]
-    tests = [(row["update"], row["test"]) for row in rows if "test" in row]
+    tests = [(row["update"], row.get("subset", row["test"])) for row in rows if "test" in row]
     figure, axes = _blank(5.6, 3.4)
     names = [name for name in (training or [{}])[0] if name not in BESIDES]
     for name, colour in zip(names, _cycle(len(names)), strict=True):

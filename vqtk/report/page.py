@@ -112,7 +112,7 @@ def _facts(
         "bits an item": f"{manifest['bits_per_item']:g}" if "bits_per_item" in manifest else None,
         "parameters": f"{manifest['parameters']:,}" if "parameters" in manifest else None,
         "items, train + test": f"{data['train_items']:,} + {data['test_items']:,}" if data else None,
-        "test distortion": _figure(float(tested["row"]["final"])) if tested else None,
+        f"test distortion ({_part(tested)})": _figure(float(tested["row"]["final"])) if tested else None,
         "training loss": _figure(last.get("choice", last.get("end_to_end", last.get("final")))) if last else None,
         "time per update": f"{last['step_ms']:,.0f} ms" if last else None,
         "time in training": f"{summary['train_s'] / 60:.1f} min" if summary else None,
@@ -123,7 +123,15 @@ def _facts(
 
 
 def _tested(tested: dict[str, Any]) -> str:
-    return f"After update {tested['update']:,}, on {tested['items']:,} test items."
+    return f"After update {tested['update']:,}, on {_part(tested)} test items."
+
+
+def _part(tested: dict[str, Any]) -> str:
+    """Return in words how many test items were evaluated, and of how many: a subset may be easier than the split."""
+    items, every = tested.get("items", 0), tested.get("of")
+    if every is None:  # Written by an earlier version.
+        return f"{items:,}"
+    return f"all {items:,}" if items == every else f"a fixed {items:,} of {every:,}"
 
 
 def _curves(metrics: list[dict[str, Any]], manifest: dict[str, Any]) -> list[Figure]:

@@ -125,10 +125,11 @@ class Trainer:
     `execution` says how updates are computed; by default what the recipe asks for, on the model's device. `passes`
     holds what the last update's pieces left behind, by batch, each with its share of the batch.
 
-    Raises: RecipeError if model and objective do not fit.
+    Raises: RecipeError if model and objective do not fit, or an update takes more memory than there is.
     """
 
     def __init__(self, recipe: Recipe, model: Any, execution: Execution | None = None):
+        check_update(recipe, model)
         self.recipe, self.model, self.settings = recipe, model, recipe.train
         self.objective = recipe.train.objective(model, load)
         self.execution = execution or resolve(recipe, model)
@@ -258,7 +259,6 @@ class Batches:
 
     def __init__(self, trainer: Trainer, data: Split):
         recipe = trainer.recipe
-        check_update(recipe, trainer.model)
         self.device = trainer.model.device
         self.normalise = trainer.model.data.normalise
         self.batch = recipe.batch

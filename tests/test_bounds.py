@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
 from tests.parity import ROOT
 from tests.running import vqtk_main
 from vqtk.ablate.study import load_study
+from vqtk.ablate.tables import Column, as_rich
 from vqtk.errors import RecipeError
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
@@ -202,3 +204,26 @@ def test_a_message_is_never_longer_than_a_screen_or_two() -> None:
     lines = str(RecipeError("\n".join(["\x1b" * 100_000] * 1000))).splitlines()
     assert lines[-1] == "and 960 more lines."
     assert max(map(len, lines)) <= 2000
+
+
+@pytest.mark.parametrize("command", ["bench", "validate"])
+def test_a_batch_out_of_all_measure_is_refused_by_every_command(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "it.yaml"
+    path.write_text(f"extends: {MNIST}\nname: it\ndata: {{batch: 1000000000}}\n")
+    assert vqtk_main(monkeypatch, command, path) == 2
+    out, err = capsys.readouterr()
+    assert "an update of 1,000,000,000 examples, 1,000,000,000 at a time, needs 201 TB or more" in out + err
+
+
+def test_names_from_a_file_are_shown_as_they_are_in_a_table() -> None:
+    columns = [Column("[bold]x", lambda row: row["name"])]
+    table = as_rich(columns, {"variants": [{"name": "[red]\x1b[2J[/red]"}]}, title="[link=x]y")
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    shown = capture.get()
+    assert "[link=x]y" in shown
+    assert "[bold]x" in shown
+    assert r"[red]\x1b[2J[/red]" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -15,6 +16,7 @@ from tests.fuzz.recipes import TRIES
 from tests.refusing import Refusing
 from vqtk.errors import VqtkError
 from vqtk.io.parse_json import parse_json
+from vqtk.report.page import write_report
 
 
 @pytest.mark.parametrize("kind", TRIES)
@@ -55,3 +57,42 @@ def test_a_run_of_nested_json_is_refused(name: str, refusing: Refusing) -> None:
 def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusing:
     monkeypatch.chdir(tmp_path)
     return Refusing(monkeypatch, capsys)
+
+
+DAMAGE = {
+    "metrics.jsonl": (b"\xff\n", b'{"a": 1, "b"}\n', b"[1]\n"),
+    "evaluation.json": (b"\xff", b"{", b'{"stages": 3}', b'{"stages": [{"stage": "x"}], "row": [], "items": "y"}'),
+    "summary.json": (b"\xff", b"{", b'{"updates": "x"}'),
+    "manifest.json": (b'{"data": {"train_items": "x"}}', b'{"data": {"train_items": 1}, "bits_per_item": []}'),
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name in DAMAGE for content in DAMAGE[name]])
+def test_a_run_with_a_file_that_vqtk_did_not_write_has_a_page_or_an_error(
+    name: str, content: bytes, refusing: Refusing
+) -> None:
+    Path("run").mkdir()
+    Path("run/recipe.yaml").write_text(GOOD)
+    Path("run/manifest.json").write_text('{"data": {}, "options": 4, "kind": "image"}')
+    Path("run", name).write_bytes(content)
+    if name == "metrics.jsonl":
+        assert write_report(Path("run")).is_file()
+    else:
+        refusing.tells("report", "run", told=["run: its page cannot be made, for manifest.json, "])
+
+
+def test_a_measurement_that_is_no_number_is_refused(refusing: Refusing) -> None:
+    Path("run").mkdir()
+    Path("run/recipe.yaml").write_text(GOOD)
+    Path("run/manifest.json").write_text('{"data": {}}')
+    stage = {"stage": 1, "bits": 2.0, "distortion": "low", "entropy_nats": 1.0, "used": 2}
+    summary = {"updates": 2, "train_s": 1.0, "peak_memory_mb": 1, "test_items": 4, "test": {"final": 0.5}}
+    Path("run/summary.json").write_text(json.dumps({**summary, "stages": [stage]}))
+    refusing.tells("compare", "run", told=["run/summary.json: the summary is damaged: a measurement is no number."])
+
+
+def test_a_recipe_that_grows_by_its_defaults_is_refused_before_a_run_keeps_it(refusing: Refusing) -> None:
+    layers = "[{width: 4, repeat: 1000}, {width: 8, repeat: 1000}]"
+    told = ["more than 10,000 values, aliases and repetitions written out"]
+    Path("good.yaml").write_text(GOOD)
+    refusing.tells("show", "good.yaml", f"model.refiner.backbone.layers={layers}", told=told)

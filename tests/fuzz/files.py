@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def fuzz_all(names: list[str], *, minutes: float, keep: Path, seed: int) -> bool
 
     Inputs that must not end as they did are kept in a folder.
     """
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # A process that has threads cannot be forked and go on with them.
     keep = keep.resolve()
     keep.mkdir(parents=True, exist_ok=True)

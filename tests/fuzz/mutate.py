@@ -22,7 +22,7 @@ TOKENS = [
     "~", "0o17", "1_000", ".inf", ".nan", "12:30:45", "yes", "\x00", "\x85", "\u2028", "\ufeff", "é", "@", "`",
     "[" * 80, "{a: " * 80, "&b [*b]", "a: " * 20, "!" * 30, "9" * 5000, "1e999",
 ]  # fmt: skip
-DEEPEST = 70
+DEEPEST, LARGEST = 70, 20_000
 
 
 def value(random: Random, depth: int = 0) -> Any:
@@ -55,6 +55,8 @@ def tree(random: Random, original: Any, others: list[Any]) -> Any:
         places = list(_places(changed))
         if not places:
             return value(random)
+        if len(places) > LARGEST:
+            break
         _change(random, *random.choice(places), others)
     return changed
 
@@ -79,7 +81,7 @@ def _change(random: Random, within: Any, key: Any, others: list[Any]) -> None:
     elif how == 5 and isinstance(within, dict):
         within[random.choice([*WORDS, str(key) + "s", "~" + str(key)])] = within.pop(key)
     elif how == 6 and isinstance(within, list):
-        within.extend([within[key]] * random.choice([1, 5, 300]))
+        within.extend([within[key]] * random.choice([1, 5, 120]))
     elif how == 7 and isinstance(within[key], dict):
         within[key]["repeat"] = random.choice([2, 1000, 1001, *NUMBERS])
     else:

@@ -32,6 +32,7 @@ from vqtk.io.weights import load_weights
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.report.page import write_report
+from vqtk.train.execution import Execution
 from vqtk.train.loop import Trainer
 from vqtk.train.run_directory import RunDirectory
 
@@ -135,11 +136,12 @@ def _originals(folder: Path) -> list[bytes]:
 
 @cache
 def _recipe(folder: Path) -> Recipe:
-    return load_recipe(folder / "tiny.yaml", SMALL)
+    return load_recipe(folder / "run" / "recipe.yaml")
 
 
 def _restored(path: Path) -> object:
-    return RunDirectory(path.parent.parent).restore(Trainer(_recipe(path.parent.parent.parent)))
+    recipe = _recipe(path.parent.parent.parent)
+    return RunDirectory(path.parent.parent).restore(Trainer(recipe, build_model(recipe), Execution()))
 
 
 def _weights(path: Path) -> object:

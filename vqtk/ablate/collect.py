@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.io.parse_json import parse_json
+from vqtk.io.parse_json import parse_json, rows_of
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.run_directory import RunDirectory
 
@@ -202,7 +202,13 @@ def _summary(path: Path) -> dict[str, Any]:
     whole = summary.keys() >= _SUMMARY and isinstance(summary["test"], dict) and isinstance(stages, list)
     if not whole or not stages or not all(isinstance(row, dict) and row.keys() >= _STAGE for row in stages):
         raise CheckpointError(f"{path}: the summary is damaged: expected {', '.join(sorted(_SUMMARY))}.")
+    if not all(map(_is_numbers, [summary["test"], *stages])):
+        raise CheckpointError(f"{path}: the summary is damaged: a measurement is no number.")
     return summary
+
+
+def _is_numbers(row: dict[str, Any]) -> bool:
+    return all(value is None or isinstance(value, (int, float)) for value in row.values())
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -216,16 +222,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics; lines that were cut short are left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            row = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("update"), int):
-            rows.append(row)
-    return rows
+    """Return the rows of metrics that say which update they are of."""
+    return [row for row in rows_of(path) if isinstance(row.get("update"), int)]
 
 
 def _identity(run: Run) -> str:

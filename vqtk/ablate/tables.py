@@ -9,9 +9,11 @@ from io import StringIO
 from typing import Any, NamedTuple
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from vqtk.ablate.words import difference, engineering, number, p_value, spread
+from vqtk.errors import printable
 
 _ENDS = (("", "mean"), ("_std", "std"))
 STAGES_SHOWN = 12
@@ -107,13 +109,18 @@ def cells(columns: Sequence[Column], comparison: dict[str, Any]) -> list[list[st
 
 def as_rich(columns: Sequence[Column], comparison: dict[str, Any], *, title: str) -> Table:
     """Return a table for the terminal."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(title=_literal(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     header, *body = cells(columns, comparison)
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
+        table.add_column(_literal(name), justify="right" if index else "left", overflow="fold")
     for row in body:
-        table.add_row(*row)
+        table.add_row(*map(_literal, row))
     return table
+
+
+def _literal(text: str) -> str:
+    """Return text that a terminal shows as it is: names come from files, and may look like markup."""
+    return escape(printable(text))
 
 
 def remarks(comparison: dict[str, Any]) -> list[str]:

@@ -65,6 +65,7 @@ def show(found: dict[str, Any], written: list[Path]) -> None:
     from rich.console import Console
 
     from vqtk.ablate.tables import as_rich, costs, remarks, results
+    from vqtk.errors import printable
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -75,4 +76,4 @@ def show(found: dict[str, Any], written: list[Path]) -> None:
     console.print(as_rich(costs(), found, title="costs"))
     console.print()
     for line in [*remarks(found), *(f"Written: {path}" for path in written)]:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(printable(line), markup=False, soft_wrap=True)

@@ -73,12 +73,13 @@ def check(
 def _print(results: list[Result]) -> None:
     """Print a table of all checks, and below it what failed or was skipped, the same message once."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     styles = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
     table = Table("component", "check", "result", box=None, padding=(0, 2, 0, 0))
     for result in results:
-        table.add_row(result.component, result.check, f"[{styles[result.outcome]}]{result.outcome}[/]")
+        table.add_row(escape(result.component), result.check, f"[{styles[result.outcome]}]{result.outcome}[/]")
     Console().print(table)
     told: dict[str, list[Result]] = {}
     for result in results:

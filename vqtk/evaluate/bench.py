@@ -18,6 +18,7 @@ from vqtk.evaluate.memory import peak_bytes
 from vqtk.evaluate.textbook import textbook_decode, textbook_walk
 from vqtk.models._walk import Walk
 from vqtk.models.vqdraw import VQDraw
+from vqtk.recipe.affordable import check_update
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.validate import synthetic
@@ -106,6 +107,7 @@ def _sides(recipe: Recipe, batch: int, device: torch.device) -> list[_Side]:
     model = build_model(recipe, device=device)
     if not isinstance(model, VQDraw):
         raise VqtkError(f"{type(model).__name__} has no stages, and bench compares walks through them. Take a vqdraw.")
+    check_update(recipe, model, batch=batch)
     target = synthetic(model.data, batch).to(device)
     execution = resolve(recipe, model)
     plain = replace(execution, inductor=False, graph=False, precision="float32")

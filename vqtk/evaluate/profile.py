@@ -12,6 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from vqtk.recipe.affordable import check_update
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.validate import synthetic
@@ -61,6 +62,7 @@ class Profile:
 def profile_update(recipe: Recipe, *, batch: int, device: torch.device) -> Profile:
     """Profile an update of `batch` synthetic examples, computed as the recipe says."""
     model = build_model(recipe, device=device)
+    check_update(recipe, model, batch=batch)
     target = synthetic(model.data, batch).to(device)
     execution = resolve(recipe, model)
     trainer = Trainer(recipe, model, execution)

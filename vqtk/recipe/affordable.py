@@ -47,8 +47,10 @@ def affordable() -> Iterator[None]:
         hook.remove()
 
 
-def check_update(recipe: Recipe, model: Any) -> None:
+def check_update(recipe: Recipe, model: Any, *, batch: int | None = None) -> None:
     """Refuse a recipe whose update alone needs more than this machine's memory, before any of it is taken.
+
+    `batch` is its examples in a batch, those of the recipe by default.
 
     An update holds its examples, and the losses' input for every option of the piece of a batch that is computed at a
     time.
@@ -56,8 +58,8 @@ def check_update(recipe: Recipe, model: Any) -> None:
     Raises: RecipeError, with both.
     """
     train, most = recipe.train, memory_bytes()
-    examples = recipe.batch * train.accumulate
-    piece = min(recipe.batch, train.micro_batch or recipe.batch)
+    batch = batch or recipe.batch
+    examples, piece = batch * train.accumulate, min(batch, train.micro_batch or batch)
     item, proposal = 4 * prod(model.data.shape), 4 * prod(model.loss.shape)
     needed = max(examples * item, piece * proposal * model.options if model.stepwise else 0)
     if needed > most:

@@ -48,15 +48,23 @@ class Node:
         return replace(self)
 
     @staticmethod
-    def of(value: Any, origin: str, *, depth: int = 0) -> Node:
-        """Return a tree for a plain value, all of one origin. Raises: RecipeError if it is nested too deeply."""
-        if depth > MOST_DEPTH:
-            raise RecipeError(_too_deep(origin))
-        if isinstance(value, dict):
-            return Node({str(key): Node.of(child, origin, depth=depth + 1) for key, child in value.items()}, origin)
-        if isinstance(value, (list, tuple)):
-            return Node([Node.of(child, origin, depth=depth + 1) for child in value], origin)
-        return Node(value, origin)
+    def of(value: Any, origin: str) -> Node:
+        """Return a tree for a plain value, all of one origin. Raises: RecipeError if it is too deep or too large."""
+        return _of(value, origin, 0, [MOST_NODES])
+
+
+def _of(value: Any, origin: str, depth: int, left: list[int]) -> Node:
+    """Return the tree of a value within `depth` others; `left` is how many nodes there may still be."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise RecipeError(too_many(origin))
+    if depth > MOST_DEPTH:
+        raise RecipeError(_too_deep(origin))
+    if isinstance(value, dict):
+        return Node({str(key): _of(child, origin, depth + 1, left) for key, child in value.items()}, origin)
+    if isinstance(value, (list, tuple)):
+        return Node([_of(child, origin, depth + 1, left) for child in value], origin)
+    return Node(value, origin)
 
 
 @dataclass

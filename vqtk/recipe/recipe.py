@@ -158,6 +158,7 @@ def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:
         sections = parse(node, _Sections, "", Scope(problems))
     problems.raise_any()
     assert sections is not INVALID
+    check_written_out(node)  # With its defaults, as a run keeps it: what is taken now can be read again.
     by_content = {plugin.sha256: plugin for plugin in [*named, *used()]}
     return Recipe(
         sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(by_content.values())

@@ -16,8 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from vqtk.errors import CheckpointError
 from vqtk.io.atomic import write_text
-from vqtk.io.parse_json import parse_json
+from vqtk.io.parse_json import parse_json, rows_of
 from vqtk.report.curves import entropy_figure, losses_figure, usage_figure
 from vqtk.report.plots import rate_distortion_figure
 
@@ -53,13 +54,30 @@ class _Picture:
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` of a run directory, at whatever point the run is; return its path."""
-    metrics = _metrics(run / "metrics.jsonl")
+    """Write `report.html` of a run directory, at whatever point the run is; return its path.
+
+    Raises: CheckpointError if the run's files hold something else than vqtk writes.
+    """
+    try:
+        page = _page(run)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{run}: its page cannot be made, for manifest.json, metrics.jsonl, summary.json, evaluation.json or "
+            f"references.json holds something else than vqtk writes ({type(error).__name__}: {error}). Copy the run "
+            "again, or go on with it: vqtk run --resume."
+        ) from error
+    path = run / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _page(run: Path) -> str:
+    metrics = rows_of(run / "metrics.jsonl")
     manifest, summary, tested = (_json(run / f"{name}.json") for name in ("manifest", "summary", "evaluation"))
     training = [row for row in metrics if "test" not in row]
     last = training[-1] if training else {}
     stages = tested.get("stages", [])
-    page = _environment().get_template("report.html.j2").render(
+    return _environment().get_template("report.html.j2").render(
         name=manifest.get("name", run.parent.name),
         state=_state(run, last, summary),
         facts=_facts(manifest, last, summary, tested),
@@ -72,15 +90,6 @@ def write_report(run: Path) -> Path:
         recipe=_read(run / "recipe.yaml"),
         manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
     )  # fmt: skip
-    path = run / "report.html"
-    write_text(path, page)
-    return path
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of the metrics; a last line that was cut short is left out."""
-    lines = _read(path).splitlines()
-    return [parse_json(line) for line in lines if line.endswith("}")]
 
 
 def _environment() -> Environment:

@@ -129,10 +129,11 @@ class Trainer:
     within an optimiser's step, and `logged` is the last update whose metrics were written, where they were due: what
     fails in between must not become a checkpoint.
 
-    Raises: RecipeError if model and objective do not fit.
+    Raises: RecipeError if model and objective do not fit, or an update takes more memory than there is.
     """
 
     def __init__(self, recipe: Recipe, model: Any, execution: Execution | None = None):
+        check_update(recipe, model)
         self.recipe, self.model, self.settings = recipe, model, recipe.train
         self.objective = recipe.train.objective(model, load)
         self.execution = execution or resolve(recipe, model)
@@ -273,7 +274,6 @@ class Batches:
 
     def __init__(self, trainer: Trainer, data: Split):
         recipe = trainer.recipe
-        check_update(recipe, trainer.model)
         self.device = trainer.model.device
         self.normalise = trainer.model.data.normalise
         self.batch = recipe.batch

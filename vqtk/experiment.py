@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets._base import Splits
-from vqtk.errors import DataError
 from vqtk.evaluate.references import AFFORDABLE_SHARE as SHARE
 from vqtk.evaluate.references import expected_s, references
 from vqtk.evaluate.walks import evaluate, fixed_subset
@@ -28,6 +27,7 @@ from vqtk.train.budget import WARM_UP, Measured, measure, seconds
 from vqtk.train.device import peak_memory_mb
 from vqtk.train.execution import resolve
 from vqtk.train.loop import Callback, Trainer, train
+from vqtk.train.run_data import recorded_place, require_same
 from vqtk.train.run_directory import RunDirectory, environment
 
 AFFORDABLE_SHARE = 0.1
@@ -40,6 +40,7 @@ class Experiment:
     """A recipe's model and data on a device, ready to be trained.
 
     `callbacks` follow the run. With `whole_test` all test items are evaluated at the end, however long it takes.
+    `place` is where the data were read from.
     """
 
     recipe: Recipe
@@ -48,6 +49,7 @@ class Experiment:
     device: torch.device
     callbacks: Sequence[Callback]
     whole_test: bool = False
+    place: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         subset = fixed_subset(self.splits.test, self.recipe.train.evaluate_items, self.recipe.seed)
@@ -76,15 +78,15 @@ class Experiment:
         long the training will take, where that is known.
         Raises: RecipeError, DataError.
         """
-        model = build_model(recipe, device=device)
+        model, dataset = build_model(recipe, device=device), build_dataset(recipe)
         if splits is None:
-            splits = build_dataset(recipe).load(data_root)
+            splits = dataset.load(data_root)
             if splits.note:
                 _say(callbacks, splits.note)
         model.data = replace(model.data, characters=splits.characters)
         execution = resolve(recipe, model, recorded=(recorded or {}).get("execution"), expected_s=expected_s)
         trainer = Trainer(recipe, model, execution)
-        return cls(recipe, trainer, splits, device, callbacks, whole_test)
+        return cls(recipe, trainer, splits, device, callbacks, whole_test, recorded_place(dataset, data_root))
 
     def say(self, line: str) -> None:
         """Tell the callbacks a line for the user."""
@@ -122,7 +124,7 @@ class Experiment:
             "options": self.trainer.model.options,
             "kind": self.trainer.model.data.kind,
             "loss": self.recipe.loss,
-            "data": self.splits.fingerprint(),
+            "data": {**self.splits.fingerprint(), **self.place},
             **({"characters": self.splits.characters} if self.splits.characters else {}),
             "execution": self.trainer.execution.recorded(),
             "plugins": records(self.recipe.plugins),
@@ -133,13 +135,7 @@ class Experiment:
 
     def check_same_data(self, manifest: dict[str, Any]) -> None:
         """Raise DataError if the items are not those that a run's manifest records."""
-        recorded, found = manifest.get("data", {}), self.splits.fingerprint()
-        if recorded.get("sha256") != found["sha256"]:
-            raise DataError(
-                f"the data are not those that the run was started on: {found['train_items']} + {found['test_items']} "
-                f"items from {found['source']}, not {recorded.get('train_items')} + {recorded.get('test_items')} from "
-                f"{recorded.get('source')}. Point VQTK_DATA or --data-dir at the same data."
-            )
+        require_same(manifest.get("data", {}), self.splits)
 
 
 def _say(callbacks: Sequence[Callback], line: str) -> None:

@@ -77,8 +77,10 @@ def _train(cell: Path, settings: Settings, following: Following, *, samples: boo
 
     from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment, go_on, run
+    from vqtk.recipe.build import build_dataset
     from vqtk.recipe.recipe import load_recipe
     from vqtk.train.device import choose_device
+    from vqtk.train.run_data import own_splits
     from vqtk.train.run_directory import RunDirectory
 
     begun = (cell / "manifest.json").is_file()
@@ -86,11 +88,13 @@ def _train(cell: Path, settings: Settings, following: Following, *, samples: boo
     torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
     following.stop_file = cell.parent.parent / STOP
     following.parent = settings.parent or following.parent
+    root, say = data_root(settings.data_dir, of=build_dataset(recipe)), following.on_message
     experiment = Experiment.of(
         recipe,
-        data_root=data_root(settings.data_dir),
+        data_root=root,
         device=choose_device(settings.device),
         callbacks=[following],
+        splits=own_splits(recipe, directory, data_dir=settings.data_dir, say=say) if begun else None,
         whole_test=True,
         recorded=directory.manifest(),
     )

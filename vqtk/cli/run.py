@@ -63,6 +63,7 @@ def _started(
 ) -> tuple[Experiment, RunDirectory]:
     from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment, updates_within
+    from vqtk.recipe.build import build_dataset
     from vqtk.recipe.guard import unchanged
     from vqtk.recipe.recipe import load_recipe
     from vqtk.train.budget import seconds
@@ -71,7 +72,8 @@ def _started(
 
     recipe = load_recipe(path, overrides)
     expected_s = None if budget is None else seconds(budget)
-    where = {"data_root": data_root(data_dir), "device": choose_device(device), "callbacks": [watcher]}
+    root = data_root(data_dir, of=build_dataset(recipe))
+    where = {"data_root": root, "device": choose_device(device), "callbacks": [watcher]}
     experiment = Experiment.of(recipe, expected_s=expected_s, **where)  # type: ignore[arg-type]
     facts: dict[str, object] = {}
     for told in unchanged(recipe):
@@ -91,10 +93,10 @@ def _resumed(
 ) -> tuple[Experiment, RunDirectory]:
     import torch
 
-    from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment, go_on
     from vqtk.io.lock import RUN, locked
     from vqtk.train.device import choose_device
+    from vqtk.train.run_data import own_splits
     from vqtk.train.run_directory import RunDirectory
 
     directory, recipe = RunDirectory.open(path)
@@ -102,11 +104,14 @@ def _resumed(
     recorded = directory.manifest().get("threads")
     if keep_threads and isinstance(recorded, int) and recorded > 0:
         torch.set_num_threads(recorded)
+    chosen = choose_device(device)
+    splits = own_splits(recipe, directory, data_dir=data_dir, say=watcher.on_message)
     experiment = Experiment.of(
         recipe,
-        data_root=data_root(data_dir),
-        device=choose_device(device),
+        data_root=path,
+        device=chosen,
         callbacks=[watcher],
+        splits=splits,
         recorded=directory.manifest(),
     )
     go_on(experiment, directory)

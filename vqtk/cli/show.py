@@ -23,7 +23,8 @@ def show(
 
     loaded = load_recipe(recipe, overrides or [])
     model = build_model(loaded, device="meta")
-    plan = build_dataset(loaded).plan(data_root(data_dir))
+    dataset = build_dataset(loaded)
+    plan = dataset.plan(data_root(data_dir, of=dataset))
     parts, operations = parameters_by_part(model), flops(loaded)
     if json:
         origins = {path: node.origin for path, node in walk(loaded.node) if not isinstance(node.value, (dict, list))}

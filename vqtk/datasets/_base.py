@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from vqtk.datasets._paths import expanded
 from vqtk.datasets._split import HELD_AT_MOST, WORKERS, Split, sha256
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
@@ -44,7 +45,13 @@ class Splits:
 
 
 class Dataset(ABC):
-    """A data set by name; nothing is read before `load`."""
+    """A data set by name; nothing is read before `load`.
+
+    `path` is where a recipe says that its own files are. It is empty for a set with a place of its own below the data
+    root, and None where nothing is read.
+    """
+
+    path: str | None = ""
 
     @property
     @abstractmethod
@@ -84,15 +91,21 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
 
 
-def data_root(given: Path | None = None) -> Path:
+def data_root(given: Path | None = None, *, of: Dataset | None = None) -> Path:
     """Return the folder that data sets lie in: the one given, $VQTK_DATA, or ~/.cache/vqtk/data.
 
-    Raises: DataError if one that was asked for is not there.
+    Raises: DataError if one that was asked for is not there; for $VQTK_DATA only if the data set `of`, where it is
+    known, is read from below it.
     """
     asked = given or (Path(os.environ["VQTK_DATA"]) if os.environ.get("VQTK_DATA") else None)
     if asked is None:
-        return Path.home() / ".cache" / "vqtk" / "data"
-    if not asked.expanduser().is_dir():
+        return expanded(Path("~/.cache/vqtk/data"))
+    root = expanded(asked)
+    if not root.is_dir() and (given or of is None or _is_below_root(of)):
         name = "--data-dir" if given else "VQTK_DATA"
         raise DataError(f"{name} is {asked}, which is no folder. Expected the folder that the data sets lie in.")
-    return asked.expanduser()
+    return root
+
+
+def _is_below_root(dataset: Dataset) -> bool:
+    return dataset.path is not None and not expanded(Path(dataset.path)).is_absolute()

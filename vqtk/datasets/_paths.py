@@ -7,6 +7,14 @@ from pathlib import Path
 from vqtk.errors import DataError
 
 
+def expanded(path: Path) -> Path:
+    """Return a path with `~` as the user's home; as it is, where there is no home."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def existing(path: str, root: Path) -> Path | None:
     """Return a recipe's path if it is there: absolute, below the data root, or below the working directory."""
     return next((place for place in _places(path, root) if place.exists()), None)
@@ -29,5 +37,5 @@ def files_below(folder: Path) -> list[Path]:
 
 def _places(path: str, root: Path) -> list[Path]:
     """Return where a path may lie; joining an absolute one to a folder yields it alone."""
-    given = Path(path).expanduser()
+    given = expanded(Path(path))
     return list(dict.fromkeys([root / given, Path.cwd() / given]))

@@ -6,6 +6,7 @@ Both are computed from training items, at the rates of a model's stages, and kep
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import inf, log, log2, prod
 from pathlib import Path
@@ -67,12 +68,20 @@ class References:
 
 
 def references(
-    model: Any, splits: Splits, *, seed: int, items: int = ITEMS, keep: Path | None = None, track: Track = untracked
+    model: Any,
+    splits: Splits,
+    *,
+    seed: int,
+    items: int = ITEMS,
+    keep: Path | None = None,
+    track: Track = untracked,
+    unkept: Callable[[str], object] | None = None,
 ) -> References:
     """Return the references at the rates of a model's stages; those kept at `keep` if they are of the same.
 
     K-means is fitted on a seeded subset of `items` training items and measured on all test items; the covariance is
-    that of all training items. Raises: DataError if the data are no images, or `keep` cannot be written.
+    that of all training items. `unkept` is called with the reason if `keep` cannot be written.
+    Raises: DataError if the data are no images; without `unkept` also if `keep` cannot be written.
     """
     if model.data.kind != "image":
         raise DataError(
@@ -94,7 +103,10 @@ def references(
         try:
             write_text(keep, json.dumps(found.plain(), indent=2) + "\n")
         except OSError as error:
-            raise DataError(f"{keep}: the references cannot be kept there ({error}). Make it writable.") from None
+            told = f"{keep}: the references cannot be kept there ({error}). Make it writable."
+            if unkept is None:
+                raise DataError(told) from None
+            unkept(told)
     return found
 
 

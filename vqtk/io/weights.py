@@ -179,6 +179,14 @@ def weights_of(path: Path) -> Path:
     return found[-1]
 
 
+def run_of(path: Path) -> Path | None:
+    """Return the run directory that a model's path is, or is a checkpoint of; None for other weights."""
+    if path.is_dir():
+        return path
+    run = path.resolve().parent.parent
+    return run if path.resolve().parent.name == "checkpoints" and (run / "manifest.json").exists() else None
+
+
 def shipped() -> list[str]:
     """Return the names of the models that ship with vqtk."""
     return sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))

@@ -89,8 +89,8 @@ class RunDirectory:
     # ── facts ────────────────────────────────────────────────────────────────────────────────────
 
     def write_manifest(self, facts: dict[str, Any]) -> None:
-        """Write what the run was made with, facts added or replaced."""
-        self._write_json("manifest.json", {**self.manifest(), **facts})
+        """Write what the run was made with, facts added or replaced; the first ones with where the run was made."""
+        self._write_json("manifest.json", {"directory": str(self.path.resolve()), **self.manifest(), **facts})
 
     def manifest(self) -> dict[str, Any]:
         """Return the manifest, empty before it was written. Raises: CheckpointError if it is damaged."""

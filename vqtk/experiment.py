@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets._base import Splits
+from vqtk.errors import CheckpointError
 from vqtk.evaluate.references import AFFORDABLE_SHARE as SHARE
 from vqtk.evaluate.references import expected_s, references
 from vqtk.evaluate.walks import evaluate, fixed_subset
+from vqtk.io.atomic import file_sha256
 from vqtk.io.plugins import records
-from vqtk.io.weights import checkpoints
+from vqtk.io.weights import checkpoints, fit, read_weights
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.registry import installed
@@ -141,6 +144,22 @@ class Experiment:
 def _say(callbacks: Sequence[Callback], line: str) -> None:
     for callback in callbacks:
         callback.on_message(line)
+
+
+def begin_with(experiment: Experiment, weights: Path) -> dict[str, Any]:
+    """Copy weights into an experiment's model, as the start of a new run; return which they are, for its manifest.
+
+    Raises: CheckpointError if they do not fit, or are of text of another vocabulary.
+    """
+    tensors, metadata = read_weights(weights)
+    model, facts = experiment.trainer.model, metadata["facts"]
+    fit(model, tensors, weights)
+    if facts.get("characters") != model.data.characters:
+        raise CheckpointError(
+            f"{weights}: these weights were trained on text of another vocabulary than that in "
+            f"{experiment.splits.source}, so that their tokens are other characters. Begin with weights of this text."
+        )
+    return {"path": os.path.abspath(weights), "sha256": file_sha256(weights), "update": facts.get("update")}
 
 
 def updates_within(experiment: Experiment, budget: str) -> int:

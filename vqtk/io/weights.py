@@ -29,6 +29,8 @@ FORMAT, _WITHOUT_CHECKSUM = "vqtk 2", "vqtk"
 """What weights files say that they are; the first ones had no checksum."""
 STORED = (torch.float32, torch.float16)
 """The types that weights are stored in: those of training, and of `export --half`."""
+NAMED = 5
+"""Tensors that do not fit that a message names."""
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
@@ -136,22 +138,29 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
 
 
 def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model. Raises: CheckpointError that names the first one that does not fit."""
+    """Copy tensors into a model. Raises: CheckpointError that names those that do not fit."""
     own = model.state_dict()
-    for name in [*own, *tensors]:
-        ours, theirs = own.get(name), tensors.get(name)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            shapes = [tuple(t.shape) if t is not None else "absent" for t in (theirs, ours)]
-            raise CheckpointError(
-                f"{path}: these are weights of another recipe: {name!r} is {shapes[0]} in the file and {shapes[1]} in "
-                "the model. Use the recipe that they were trained by."
-            )
+    differing = [told for name in dict.fromkeys([*own, *tensors]) if (told := _differing(name, tensors, own))]
+    if differing:
+        more = f"; and {len(differing) - NAMED:,} more" if len(differing) > NAMED else ""
+        raise CheckpointError(
+            f"{path}: these are weights of another recipe: {'; '.join(differing[:NAMED])}{more}. Use the recipe that "
+            "they were trained by."
+        )
+    for name, ours in own.items():
+        theirs = tensors[name]
         if theirs.dtype != ours.dtype and not (ours.is_floating_point() and theirs.dtype in STORED):
             raise CheckpointError(
                 f"{path}: {name!r} is {theirs.dtype} in the file and {ours.dtype} in the model. Expected weights as "
                 "vqtk writes them, float32 or half precision."
             )
     model.load_state_dict(tensors)
+
+
+def _differing(name: str, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    """Return in words how a tensor of a file differs in shape from the model's; None if it does not."""
+    theirs, ours = (tuple(held[name].shape) if name in held else "absent" for held in (tensors, own))
+    return None if theirs == ours else f"{name!r} is {theirs} in the file and {ours} in the model"
 
 
 def weights_of(path: Path) -> Path:

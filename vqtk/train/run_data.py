@@ -135,12 +135,12 @@ def _places(dataset: Dataset, run: Path, manifest: dict[str, Any], asked: Path |
 def _paths(given: str, run: Path, manifest: dict[str, Any], asked: Path | None) -> Iterator[_Place]:
     path, recorded = expanded(Path(given)), manifest["data"]
     before = recorded.get("path") or recorded.get("source")
-    folders = [run, *run.resolve().parents]
+    folders = [run.resolve(), *run.resolve().parents]
     if asked and (asked / path).exists():
         yield _Place(asked, asked / path)
     was = [Path(before), *_moved(before, run, manifest)] if before and os.path.isabs(before) else []
     for place in [*was, _own_root() / path, Path.cwd() / path, *(folder / path for folder in folders)]:
-        if place.exists():
+        if place.exists() and place.resolve() not in folders:
             yield _Place(place.parent, place)
 
 

@@ -106,7 +106,15 @@ class RunDirectory:
         return facts
 
     def _anew(self) -> str:
-        return f"Start the run anew: vqtk run {self.path / 'recipe.yaml'}."
+        return f"Start the run anew: vqtk run {self._from()}{self.path / 'recipe.yaml'}."
+
+    def _from(self) -> str:
+        """Return the option by which this run began with the weights of another."""
+        try:
+            begun = json.loads((self.path / "manifest.json").read_text(encoding="utf-8")).get("from")
+        except (OSError, ValueError, AttributeError, RecursionError):
+            return ""
+        return f"--from {begun['path']} " if isinstance(begun, dict) and begun.get("path") else ""
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Write the newest test figures: `update`, `items`, `row`, `stages` and `usage`."""
@@ -172,7 +180,8 @@ class RunDirectory:
                 raise CheckpointError(
                     f"{weights}: this checkpoint is of another recipe than {self.path / 'recipe.yaml'} says: "
                     f"{_difference(recipe, trainer.recipe.plain())}. Undo the change to go on with this "
-                    f"run, or start another: vqtk run {self.path / 'recipe.yaml'}."
+                    "run, or start another, from its weights if they are to be trained further: vqtk run --from "
+                    f"{self.path} {self.path / 'recipe.yaml'}."
                 )
             fit(trainer.model, tensors, weights)
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from vqtk.ablate.cells import Cell, Plan
 from vqtk.ablate.executor import Event
 from vqtk.ablate.named_metrics import SAMPLES, Metric
 from vqtk.ablate.state import STATES, State, read_state
+from vqtk.io.run_files import read_rows
 
 LINES_EVERY_S = 30.0
 DRAWN_EVERY_S = 1.0
@@ -51,13 +51,7 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # The first may be cut off, and the last not yet whole.
-            continue
-    return [row for row in rows if isinstance(row, dict)]
+    return read_rows(lines)  # The first may be cut off, and the last not yet whole.
 
 
 def _shown(metrics: Sequence[Metric]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from vqtk.ablate.cells import Plan
 from vqtk.ablate.collect import Variant
 from vqtk.datasets._base import data_root
+from vqtk.errors import CheckpointError
 from vqtk.evaluate.references import AFFORDABLE_SHARE, expected_s, kept, references
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.train.run_data import own_splits
@@ -49,5 +50,5 @@ def compute(plan: Plan, folder: Path, data_dir: Path | None, say: Callable[[str]
 def _trained_s(cell: Path) -> float:
     try:
         return float(RunDirectory(cell).summary()["train_s"])
-    except (OSError, ValueError, KeyError):
+    except CheckpointError:
         return 0.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import inf, log, log2, prod
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import batches_of
-from vqtk.errors import DataError
+from vqtk.errors import CheckpointError, DataError
 from vqtk.evaluate.measure import Track, targets, untracked
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.io.atomic import write_text
+from vqtk.io.run_files import ReferencesFile, read_file
 from vqtk.train.seeds import generator
 
 ITEMS = 10_000
@@ -48,6 +49,9 @@ class Point:
     bits: float
     mse: float
     mse_pixels: float
+
+
+_POINT = [field.name for field in fields(Point)]
 
 
 @dataclass(frozen=True)
@@ -113,13 +117,15 @@ def references(
 def kept(path: Path) -> References | None:
     """Return the references that were written to a file; None if there are none, or they are damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != _FORMAT:
-            return None
-        pixels, normal = ([Point(**point) for point in found[name]["stages"]] for name in LABELS)
-        return References(pixels, normal, {key: value for key, value in found.items() if key not in LABELS})
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_file(path, ReferencesFile)
+    except CheckpointError:
         return None
+    if found["format"] != _FORMAT:
+        return None
+    pixels, normal = (
+        [Point(*(point[name] for name in _POINT)) for point in found[curve]["stages"]] for curve in LABELS
+    )
+    return References(pixels, normal, {key: value for key, value in found.items() if key not in LABELS})
 
 
 def expected_s(model: Any, splits: Splits) -> float:

@@ -143,9 +143,10 @@ def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     differing = [told for name in dict.fromkeys([*own, *tensors]) if (told := _differing(name, tensors, own))]
     if differing:
         more = f"; and {len(differing) - NAMED:,} more" if len(differing) > NAMED else ""
+        others = f" These differ, too: {'; '.join(differing[1:NAMED])}{more}." if differing[1:] else ""
         raise CheckpointError(
-            f"{path}: these are weights of another recipe: {'; '.join(differing[:NAMED])}{more}. Use the recipe that "
-            "they were trained by."
+            f"{path}: these are weights of another recipe: {differing[0]}. Use the recipe that they were trained "
+            f"by.{others}"
         )
     for name, ours in own.items():
         theirs = tensors[name]

@@ -11,6 +11,7 @@ log, evaluate, draw, save                    when these are due
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state back."""
-        self.done, self.seconds = state["done"], state["seconds"]
+        self.done, self.seconds = operator.index(state["done"]), float(state["seconds"])
         restore(self.optimizer, state["optimizer"])
 
 

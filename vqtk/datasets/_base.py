@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from vqtk.datasets._paths import expanded
+from vqtk.datasets._paths import expanded, user_cache
 from vqtk.datasets._split import HELD_AT_MOST, WORKERS, Split, sha256
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
@@ -94,14 +94,15 @@ def megabytes(count: int) -> str:
 def data_root(given: Path | None = None, *, of: Dataset | None = None) -> Path:
     """Return the folder that data sets lie in: the one given, $VQTK_DATA, or ~/.cache/vqtk/data.
 
-    Raises: DataError if one that was asked for is not there; for $VQTK_DATA only if the data set `of`, where it is
-    known, is read from below it.
+    Raises: DataError if one that was asked for is not there; for $VQTK_DATA, and for a home, only if the data set
+    `of`, where it is known, is read from below it.
     """
+    needed = of is None or _is_below_root(of)
     asked = given or (Path(os.environ["VQTK_DATA"]) if os.environ.get("VQTK_DATA") else None)
     if asked is None:
-        return expanded(Path("~/.cache/vqtk/data"))
+        return user_cache() / "data" if needed else Path()
     root = expanded(asked)
-    if not root.is_dir() and (given or of is None or _is_below_root(of)):
+    if not root.is_dir() and (given or needed):
         name = "--data-dir" if given else "VQTK_DATA"
         raise DataError(f"{name} is {asked}, which is no folder. Expected the folder that the data sets lie in.")
     return root

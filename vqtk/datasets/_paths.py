@@ -15,6 +15,17 @@ def expanded(path: Path) -> Path:
         return path
 
 
+def user_cache() -> Path:
+    """Return the folder below the user's home that vqtk keeps things in. Raises: DataError if there is no home."""
+    try:
+        return Path.home() / ".cache" / "vqtk"
+    except RuntimeError:
+        raise DataError(
+            "this user has no home directory, and HOME is not set, so there is no ~/.cache/vqtk. Set HOME; for data "
+            "sets, VQTK_DATA or --data-dir."
+        ) from None
+
+
 def existing(path: str, root: Path) -> Path | None:
     """Return a recipe's path if it is there: absolute, below the data root, or below the working directory."""
     return next((place for place in _places(path, root) if place.exists()), None)

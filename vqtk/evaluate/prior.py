@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vqtk.datasets._base import Splits
+from vqtk.datasets._paths import user_cache
 from vqtk.errors import DataError
 from vqtk.evaluate.measure import Track, encode_all, untracked
 from vqtk.evaluate.walks import fixed_subset
@@ -148,7 +149,7 @@ def place_of(folder: Path | None, weights: Path) -> Path:
     """Return where the prior of weights is kept: in the folder given, or in the cache where there is none."""
     if folder:
         return folder / "prior.safetensors"
-    return Path.home() / ".cache" / "vqtk" / "priors" / f"{weights.stem}_{file_sha256(weights)[:12]}.safetensors"
+    return user_cache() / "priors" / f"{weights.stem}_{file_sha256(weights)[:12]}.safetensors"
 
 
 def _fit(model: Any, splits: Splits, *, items: int, seed: int, track: Track) -> Fitted:

@@ -47,8 +47,11 @@ class _Picture:
     content: Markup
 
 
-def write_report(run: Path) -> Path:
-    """Write `report.html` of a run directory, at whatever point the run is; return its path."""
+def write_report(run: Path, path: Path | None = None) -> Path:
+    """Write the page of a run directory, at whatever point the run is, as its `report.html` or to a path; return that.
+
+    Raises: OSError if it cannot be written.
+    """
     metrics = _metrics(run / "metrics.jsonl")
     kinds: dict[str, type[File]] = {"manifest": Manifest, "summary": Summary, "evaluation": Evaluation}
     manifest, summary, tested = (_whole(run / f"{name}.json", kind) for name, kind in kinds.items())
@@ -69,7 +72,7 @@ def write_report(run: Path) -> Path:
         recipe=_read(run / "recipe.yaml"),
         manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
     )  # fmt: skip
-    path = run / "report.html"
+    path = path or run / "report.html"
     write_text(path, page)
     return path
 

@@ -119,6 +119,8 @@ def _has_data(parsed: dict[str, Any]) -> bool:
 def _small(words: list[str], run: Path) -> list[str]:
     """The same command at a small size: fewer and smaller stages, fewer items, a tiny run."""
     words = [str(run) if word == "RUN" else word.replace("=RUN", f"={run}") for word in words]
+    if "--from" in words:
+        return ["run", "--from", str(run), str(run / "recipe.yaml"), *SMALL]
     if words[0] in ("run", "bench") and "--resume" not in words:
         distils = any("distill" in word for word in words)
         sizes = ["model.stages=3", "model.options=4"] if distils else ["model.stages=2", "model.options=4"]

@@ -15,7 +15,7 @@ from tests.bad_recipes import GOOD
 from tests.fuzz.recipes import TRIES
 from tests.refusing import Refusing
 from vqtk.errors import VqtkError
-from vqtk.io.parse_json import parse_json
+from vqtk.io.run_files import parse_json
 from vqtk.report.page import write_report
 
 

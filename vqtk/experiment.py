@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Splits
-from vqtk.errors import DataError
+from vqtk.datasets import Splits
+from vqtk.errors import CheckpointError
 from vqtk.evaluate.references import are_worth_it, references
 from vqtk.evaluate.walks import evaluate, fixed_subset
+from vqtk.io.atomic import file_sha256
 from vqtk.io.plugins import records
-from vqtk.io.weights import checkpoints
+from vqtk.io.weights import checkpoints, fit, read_weights
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.registry import installed
@@ -30,6 +32,7 @@ from vqtk.train.device import peak_memory_mb
 from vqtk.train.execution import resolve
 from vqtk.train.failure import failure
 from vqtk.train.loop import Callback, Trainer, train
+from vqtk.train.run_data import recorded_place, require_same
 from vqtk.train.run_directory import RunDirectory, environment
 
 MOST_OF_BUDGET = 0.5
@@ -40,7 +43,7 @@ MOST_OF_BUDGET = 0.5
 class Experiment:
     """A recipe's model and data on a device, ready to be trained.
 
-    `callbacks` follow the run.
+    `callbacks` follow the run. `place` is where the data were read from.
     """
 
     recipe: Recipe
@@ -48,6 +51,7 @@ class Experiment:
     splits: Splits
     device: torch.device
     callbacks: Sequence[Callback]
+    place: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         settings, test, seed = self.recipe.train, self.splits.test, self.recipe.seed
@@ -79,15 +83,15 @@ class Experiment:
         long the training will take, where that is known.
         Raises: RecipeError, DataError.
         """
-        model = build_model(recipe, device=device)
+        model, dataset = build_model(recipe, device=device), build_dataset(recipe)
         if splits is None:
-            splits = build_dataset(recipe).load(data_root)
+            splits = dataset.load(data_root)
             if splits.note:
                 _say(callbacks, splits.note)
         model.data = replace(model.data, characters=splits.characters)
         execution = resolve(recipe, model, recorded=(recorded or {}).get("execution"), expected_s=expected_s)
         trainer = Trainer(recipe, model, execution)
-        return cls(recipe, trainer, splits, device, callbacks)
+        return cls(recipe, trainer, splits, device, callbacks, recorded_place(dataset, data_root))
 
     def say(self, line: str) -> None:
         """Tell the callbacks a line for the user."""
@@ -140,7 +144,7 @@ class Experiment:
             "kind": self.trainer.model.data.kind,
             "shown_as": form(self.trainer.model.data),
             "loss": self.recipe.loss,
-            "data": self.splits.fingerprint(),
+            "data": {**self.splits.fingerprint(), **self.place},
             **({"characters": self.splits.characters} if self.splits.characters else {}),
             "execution": self.trainer.execution.recorded(),
             "plugins": records(self.recipe.plugins),
@@ -151,18 +155,28 @@ class Experiment:
 
     def check_same_data(self, manifest: dict[str, Any]) -> None:
         """Raise DataError if the items are not those that a run's manifest records."""
-        recorded, found = manifest.get("data", {}), self.splits.fingerprint()
-        if recorded.get("sha256") != found["sha256"]:
-            raise DataError(
-                f"the data are not those that the run was started on: {found['train_items']} + {found['test_items']} "
-                f"items from {found['source']}, not {recorded.get('train_items')} + {recorded.get('test_items')} from "
-                f"{recorded.get('source')}. Point VQTK_DATA or --data-dir at the same data."
-            )
+        require_same(manifest.get("data", {}), self.splits)
 
 
 def _say(callbacks: Sequence[Callback], line: str) -> None:
     for callback in callbacks:
         callback.on_message(line)
+
+
+def begin_with(experiment: Experiment, weights: Path) -> dict[str, Any]:
+    """Copy weights into an experiment's model, as the start of a new run; return which they are, for its manifest.
+
+    Raises: CheckpointError if they do not fit, or are of text of another vocabulary.
+    """
+    tensors, metadata = read_weights(weights)
+    model, facts = experiment.trainer.model, metadata["facts"]
+    fit(model, tensors, weights)
+    if facts.get("characters") != model.data.characters:
+        raise CheckpointError(
+            f"{weights}: these weights were trained on text of another vocabulary than that in "
+            f"{experiment.splits.source}, so that their tokens are other characters. Begin with weights of this text."
+        )
+    return {"path": os.path.abspath(weights), "sha256": file_sha256(weights), "update": facts.get("update")}
 
 
 def updates_within(experiment: Experiment, budget: str) -> int:

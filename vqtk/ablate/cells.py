@@ -19,7 +19,7 @@ from vqtk.ablate.study import Study, Value
 from vqtk.ablate.terms import units_of
 from vqtk.errors import CheckpointError, RecipeError, VqtkError
 from vqtk.io.atomic import write_text
-from vqtk.io.parse_json import parse_json
+from vqtk.io.run_files import StudyFile, read_file
 from vqtk.recipe.build import build_dataset
 from vqtk.recipe.guard import fingerprint
 from vqtk.recipe.node import shown_path
@@ -287,10 +287,10 @@ def _measured_before(folder: Path, equal: Equal) -> dict[str, int]:
     if equal.by != "time" or not path.is_file():
         return {}
     try:
-        terms = parse_json(path.read_text(encoding="utf-8"))["terms"]
+        terms = read_file(path, StudyFile)["terms"]
         same = (terms["equal"], terms["value"]) == (equal.by, equal.value)
         return dict(terms["measured"]) if same else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (CheckpointError, KeyError):
         raise CheckpointError(f"{path}: the study's file is damaged. Remove it to measure its time anew.") from None
 
 

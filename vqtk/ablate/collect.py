@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.io.parse_json import parse_json, rows_of
+from vqtk.io.run_files import Cell, StudyFile, read_file, read_metrics
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.run_directory import RunDirectory
 
 STUDY = "study.json"
-_SUMMARY = {"updates", "train_s", "peak_memory_mb", "test_items", "test", "stages"}
-_STAGE = {"stage", "bits", "distortion", "entropy_nats", "used"}
 
 
 @dataclass(frozen=True)
@@ -127,18 +125,13 @@ def without_diverged(collected: Collected) -> Collected:
 def read_study(folder: Path) -> dict[str, Any]:
     """Return what study.json of a study's directory says. Raises: CheckpointError if it is damaged."""
     path = folder / STUDY
-    study = _json(path)
-    cells = study.get("cells") if isinstance(study, dict) else None
-    whole = isinstance(cells, list) and all(
-        isinstance(cell, dict) and isinstance(cell.get("variant"), str) and isinstance(cell.get("path"), str)
-        for cell in cells
-    )
-    if not whole:
+    try:
+        return read_file(path, StudyFile)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{path}: not the study.json of a study: expected `cells`, each with `variant` and `path`. Write it anew "
-            "by giving the study's command again: vqtk ablate STUDY.yaml."
-        )
-    return study
+            f"{error} So it is not the study.json of a study: expected `cells`, each with `variant` and `path`. Write "
+            "it anew by giving the study's command again: vqtk ablate STUDY.yaml."
+        ) from None
 
 
 def _places(paths: Sequence[Path]) -> Iterator[_Place]:
@@ -179,7 +172,7 @@ def _studies(path: Path) -> list[Path]:
 
 def _read(path: Path) -> Run:
     """Return a finished run. Raises: VqtkError that says why it is none."""
-    cell = _json(path / "cell.json") if (path / "cell.json").is_file() else {}
+    cell = read_file(path / "cell.json", Cell) if (path / "cell.json").is_file() else {}
     state = cell.get("state", "done")
     if state == "failed":
         raise VqtkError(f"failed: {(str(cell.get('error') or '').strip().splitlines() or ['no reason was given'])[-1]}")
@@ -188,42 +181,14 @@ def _read(path: Path) -> Run:
     if not path.is_dir():
         raise VqtkError("not begun.")
     directory, recipe = RunDirectory.open(path)
-    metrics = _rows(path / "metrics.jsonl")
+    directory.check_recipe()
+    metrics, damaged = read_metrics(path / "metrics.jsonl")
+    if damaged:
+        raise CheckpointError(f"{path / 'metrics.jsonl'}: {damaged:,} of its lines are damaged.")
     if not (path / "summary.json").is_file():
         done = max((row["update"] for row in metrics), default=0)
         raise VqtkError(f"not finished: {done:,} of {recipe.train.updates:,} updates.")
-    return Run(path, recipe, directory.manifest(), _summary(path / "summary.json"), metrics)
-
-
-def _summary(path: Path) -> dict[str, Any]:
-    """Return a run's summary. Raises: CheckpointError if it is damaged."""
-    summary = _json(path)
-    stages = summary.get("stages")
-    whole = summary.keys() >= _SUMMARY and isinstance(summary["test"], dict) and isinstance(stages, list)
-    if not whole or not stages or not all(isinstance(row, dict) and row.keys() >= _STAGE for row in stages):
-        raise CheckpointError(f"{path}: the summary is damaged: expected {', '.join(sorted(_SUMMARY))}.")
-    if not all(map(_is_numbers, [summary["test"], *stages])):
-        raise CheckpointError(f"{path}: the summary is damaged: a measurement is no number.")
-    return summary
-
-
-def _is_numbers(row: dict[str, Any]) -> bool:
-    return all(value is None or isinstance(value, (int, float)) for value in row.values())
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}).") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: expected a JSON object.")
-    return found
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics that say which update they are of."""
-    return [row for row in rows_of(path) if isinstance(row.get("update"), int)]
+    return Run(path, recipe, directory.manifest(), directory.summary(), metrics)
 
 
 def _identity(run: Run) -> str:

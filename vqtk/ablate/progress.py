@@ -18,7 +18,7 @@ from vqtk.ablate.cells import Cell, Plan
 from vqtk.ablate.executor import Event
 from vqtk.ablate.named_metrics import SAMPLES, Metric
 from vqtk.ablate.state import STATES, State, read_state
-from vqtk.io.parse_json import parse_json
+from vqtk.io.run_files import read_rows
 
 LINES_EVERY_S = 30.0
 DRAWN_EVERY_S = 1.0
@@ -51,13 +51,7 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(parse_json(line))
-        except ValueError:  # The first may be cut off, and the last not yet whole.
-            continue
-    return [row for row in rows if isinstance(row, dict)]
+    return read_rows(lines)  # The first may be cut off, and the last not yet whole.
 
 
 def _shown(metrics: Sequence[Metric]) -> str:

@@ -8,8 +8,11 @@ from typing import Any
 
 from vqtk.ablate.cells import Plan
 from vqtk.ablate.collect import Variant
+from vqtk.datasets import data_root
 from vqtk.evaluate.references import are_worth_it, kept, references
 from vqtk.recipe.build import build_dataset, build_model
+from vqtk.train.run_data import own_splits
+from vqtk.train.run_directory import RunDirectory
 
 FILE = "references.json"
 
@@ -23,7 +26,7 @@ def drawn(variants: Sequence[Variant]) -> dict[str, Any] | None:
     return found.plain() if found else None
 
 
-def compute(plan: Plan, folder: Path, root: Path, say: Callable[[str], object]) -> None:
+def compute(plan: Plan, folder: Path, data_dir: Path | None, say: Callable[[str], object]) -> None:
     """Compute them at the baseline's rates, into its first run, if they take little beside all the study's training.
 
     Raises: DataError if the data cannot be read.
@@ -32,7 +35,11 @@ def compute(plan: Plan, folder: Path, root: Path, say: Callable[[str], object]) 
     recipe, keep = baseline.variant.at(baseline.seed), folder / baseline.path / FILE
     if kept(keep) or recipe.loss != "mse":
         return
-    model, splits = build_model(recipe), build_dataset(recipe).load(root)
+    run, model, dataset = RunDirectory(keep.parent), build_model(recipe), build_dataset(recipe)
+    if run.manifest():
+        splits = own_splits(recipe, run, data_dir=data_dir, say=say)
+    else:
+        splits = dataset.load(data_root(data_dir, of=dataset))
     if are_worth_it([cell.variant.recipe for cell in plan.cells()], model, splits):
         say("Computing what needs no network, to draw beside the variants: K-means of pixels, a Gaussian's R(D).")
         references(model, splits, seed=recipe.seed, keep=keep)

@@ -15,6 +15,7 @@ from vqtk.ablate.executor import Event, Executor
 from vqtk.ablate.sampled import asked
 from vqtk.ablate.state import State, read_state, write_state
 from vqtk.ablate.worker import STOP
+from vqtk.datasets import data_root
 from vqtk.evaluate.cost import total_parameters
 from vqtk.evaluate.quality import features_at_hand
 from vqtk.recipe.build import build_dataset, build_model
@@ -73,7 +74,7 @@ def _settle(event: Event) -> None:
         write_state(event.cell, replace(state, state="failed", error=event.error))
 
 
-def read_data(plan: Plan, root: Path, say: Callable[[str], object]) -> None:
+def read_data(plan: Plan, data_dir: Path | None, say: Callable[[str], object]) -> None:
     """Read each data set of a study once, so that its runs find it whole.
 
     Raises: DataError if one cannot be read, or the study asks for distances that its samples cannot have.
@@ -84,7 +85,7 @@ def read_data(plan: Plan, root: Path, say: Callable[[str], object]) -> None:
         if data not in seen:
             seen.append(data)
             found = build_dataset(variant.recipe)
-            splits = found.load(root)
+            splits = found.load(data_root(data_dir, of=found))
             if splits.note:
                 say(splits.note)
             if samples:

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from vqtk.ablate.named_metrics import SAMPLES
+from vqtk.errors import CheckpointError
 from vqtk.evaluate.quality import quality
 from vqtk.experiment import Experiment
-from vqtk.io.parse_json import parse_json
+from vqtk.io.run_files import StudyFile, read_file
 from vqtk.train.run_directory import RunDirectory
 
 
@@ -22,16 +23,16 @@ def asked(metrics: Iterable[str]) -> bool:
 def asked_by(study: Path) -> bool:
     """Return whether the study in this directory has a metric of samples; False if there is none."""
     try:
-        return asked([metric["name"] for metric in parse_json((study / "study.json").read_text("utf-8"))["metrics"]])
-    except (OSError, ValueError, KeyError, TypeError):
+        return asked(metric["name"] for metric in read_file(study / "study.json", StudyFile).get("metrics", []))
+    except CheckpointError:
         return False
 
 
 def is_measured(cell: Path) -> bool:
     """Return whether a cell's summary has the metrics of samples."""
     try:
-        return SAMPLES.keys() <= parse_json((cell / "summary.json").read_text("utf-8"))["test"].keys()
-    except (OSError, ValueError, KeyError, AttributeError):
+        return SAMPLES.keys() <= RunDirectory(cell).summary()["test"].keys()
+    except CheckpointError:
         return False
 
 

@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vqtk.errors import CheckpointError
 from vqtk.io.atomic import write_text
-from vqtk.io.parse_json import parse_json
+from vqtk.io.run_files import Cell, read_file
 
 STATES = ("waiting", "running", "done", "failed", "stopped")
 
@@ -25,8 +26,8 @@ class State:
 def read_state(cell: Path) -> State:
     """Return the state of a cell's directory; waiting if there is none, or none that can be read."""
     try:
-        return State(**parse_json((cell / "cell.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return State(**read_file(cell / "cell.json", Cell))
+    except (CheckpointError, TypeError):
         return State()
 
 

@@ -75,10 +75,12 @@ def train_cell(cell: Path, settings: Settings, *, worker: str = "", following: F
 def _train(cell: Path, settings: Settings, following: Following, *, samples: bool) -> bool:
     import torch
 
-    from vqtk.datasets._base import data_root
+    from vqtk.datasets import data_root
     from vqtk.experiment import Experiment, go_on, run
+    from vqtk.recipe.build import build_dataset
     from vqtk.recipe.recipe import load_recipe
     from vqtk.train.device import choose_device
+    from vqtk.train.run_data import own_splits
     from vqtk.train.run_directory import RunDirectory
 
     begun = (cell / "manifest.json").is_file()
@@ -86,11 +88,13 @@ def _train(cell: Path, settings: Settings, following: Following, *, samples: boo
     torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
     following.stop_file = cell.parent.parent / STOP
     following.parent = settings.parent or following.parent
+    root, say = data_root(settings.data_dir, of=build_dataset(recipe)), following.on_message
     experiment = Experiment.of(
         recipe,
-        data_root=data_root(settings.data_dir),
+        data_root=root,
         device=choose_device(settings.device),
         callbacks=[following],
+        splits=own_splits(recipe, directory, data_dir=settings.data_dir, say=say) if begun else None,
         recorded=directory.manifest(),
     )
     if begun:

@@ -79,7 +79,6 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
     from vqtk.ablate.progress import make_board
     from vqtk.ablate.running import read_data, run_study
     from vqtk.cli.run import stopping_on_signals
-    from vqtk.datasets._base import data_root
 
     cells, left = plan.cells(), to_run(plan, folder, retry=retry)
     board = make_board(plan, folder)
@@ -89,14 +88,14 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
             board.say(f"ok     {variant.name}  {tried.parameters:,} parameters  {tried.bits:g} bits")
             for told in warnings:
                 board.say(f"       warning: {told}")
-        read_data(plan, data_root(data_dir), board.say)
+        read_data(plan, data_dir, board.say)
     write_plan(plan, folder)
     with board, stopping_on_signals(board):
         states = run_study(plan, folder, executor, board, retry=retry)
-    _conclude(plan, folder, states, data_root(data_dir))
+    _conclude(plan, folder, states, data_dir)
 
 
-def _conclude(plan: Plan, folder: Path, states: list[State], data: Path) -> None:
+def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | None) -> None:
     """Compare what is done once every cell has ended, and say what failed."""
     from vqtk.ablate.compare import write_comparison
     from vqtk.ablate.referred import compute
@@ -114,7 +113,7 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data: Path) -> None
         problems = [f"{len(failed)} of {len(states)} cells failed; --retry tries again. The first: {failed[0].error}"]
     try:
         if done:
-            compute(plan, folder, data, print)
+            compute(plan, folder, data_dir, print)
             for line in remarks(write_comparison(folder)):
                 print(line)
             print(f"Look at it: {folder / 'report.html'}")

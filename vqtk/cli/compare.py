@@ -44,24 +44,34 @@ def compare(
     from vqtk.ablate.collect import STUDY
     from vqtk.ablate.compare import Asked, write
     from vqtk.ablate.compare import compare as compared
-    from vqtk.cli.options import print_json
+    from vqtk.cli.options import print_json, say_unkept
+    from vqtk.errors import VqtkError
 
     asked = Asked(baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal)
     found = compared(paths, asked)
     own = paths[0] if len(paths) == 1 and (paths[0] / STUDY).is_file() else None
     as_planned = not (baseline or metric or higher or unequal)
     folder = output or (own if as_planned else None)
-    written = write(found, folder) if folder else []
     if json:
         print_json(found)
     else:
-        show(found, written)
+        show(found)
+    try:
+        written = write(found, folder) if folder else []
+    except VqtkError as error:
+        if output:
+            raise
+        say_unkept([str(error)])
+        return
+    if not json:
+        for path in written:
+            print(f"Written: {path}")
         if own and not folder:
             print(f"Not written: {own} keeps what its study asked for. Write this elsewhere with -o.")
 
 
-def show(found: dict[str, Any], written: list[Path]) -> None:
-    """Print a comparison's tables, what it says in words, and which files were written."""
+def show(found: dict[str, Any]) -> None:
+    """Print a comparison's tables, and what it says in words."""
     from rich.console import Console
 
     from vqtk.ablate.tables import as_rich, costs, remarks, results
@@ -75,5 +85,5 @@ def show(found: dict[str, Any], written: list[Path]) -> None:
     console.print()
     console.print(as_rich(costs(), found, title="costs"))
     console.print()
-    for line in [*remarks(found), *(f"Written: {path}" for path in written)]:
+    for line in remarks(found):
         console.print(printable(line), markup=False, soft_wrap=True)

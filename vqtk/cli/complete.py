@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,18 +11,17 @@ from vqtk.cli.options import (
     Device,
     Json,
     ModelPath,
+    Opened,
+    OtherData,
     Output,
     Plugins,
     Show,
-    load_model,
-    load_splits,
+    open_model,
     test_items,
     write_sheet,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from vqtk.evaluate.complete import Answers
@@ -49,6 +47,7 @@ def complete(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    data: OtherData = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
@@ -66,34 +65,33 @@ def complete(
             f"vqtk complete {model}: by which guide? Give one of: {', '.join(REGISTRIES['guide'].entries())}; as in "
             f"vqtk complete {model} mask hide=right."
         )
-    loaded, recipe = load_model(model, device)
+    opened = open_model(model, device, data_dir, data)
+    loaded = opened.model
     made = evaluate.guide_of(loaded, guide, settings or [])
-    targets, indices = _observable(loaded, recipe, made, item, count, data_dir)
-    made.prepare(partial(load_splits, loaded, recipe, data_dir), seed=recipe.seed)
+    targets, indices = _observable(opened, made, item, count)
+    made.prepare(lambda: opened.splits, seed=opened.recipe.seed)
     asked = evaluate.Asked(answers=answers, beam=beam, stages=stages, temperature=temperature, seed=seed)
     observed = made.observed(targets) if made.observes else targets
     found = evaluate.complete(loaded, made, observed, asked=asked, items=indices, track=tracked)
     facts = _facts(made, targets, found, indices)
     sheet = _sheet(made, targets, observed, found)
-    write_sheet(sheet, model, name=f"complete_{guide}", output=output, show=show, json=json, facts=facts)
+    write_sheet(sheet, opened, name=f"complete_{guide}", output=output, show=show, json=json, facts=facts)
     if not json:
         for line in _lines(facts):
             print(line)
 
 
-def _observable(
-    loaded: Any, recipe: Any, guide: Any, items: list[int] | None, count: int, data_dir: Path | None
-) -> tuple[Tensor, list[int]]:
+def _observable(opened: Opened, guide: Any, items: list[int] | None, count: int) -> tuple[Tensor, list[int]]:
     """Return test items and their indices; empty ones, counted from 0, for a guide that looks at none."""
     import torch
 
     from vqtk.errors import VqtkError
 
     if guide.observes:
-        return test_items(loaded, recipe, items, count, data_dir)
+        return test_items(opened, items, count)
     if items:
         raise VqtkError("--item: this guide looks at no test items. Leave it out, and say how many answers with -n.")
-    return torch.empty(count, 0, device=loaded.device), list(range(count))
+    return torch.empty(count, 0, device=opened.model.device), list(range(count))
 
 
 def _facts(guide: Any, targets: Tensor, found: Answers, indices: list[int]) -> dict[str, Any]:

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, ModelPath, Plugins, load_model, load_splits, print_json, tracked
+from vqtk.cli.options import (
+    DataDir,
+    Device,
+    Json,
+    ModelPath,
+    Opened,
+    OtherData,
+    Plugins,
+    open_model,
+    print_json,
+    say_unkept,
+    tracked,
+)
 
 _COLUMNS = {
     "stage": ("stage", "d"),
@@ -56,12 +68,13 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
+    data: OtherData = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Measure rate, distortion and code usage after every stage, and speed, on the test split.
 
-    A run keeps what was found: RUN/eval.json, and a plot, RUN/images/rate_distortion.png.
+    A run keeps what was found: RUN/eval.json, and a plot, RUN/images/rate_distortion.png; that on other data apart.
     """
     from vqtk.errors import VqtkError
     from vqtk.evaluate.findings import Asked, findings
@@ -72,24 +85,42 @@ def evaluate(
         import torch
 
         torch.set_num_threads(threads)
-    loaded, recipe = load_model(model, device)
-    splits = load_splits(loaded, recipe, data_dir)
+    opened, unkept = open_model(model, device, data_dir, data), list[str]()
     asked = Asked(items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality)
-    compared = _references(loaded, recipe, splits, model) if references else {}
-    found = {**findings(loaded, recipe, splits, asked=asked, track=tracked), **compared}
-    written = _write(found, model) if model.is_dir() else []
+    splits = opened.splits
+    compared = _references(opened, unkept) if references else {}
+    found = {**findings(opened.model, opened.recipe, splits, asked=asked, track=tracked), **compared}
     if json:
         print_json(found)
     else:
-        _print(found, written)
+        _print(found)
+    written = _kept(found, opened.folder, unkept) if opened.folder else []
+    if not json:
+        for path in written:
+            print(f"Written: {path}")
+    say_unkept(unkept)
 
 
-def _references(loaded: Any, recipe: Any, splits: Any, model: Path) -> dict[str, Any]:
+def _references(opened: Opened, unkept: list[str]) -> dict[str, Any]:
     """Return the references as a part of what was found; a run keeps them."""
     from vqtk.evaluate.references import references
 
-    keep = model / "references.json" if model.is_dir() else None
-    return {"references": references(loaded, splits, seed=recipe.seed, keep=keep, track=tracked).plain()}
+    keep = opened.folder / "references.json" if opened.folder else None
+    found = references(
+        opened.model, opened.splits, seed=opened.recipe.seed, keep=keep, track=tracked, unkept=unkept.append
+    )
+    return {"references": found.plain()}
+
+
+def _kept(found: dict[str, Any], folder: Path, unkept: list[str]) -> list[Path]:
+    """Write what was found into a run's folder; return the files, none if they cannot be written."""
+    from vqtk.errors import VqtkError
+
+    try:
+        return _write(found, folder)
+    except (OSError, VqtkError) as error:
+        unkept.append(f"{folder}: what was found cannot be kept there ({error}).")
+        return []
 
 
 def _write(found: dict[str, Any], run: Path) -> list[Path]:
@@ -104,7 +135,7 @@ def _write(found: dict[str, Any], run: Path) -> list[Path]:
     return [figures, plot]
 
 
-def _print(found: dict[str, Any], written: list[Path]) -> None:
+def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -117,7 +148,7 @@ def _print(found: dict[str, Any], written: list[Path]) -> None:
     if "references" in found:
         console.print()
         console.print(_reference_table(found["references"]))
-    for line in [*_lines(found), *(f"Written: {path}" for path in written)]:
+    for line in _lines(found):
         console.print(line, markup=False, soft_wrap=True)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from vqtk.datasets import Splits
+    from vqtk.recipe.recipe import Recipe
     from vqtk.report.sheet import Sheet
 
 ModelPath = Annotated[
@@ -46,6 +50,15 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N o
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where data sets lie; $VQTK_DATA or ~/.cache/vqtk/data by default.")
 ]
+OtherData = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="KEY=VALUE",
+        help="Take other data than the model's own, by a setting of data, as in path=photos; may be repeated. What is "
+        "found is kept apart from the run's own results.",
+    ),
+]
 
 
 def print_json(values: Any) -> None:
@@ -64,38 +77,102 @@ def tracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
     return track(parts, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
-def load_model(path: Path, device: str) -> tuple[Any, Any]:
-    """Return the model of a run directory or weights file on a device, and its recipe."""
+@dataclass
+class Opened:
+    """The model at `path`, its recipe, and its data: its run's own, or those that `other` settings ask for."""
+
+    path: Path
+    model: Any
+    recipe: Recipe
+    data_dir: Path | None
+    other: Sequence[str]
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The splits, read when they are first asked for; a line on stderr says if they are a substitute.
+
+        Raises: DataError if they are not those of the run, or do not suit the model.
+        """
+        from vqtk.io.weights import run_of
+        from vqtk.recipe.recipe import with_data
+        from vqtk.train.run_data import own_splits, suited_splits
+        from vqtk.train.run_directory import RunDirectory
+
+        run = run_of(self.path)
+        if run and not self.other:
+            return own_splits(self.recipe, RunDirectory(run), data_dir=self.data_dir, say=_say)
+        recipe = with_data(self.recipe, self.other) if self.other else self.recipe
+        return suited_splits(recipe, self.model, data_dir=self.data_dir, say=_say)
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where what is found of a run is kept: in it; what is found on other data apart. None for a weights file."""
+        if not self.path.is_dir():
+            return None
+        return self.path / "other_data" / self._tag if self.other else self.path
+
+    @property
+    def _tag(self) -> str:
+        return f"{self.splits.fingerprint()['sha256'][:12]}"
+
+    def picture(self, name: str) -> Path:
+        """Return where a picture of this name is written: into the images of a run; of a weights file here."""
+        if self.folder:
+            return self.folder / "images" / name
+        return Path("_".join([self.path.stem, *([self._tag] if self.other else []), name]))
+
+
+def open_model(path: Path, device: str, data_dir: Path | None = None, other: Sequence[str] | None = None) -> Opened:
+    """Return the model of a run directory or weights file on a device; its data are read when they are needed."""
     from vqtk.io.weights import load_weights, weights_of
     from vqtk.train.device import choose_device
 
-    return load_weights(weights_of(path), device=choose_device(device))
+    model, recipe = load_weights(weights_of(path), device=choose_device(device))
+    return Opened(path, model, recipe, data_dir, other or ())
+
+
+def _say(line: str) -> None:
+    import sys
+
+    print(line, file=sys.stderr)
 
 
 def write_sheet(
-    sheet: Sheet, model: Path, *, name: str, output: Path | None, show: bool, json: bool, facts: dict[str, Any]
+    sheet: Sheet, opened: Opened, *, name: str, output: Path | None, show: bool, json: bool, facts: dict[str, Any]
 ) -> None:
     """Write a sheet to `output`; by default into the run's images, or beside the caller for a weights file.
 
     Text is printed, pictures are drawn with `show`, and the path is told last; with `json` the facts and the path.
-    Raises: VqtkError if the suffix of `output` is not that of the sheet.
+    Raises: VqtkError if the suffix of `output` is not that of the sheet, or, after all else, if it cannot be written.
     """
     from vqtk.errors import VqtkError
 
-    folder = model / "images" if model.is_dir() else Path()
-    path = output or folder / f"{'' if model.is_dir() else model.stem + '_'}{name}{sheet.suffix}"
+    path = output or opened.picture(f"{name}{sheet.suffix}")
     if path.suffix.lower() not in ("", sheet.suffix):
         what = "pictures are" if sheet.plain is None else "text is"
         raise VqtkError(
             f"{path}: {what} written as {sheet.suffix}, not as {path.suffix}. Give -o a path like "
             f"{path.with_suffix(sheet.suffix)}."
         )
-    sheet.write(path)
+    refusal = None
+    try:
+        sheet.write(path)
+    except VqtkError as error:
+        refusal = error
     if json:
-        print_json({"path": str(path), **facts})
-        return
-    _show(sheet, draw=show)
-    print(path)
+        print_json({"path": None if refusal else str(path), **facts})
+    else:
+        _show(sheet, draw=show)
+    if refusal:
+        raise refusal
+    if not json:
+        print(path)
+
+
+def say_unkept(reasons: Iterable[str]) -> None:
+    """Say which files could not be kept, once the results are printed: they hold without them."""
+    for reason in reasons:
+        _say(f"warning: {reason}")
 
 
 def code_facts(model: Any, targets: Any, codes: Any, indices: list[int]) -> dict[str, Any]:
@@ -119,40 +196,16 @@ def _show(sheet: Sheet, *, draw: bool) -> None:
         print("--show draws in a terminal, and this is none; the picture is in the file.", file=sys.stderr)
 
 
-def load_splits(model: Any, recipe: Any, data_dir: Path | None) -> Any:
-    """Return the splits of a model's data, telling the user if they are a substitute.
-
-    Raises: DataError if they are text of another vocabulary than the model's.
-    """
-    import sys
-
-    from vqtk.datasets._base import data_root
-    from vqtk.errors import DataError
-    from vqtk.recipe.build import build_dataset
-
-    splits = build_dataset(recipe).load(data_root(data_dir))
-    if splits.note:
-        print(splits.note, file=sys.stderr)
-    if model.data.characters not in (None, splits.characters):
-        raise DataError(
-            f"the text in {splits.source} has another vocabulary than the text that this model was trained on. Point "
-            "VQTK_DATA or --data-dir at the same text."
-        )
-    return splits
-
-
-def test_items(
-    model: Any, recipe: Any, items: list[int] | None, count: int, data_dir: Path | None
-) -> tuple[Any, list[int]]:
+def test_items(opened: Opened, items: list[int] | None, count: int) -> tuple[Any, list[int]]:
     """Return test items in training units, and their indices: those asked for, or the first of a seeded subset."""
     import torch
 
     from vqtk.errors import DataError
     from vqtk.evaluate.walks import fixed_subset
 
-    test = load_splits(model, recipe, data_dir).test
+    test = opened.splits.test
     for item in items or []:
         if not 0 <= item < len(test):
             raise DataError(f"--item {item}: the test split has items 0 to {len(test) - 1}.")
-    indices = torch.tensor(items) if items else fixed_subset(test, count, recipe.seed)
-    return model.data.normalise(test[indices].to(model.device)), indices.tolist()
+    indices = torch.tensor(items) if items else fixed_subset(test, count, opened.recipe.seed)
+    return opened.model.data.normalise(test[indices].to(opened.model.device)), indices.tolist()

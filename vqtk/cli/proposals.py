@@ -11,10 +11,11 @@ from vqtk.cli.options import (
     Device,
     Json,
     ModelPath,
+    OtherData,
     Output,
     Plugins,
     Show,
-    load_model,
+    open_model,
     test_items,
     write_sheet,
 )
@@ -31,6 +32,7 @@ def proposals(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    data: OtherData = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
@@ -38,12 +40,13 @@ def proposals(
     from vqtk.errors import VqtkError
     from vqtk.report import pictures
 
-    loaded, recipe = load_model(model, device)
+    opened = open_model(model, device, data_dir, data)
+    loaded = opened.model
     pictures.require_stepwise(loaded)
     if stage > loaded.stages:
         raise VqtkError(f"--stage {stage}: this model has stages 1 to {loaded.stages}.")
-    targets, indices = test_items(loaded, recipe, None if item is None else [item], 1, data_dir)
+    targets, indices = test_items(opened, None if item is None else [item], 1)
     sheet, chosen = pictures.proposals(loaded, targets[0], stage=stage - 1, columns=columns)
     name = f"proposals_stage_{stage}" + ("" if item is None else f"_item_{item}")
     facts = {"item": indices[0], "stage": stage, "chosen": chosen}
-    write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts=facts)
+    write_sheet(sheet, opened, name=name, output=output, show=show, json=json, facts=facts)

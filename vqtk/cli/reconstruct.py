@@ -11,11 +11,12 @@ from vqtk.cli.options import (
     Device,
     Json,
     ModelPath,
+    OtherData,
     Output,
     Plugins,
     Show,
     code_facts,
-    load_model,
+    open_model,
     test_items,
     write_sheet,
 )
@@ -30,15 +31,17 @@ def reconstruct(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    data: OtherData = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Show test items with their reconstructions below them."""
     from vqtk.report import pictures
 
-    loaded, recipe = load_model(model, device)
-    targets, indices = test_items(loaded, recipe, item, count, data_dir)
+    opened = open_model(model, device, data_dir, data)
+    loaded = opened.model
+    targets, indices = test_items(opened, item, count)
     codes = pictures.encoded(loaded, targets)
     sheet = pictures.reconstructions(loaded, targets, codes=codes, columns=columns)
     facts = code_facts(loaded, targets, codes, indices) if json else {}
-    write_sheet(sheet, model, name="reconstructions", output=output, show=show, json=json, facts=facts)
+    write_sheet(sheet, opened, name="reconstructions", output=output, show=show, json=json, facts=facts)

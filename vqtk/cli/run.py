@@ -23,6 +23,10 @@ def run(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe, a .yaml file.")] = None,
     overrides: Overrides = None,
     budget: Annotated[str | None, typer.Option(help="Train for so long, as in 90s, 5m, 1h30m.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="WEIGHTS", help="Begin with the weights of a run, or of a weights file."),
+    ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run.")] = None,
     plugin: Plugins = None,
     device: Device = "auto",
@@ -37,8 +41,8 @@ def run(
 
     if recipe is None and resume is None:
         raise RecipeError("vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume with a run directory.")
-    if resume and (recipe or budget is not None):
-        extra = str(recipe) if recipe else f"--budget {budget}"
+    if resume and (recipe or weights or budget is not None):
+        extra = str(recipe) if recipe else f"--from {weights}" if weights else f"--budget {budget}"
         raise RecipeError(
             f"vqtk run --resume: the recipe of a run is fixed, so {extra!r} cannot be taken. Give --resume alone, or "
             "start a new run."
@@ -53,25 +57,36 @@ def run(
             experiment, directory = _resumed(resume, device, data_dir, watcher, held, keep_threads=threads is None)
         else:
             assert recipe
-            experiment, directory = _started(recipe, overrides or [], budget, device, data_dir, out, watcher)
+            experiment, directory = _started(recipe, overrides or [], budget, device, data_dir, out, watcher, weights)
             held.enter_context(locked(directory.path / RUN, what=f"The run {directory.path}"))
         _train(experiment, directory, watcher)
 
 
 def _started(
-    path: Path, overrides: list[str], budget: str | None, device: str, data_dir: Path | None, out: Path, watcher: Plain
+    path: Path,
+    overrides: list[str],
+    budget: str | None,
+    device: str,
+    data_dir: Path | None,
+    out: Path,
+    watcher: Plain,
+    weights: Path | None,
 ) -> tuple[Experiment, RunDirectory]:
-    from vqtk.datasets._base import data_root
-    from vqtk.experiment import Experiment, updates_within
+    from vqtk.datasets import data_root
+    from vqtk.experiment import Experiment, begin_with, updates_within
+    from vqtk.io.weights import weights_of
+    from vqtk.recipe.build import build_dataset
     from vqtk.recipe.guard import unchanged
     from vqtk.recipe.recipe import load_recipe
     from vqtk.train.budget import seconds
     from vqtk.train.device import choose_device
     from vqtk.train.run_directory import RunDirectory
 
+    begun = weights_of(weights) if weights else None
     recipe = load_recipe(path, overrides)
     expected_s = None if budget is None else seconds(budget)
-    where = {"data_root": data_root(data_dir), "device": choose_device(device), "callbacks": [watcher]}
+    root = data_root(data_dir, of=build_dataset(recipe))
+    where = {"data_root": root, "device": choose_device(device), "callbacks": [watcher]}
     experiment = Experiment.of(recipe, expected_s=expected_s, **where)  # type: ignore[arg-type]
     facts: dict[str, object] = {}
     for told in unchanged(recipe):
@@ -81,6 +96,8 @@ def _started(
         recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
         experiment = Experiment.of(recipe, splits=experiment.splits, **where)  # type: ignore[arg-type]
         facts = {"budget": budget, "updates_within_budget": updates}
+    if begun:
+        facts["from"] = begin_with(experiment, begun)
     return experiment, RunDirectory.create(out, recipe, {**experiment.manifest(), **facts})
 
 
@@ -89,10 +106,10 @@ def _resumed(
 ) -> tuple[Experiment, RunDirectory]:
     import torch
 
-    from vqtk.datasets._base import data_root
     from vqtk.experiment import Experiment, go_on
     from vqtk.io.lock import RUN, locked
     from vqtk.train.device import choose_device
+    from vqtk.train.run_data import own_splits
     from vqtk.train.run_directory import RunDirectory
 
     directory, recipe = RunDirectory.open(path)
@@ -100,11 +117,14 @@ def _resumed(
     recorded = directory.manifest().get("threads")
     if keep_threads and isinstance(recorded, int) and recorded > 0:
         torch.set_num_threads(recorded)
+    chosen = choose_device(device)
+    splits = own_splits(recipe, directory, data_dir=data_dir, say=watcher.on_message)
     experiment = Experiment.of(
         recipe,
-        data_root=data_root(data_dir),
-        device=choose_device(device),
+        data_root=path,
+        device=chosen,
         callbacks=[watcher],
+        splits=splits,
         recorded=directory.manifest(),
     )
     go_on(experiment, directory)

@@ -14,16 +14,20 @@ from vqtk.cli.options import (
     Device,
     Json,
     ModelPath,
+    Opened,
+    OtherData,
     Output,
     Plugins,
     Show,
-    load_model,
-    load_splits,
+    open_model,
+    say_unkept,
     test_items,
     write_sheet,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from vqtk.evaluate.prior import Fitted
@@ -56,6 +60,7 @@ def sample(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    data: OtherData = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
@@ -66,40 +71,43 @@ def sample(
 
     if prior_items and prior is Prior.uniform:
         raise VqtkError("--prior-items says on how many items a prior is fitted. Give --prior markov, too.")
-    loaded, recipe = load_model(model, device)
+    opened = open_model(model, device, data_dir, data)
+    loaded = opened.model
     if stages and stages > loaded.stages:
         raise VqtkError(f"--stages {stages}: this model has {loaded.stages} stages.")
     if stages:
         require_stepwise(loaded)
     if stl:
         check_meshes(loaded.data.kind)
+    unkept: list[str] = []
     facts: dict[str, Any] = {"count": count, "seed": seed, "stages": stages or loaded.stages}
     name = f"samples_{stages}_stages" if stages else "samples"
     codes = random_codes(loaded, count=count, seed=seed, stages=stages)
     if prior is Prior.markov:
-        fitted = _fitted(model, loaded, recipe, items=prior_items, data_dir=data_dir)
+        fitted = _fitted(opened, items=prior_items, unkept=unkept.append)
         codes = _drawn(fitted, count=count, seed=seed).to(codes)[:, :stages]
         facts, name = {**facts, "prior": {"name": "markov", **fitted.facts()}}, f"{name}_markov"
     facts["codes"] = codes.tolist()
     if stl:
         facts |= _write_meshes(loaded, codes, stl)
-    sheet = _sheet(loaded, recipe, codes, columns=columns, data_dir=data_dir)
-    write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts=facts)
+    sheet = _sheet(opened, codes, columns=columns)
+    write_sheet(sheet, opened, name=name, output=output, show=show, json=json, facts=facts)
     if not json:
         for line in _lines(facts, stl):
             print(line)
+    say_unkept(unkept)
 
 
-def _sheet(model: Any, recipe: Any, codes: Tensor, *, columns: int, data_dir: Path | None) -> Sheet:
+def _sheet(opened: Opened, codes: Tensor, *, columns: int) -> Sheet:
     """Return the samples; those of points over as many test items."""
     from vqtk.report.cells import form
     from vqtk.report.pictures import decoded
 
-    over = test_items(model, recipe, None, len(codes), data_dir)[0] if form(model.data) == "points" else None
-    return decoded(model, codes, columns=columns, over=over)
+    over = test_items(opened, None, len(codes))[0] if form(opened.model.data) == "points" else None
+    return decoded(opened.model, codes, columns=columns, over=over)
 
 
-def _fitted(path: Path, model: Any, recipe: Any, *, items: int | None, data_dir: Path | None) -> Fitted:
+def _fitted(opened: Opened, *, items: int | None, unkept: Callable[[str], object]) -> Fitted:
     """Return the prior that is kept for a model, or fit it, telling the user that it takes a while."""
     import sys
 
@@ -107,15 +115,28 @@ def _fitted(path: Path, model: Any, recipe: Any, *, items: int | None, data_dir:
     from vqtk.evaluate.prior import ITEMS, TEST_ITEMS, fitted_prior, place_of
     from vqtk.io.weights import weights_of
 
-    weights, place, asked = weights_of(path), place_of(path, weights_of(path)), items or ITEMS
+    weights, asked = weights_of(opened.path), items or ITEMS
+    place = place_of(opened.folder, weights)
+    # A run's prior is of its own data; a weights file has none of its own, so the cache is by what was found.
+    data = "" if opened.folder else opened.splits.fingerprint()["sha256"]
 
     def splits() -> Any:
-        loaded = load_splits(model, recipe, data_dir)
+        loaded = opened.splits
         train, test = min(asked, len(loaded.train)), min(TEST_ITEMS, len(loaded.test))
         print(f"Encoding {train:,} training and {test:,} test items, once; kept in {place}.", file=sys.stderr)
         return loaded
 
-    return fitted_prior(model, weights=weights, path=place, splits=splits, items=asked, seed=recipe.seed, track=tracked)
+    return fitted_prior(
+        opened.model,
+        weights=weights,
+        path=place,
+        splits=splits,
+        items=asked,
+        seed=opened.recipe.seed,
+        data=data,
+        track=tracked,
+        unkept=unkept,
+    )
 
 
 def _drawn(fitted: Fitted, *, count: int, seed: int) -> Tensor:

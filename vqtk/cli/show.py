@@ -14,7 +14,7 @@ def show(
 ) -> None:
     """Show a resolved recipe with where each value came from, its parameters, bits and operations."""
     from vqtk.cli.options import print_json
-    from vqtk.datasets._base import data_root
+    from vqtk.datasets import data_root
     from vqtk.evaluate.cost import flops, parameters_by_part, total_parameters
     from vqtk.recipe.build import build_dataset, build_model
     from vqtk.recipe.node import walk
@@ -23,7 +23,8 @@ def show(
 
     loaded = load_recipe(recipe, overrides or [])
     model = build_model(loaded, device="meta")
-    plan = build_dataset(loaded).plan(data_root(data_dir))
+    dataset = build_dataset(loaded)
+    plan = dataset.plan(data_root(data_dir, of=dataset))
     parts, operations = parameters_by_part(model), flops(loaded)
     if json:
         origins = {path: node.origin for path, node in walk(loaded.node) if not isinstance(node.value, (dict, list))}

@@ -11,11 +11,12 @@ from vqtk.cli.options import (
     Device,
     Json,
     ModelPath,
+    OtherData,
     Output,
     Plugins,
     Show,
     code_facts,
-    load_model,
+    open_model,
     test_items,
     write_sheet,
 )
@@ -29,16 +30,18 @@ def stages(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    data: OtherData = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Show reconstructions stage by stage: one more stage a row, the item itself last; a column or a block an item."""
     from vqtk.report import pictures
 
-    loaded, recipe = load_model(model, device)
+    opened = open_model(model, device, data_dir, data)
+    loaded = opened.model
     pictures.require_stepwise(loaded)
-    targets, indices = test_items(loaded, recipe, item, count, data_dir)
+    targets, indices = test_items(opened, item, count)
     codes = pictures.encoded(loaded, targets)
     sheet = pictures.stages(loaded, targets, codes=codes)
     facts = code_facts(loaded, targets, codes, indices) if json else {}
-    write_sheet(sheet, model, name="stages", output=output, show=show, json=json, facts=facts)
+    write_sheet(sheet, opened, name="stages", output=output, show=show, json=json, facts=facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,17 +11,17 @@ from vqtk.cli.options import (
     Device,
     Json,
     ModelPath,
+    Opened,
+    OtherData,
     Output,
     Plugins,
     Show,
-    load_model,
+    open_model,
     test_items,
     write_sheet,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
 
@@ -47,6 +47,7 @@ def tree(
     show: Show = False,
     device: Device = "auto",
     data_dir: DataDir = None,
+    data: OtherData = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
@@ -54,8 +55,9 @@ def tree(
     from vqtk.report import tree as report
 
     codes = _codes(prefix)
-    loaded, recipe = load_model(model, device)
-    used_by = _used_by(loaded, recipe, used, options, data_dir)
+    opened = open_model(model, device, data_dir, data)
+    loaded = opened.model
+    used_by = _used_by(opened, used, options)
     sheet, grown = report.tree(loaded, prefix=codes, levels=levels, options=options, used_by=used_by)
     name = "_".join(["tree", *map(str, codes)])
     facts = {
@@ -64,7 +66,7 @@ def tree(
         "nodes": sum(int(level.taken.sum()) for level in grown[1:]),
         "codes": grown[-1].codes[grown[-1].taken].tolist(),
     }
-    write_sheet(sheet, model, name=name, output=output, show=show, json=json, facts=facts)
+    write_sheet(sheet, opened, name=name, output=output, show=show, json=json, facts=facts)
 
 
 def _codes(prefix: str | None) -> list[int]:
@@ -79,7 +81,7 @@ def _codes(prefix: str | None) -> list[int]:
         ) from None
 
 
-def _used_by(loaded: Any, recipe: Any, used: int | None, options: int | None, data_dir: Path | None) -> Tensor | None:
+def _used_by(opened: Opened, used: int | None, options: int | None) -> Tensor | None:
     """Return the codes of so many test items. Raises: VqtkError if there is nothing to choose."""
     from vqtk.errors import VqtkError
     from vqtk.report.pictures import encoded
@@ -88,5 +90,5 @@ def _used_by(loaded: Any, recipe: Any, used: int | None, options: int | None, da
         return None
     if options is None:
         raise VqtkError("--used says by which items --options are chosen. Give --options, too, as in --options 8.")
-    targets, _ = test_items(loaded, recipe, None, used, data_dir)
-    return encoded(loaded, targets)
+    targets, _ = test_items(opened, None, used)
+    return encoded(opened.model, targets)

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from vqtk.datasets._paths import expanded, user_cache
 from vqtk.datasets._split import HELD_AT_MOST, WORKERS, Split, sha256
 from vqtk.errors import DataError, nearest
 from vqtk.nn.types import DataSpec
@@ -77,7 +78,13 @@ def shortened_list(names: Sequence[str], most: int = 20) -> str:
 
 
 class Dataset(ABC):
-    """A data set by name; nothing is read before `load`."""
+    """A data set by name; nothing is read before `load`.
+
+    `path` is where a recipe says that its own files are. It is empty for a set with a place of its own below the data
+    root, and None where nothing is read.
+    """
+
+    path: str | None = ""
 
     @property
     @abstractmethod
@@ -117,15 +124,22 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:,.0f} MB" if count >= 1e7 else f"{count / 1e6:.2g} MB"
 
 
-def data_root(given: Path | None = None) -> Path:
+def data_root(given: Path | None = None, *, of: Dataset | None = None) -> Path:
     """Return the folder that data sets lie in: the one given, $VQTK_DATA, or ~/.cache/vqtk/data.
 
-    Raises: DataError if one that was asked for is not there.
+    Raises: DataError if one that was asked for is not there; for $VQTK_DATA, and for a home, only if the data set
+    `of`, where it is known, is read from below it.
     """
+    needed = of is None or _is_below_root(of)
     asked = given or (Path(os.environ["VQTK_DATA"]) if os.environ.get("VQTK_DATA") else None)
     if asked is None:
-        return Path.home() / ".cache" / "vqtk" / "data"
-    if not asked.expanduser().is_dir():
+        return user_cache() / "data" if needed else Path()
+    root = expanded(asked)
+    if not root.is_dir() and (given or needed):
         name = "--data-dir" if given else "VQTK_DATA"
         raise DataError(f"{name} is {asked}, which is no folder. Expected the folder that the data sets lie in.")
-    return asked.expanduser()
+    return root
+
+
+def _is_below_root(dataset: Dataset) -> bool:
+    return dataset.path is not None and not expanded(Path(dataset.path)).is_absolute()

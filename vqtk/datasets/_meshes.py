@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqtk.datasets._paths import check_regular, check_size
+from vqtk.datasets._paths import check_regular, check_size, user_cache
 from vqtk.datasets._stored import read_arrays
 from vqtk.datasets._surface import surface_voxels
 from vqtk.errors import DataError
@@ -49,7 +49,8 @@ def mesh_grids(paths: Sequence[Path], *, size: int, variations: int) -> Iterator
 
 def cache_folder() -> Path:
     """Return where grids are kept: $XDG_CACHE_HOME/vqtk/voxels, by default in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqtk" / "voxels"
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (Path(given) / "vqtk" if given else user_cache()) / "voxels"
 
 
 def read_off(path: Path) -> np.ndarray:

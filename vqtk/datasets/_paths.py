@@ -11,6 +11,25 @@ from vqtk.errors import DataError, printable
 _REASON_AT_MOST = 200
 
 
+def expanded(path: Path) -> Path:
+    """Return a path with `~` as the user's home; as it is, where there is no home."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def user_cache() -> Path:
+    """Return the folder below the user's home that vqtk keeps things in. Raises: DataError if there is no home."""
+    try:
+        return Path.home() / ".cache" / "vqtk"
+    except RuntimeError:
+        raise DataError(
+            "this user has no home directory, and HOME is not set, so there is no ~/.cache/vqtk. Set HOME; for data "
+            "sets, VQTK_DATA or --data-dir."
+        ) from None
+
+
 def existing(path: str, root: Path) -> Path | None:
     """Return a recipe's path if it is there: absolute, below the data root, or below the working directory."""
     return next((place for place in _places(path, root) if place.exists()), None)
@@ -80,5 +99,5 @@ def because(error: Exception) -> str:
 
 def _places(path: str, root: Path) -> list[Path]:
     """Return where a path may lie; joining an absolute one to a folder yields it alone."""
-    given = Path(path).expanduser()
+    given = expanded(Path(path))
     return list(dict.fromkeys([root / given, Path.cwd() / given]))

@@ -43,6 +43,8 @@ class Arrays(Dataset):
     Raises: DataError if there are none, too many to be held, or more than a tenth of the files do not fit.
     """
 
+    path: str
+
     def __init__(
         self,
         *,

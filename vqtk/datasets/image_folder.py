@@ -32,6 +32,8 @@ class ImageFolder(Dataset):
     Raises: DataError if there are no images, or more than a tenth of them cannot be read; up to there they are skipped.
     """
 
+    path: str
+
     def __init__(
         self,
         *,

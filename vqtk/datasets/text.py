@@ -31,6 +31,8 @@ class Text(Characters):
     Raises: DataError if there is no text, or less than a window in either part.
     """
 
+    path: str
+
     def __init__(
         self,
         *,

@@ -31,6 +31,8 @@ class Voxels(Grids):
     Raises: DataError if there are none, or more than a tenth of the files are damaged or of another size.
     """
 
+    path: str
+
     def __init__(self, *, path: str, size: Side = 32, test: Annotated[float, Gt(0), Lt(1)] = 0.1):
         super().__init__(size=size)
         self.path = path

@@ -16,7 +16,7 @@ from torch import Tensor
 from vqtk.errors import VqtkError
 from vqtk.evaluate.memory import peak_bytes
 from vqtk.evaluate.textbook import textbook_decode, textbook_walk
-from vqtk.models._walk import Walk
+from vqtk.models import Walk
 from vqtk.models.vqdraw import VQDraw
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.build import build_model

@@ -12,7 +12,7 @@ from torch import Tensor
 from vqtk.errors import RecipeError, VqtkError
 from vqtk.evaluate.measure import Track, untracked
 from vqtk.evaluate.walks import suited_batch
-from vqtk.models._guided import Guided, guided_walk
+from vqtk.models import Guided, guided_walk
 from vqtk.recipe.merge import merge
 from vqtk.recipe.node import Node, Problems, parse_text
 from vqtk.recipe.schema import Scope, parse

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtk.datasets._split import Split
+from vqtk.datasets import Split
 from vqtk.evaluate.measure import Track
 from vqtk.nn.types import DataSpec
 from vqtk.train.loop import Order

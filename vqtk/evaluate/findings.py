@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vqtk.datasets._base import Splits
+from vqtk.datasets import Splits
 from vqtk.evaluate.measure import Track, encode_all, measure, untracked
 from vqtk.evaluate.probe import labels_of, probe
 from vqtk.evaluate.quality import quality

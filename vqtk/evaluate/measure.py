@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets._split import Split, batches_of
+from vqtk.datasets import Split, batches_of
 from vqtk.evaluate.distortion import stage_figures
 from vqtk.evaluate.speed import Rates, Stopwatch, rates
 from vqtk.evaluate.walks import Evaluation, suited_batch
-from vqtk.models._walk import usage_of
+from vqtk.models import usage_of
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 """Yields the parts of a piece of work, showing how far it is; the second argument says what it is."""

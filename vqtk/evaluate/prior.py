@@ -6,6 +6,7 @@ prior measures how far the codes of real items are from that, as far as two stag
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,18 +19,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vqtk.datasets._base import Splits
+from vqtk.datasets import Splits
+from vqtk.datasets._paths import user_cache
 from vqtk.errors import DataError
 from vqtk.evaluate.measure import Track, encode_all, untracked
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.io.atomic import file_sha256, replacing
-from vqtk.io.parse_json import parse_json
+from vqtk.io.run_files import parse_json
 
 ITEMS, TEST_ITEMS = 2000, 500
 """Training items whose codes a prior is fitted on, and test items whose codes it is scored on."""
 STRENGTHS = tuple(2.0**power for power in range(14, -3, -1))
 """The weights, in counts, among which that of what frequencies are smoothed towards is chosen."""
-_FORMAT = "vqtk prior 1"
+_FORMAT = "vqtk prior 2"
 
 
 @dataclass(frozen=True)
@@ -112,35 +114,43 @@ def fitted_prior(
     splits: Callable[[], Splits],
     items: int = ITEMS,
     seed: int = 0,
+    data: str = "",
     track: Track = untracked,
+    unkept: Callable[[str], object] | None = None,
 ) -> Fitted:
     """Return the prior kept at `path` if it is of these weights and items; otherwise fit one, and keep it there.
 
     It is fitted on a seeded subset of `items` training items, and scored on one of `TEST_ITEMS` test items; `splits`
-    is called only where that is needed. Raises: DataError if it cannot be written.
+    is called only where that is needed. `data` says which they are, where `path` does not. `unkept` is called with the
+    reason if it cannot be written. Raises: DataError without it.
     """
-    asked = {"format": _FORMAT, "weights": file_sha256(weights), "items": str(items), "seed": str(seed)}
+    asked = {"format": _FORMAT, "weights": file_sha256(weights), "items": str(items), "seed": str(seed), "data": data}
     kept = _read(path, asked)
     if kept:
         return kept
     fitted = _fit(model, splits(), items=items, seed=seed, track=track)
     tensors = {"first": fitted.prior.first, "later": fitted.prior.later}
+    metadata = {**asked, "facts": json.dumps(fitted.facts())}
+    metadata["sha256"] = _checksum(fitted.prior.first, fitted.prior.later, metadata)
     try:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={**asked, "facts": json.dumps(fitted.facts())})
+            save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise DataError(
+        told = (
             f"{path}: the prior cannot be kept there ({error}). Expected a place that can be written to. Make it "
             "so, or free its disk."
-        ) from None
+        )
+        if unkept is None:
+            raise DataError(told) from None
+        unkept(told)
     return fitted
 
 
-def place_of(model: Path, weights: Path) -> Path:
-    """Return where the prior of a model is kept: in its run directory, or in the cache for a weights file."""
-    if model.is_dir():
-        return model / "prior.safetensors"
-    return Path.home() / ".cache" / "vqtk" / "priors" / f"{weights.stem}_{file_sha256(weights)[:12]}.safetensors"
+def place_of(folder: Path | None, weights: Path) -> Path:
+    """Return where the prior of weights is kept: in the folder given, or in the cache where there is none."""
+    if folder:
+        return folder / "prior.safetensors"
+    return user_cache() / "priors" / f"{weights.stem}_{file_sha256(weights)[:12]}.safetensors"
 
 
 def _fit(model: Any, splits: Splits, *, items: int, seed: int, track: Track) -> Fitted:
@@ -164,8 +174,17 @@ def _read(path: Path, asked: dict[str, str]) -> Fitted | None:
     try:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}
-            if any(found.get(key) != value for key, value in asked.items()):
-                return None
-            return Fitted(Markov(file.get_tensor("first"), file.get_tensor("later")), **parse_json(found["facts"]))
-    except (OSError, SafetensorError):
+            first, later = file.get_tensor("first"), file.get_tensor("later")
+        if any(found.get(key) != value for key, value in {**asked, "sha256": _checksum(first, later, found)}.items()):
+            return None
+        return Fitted(Markov(first, later), **parse_json(found["facts"]))
+    except (OSError, SafetensorError, KeyError):
         return None
+
+
+def _checksum(first: Tensor, later: Tensor, metadata: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps({**metadata, "sha256": ""}, sort_keys=True).encode())
+    for table in (first, later):
+        digest.update(f"{table.dtype} {tuple(table.shape)}".encode())
+        digest.update(table.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vqtk.datasets._split import Split
+from vqtk.datasets import Split
 from vqtk.errors import DataError
 from vqtk.evaluate.measure import Track, untracked
 from vqtk.train.seeds import generator

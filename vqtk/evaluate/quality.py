@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Splits
-from vqtk.datasets._split import Split, batches_of
+from vqtk.datasets import Split, Splits, batches_of
 from vqtk.errors import DataError
 from vqtk.evaluate.features import Features, classifier_features, inception
 from vqtk.evaluate.measure import Track, untracked

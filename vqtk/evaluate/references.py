@@ -6,8 +6,8 @@ Both are computed from training items, at the rates of a model's stages, and kep
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from math import log, log2, prod
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Splits
-from vqtk.datasets._split import batches_of
-from vqtk.errors import DataError, VqtkError
+from vqtk.datasets import Splits, batches_of
+from vqtk.errors import CheckpointError, DataError, VqtkError
 from vqtk.evaluate.cost import flops
 from vqtk.evaluate.measure import Track, targets, untracked
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.io.atomic import write_text
-from vqtk.io.parse_json import parse_json
+from vqtk.io.run_files import ReferencesFile, read_file
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.seeds import generator
 
@@ -52,6 +51,9 @@ class Point:
     mse_pixels: float
 
 
+_POINT = [field.name for field in fields(Point)]
+
+
 @dataclass(frozen=True)
 class References:
     """Both curves, and what they were computed from: `items` of the train split for K-means, all for the Gaussian."""
@@ -70,14 +72,21 @@ class References:
 
 
 def references(
-    model: Any, splits: Splits, *, seed: int, keep: Path | None = None, track: Track = untracked
+    model: Any,
+    splits: Splits,
+    *,
+    seed: int,
+    keep: Path | None = None,
+    track: Track = untracked,
+    unkept: Callable[[str], object] | None = None,
 ) -> References:
     """Return the references at the rates of a model's stages; those kept at `keep` if they are of the same.
 
     K-means is fitted on all training items (a seeded subset of them, where they are more than can be held) and
-    measured on all test items; the covariance is that of all training items.
+    measured on all test items; the covariance is that of all training items. `unkept` is called with the reason if
+    `keep` cannot be written.
 
-    Raises: DataError if the data are no images, or `keep` cannot be written.
+    Raises: DataError if the data are no images; without `unkept` also if `keep` cannot be written.
     """
     if model.data.kind != "image":
         raise DataError(
@@ -101,20 +110,25 @@ def references(
         try:
             write_text(keep, json.dumps(found.plain(), indent=2) + "\n")
         except OSError as error:
-            raise DataError(f"{keep}: the references cannot be kept there ({error}). Make it writable.") from None
+            told = f"{keep}: the references cannot be kept there ({error}). Make it writable."
+            if unkept is None:
+                raise DataError(told) from None
+            unkept(told)
     return found
 
 
 def kept(path: Path) -> References | None:
     """Return the references that were written to a file; None if there are none, or they are damaged."""
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-        if found["format"] != _FORMAT:
-            return None
-        pixels, normal = ([Point(**point) for point in found[name]["stages"]] for name in LABELS)
-        return References(pixels, normal, {key: value for key, value in found.items() if key not in LABELS})
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_file(path, ReferencesFile)
+    except CheckpointError:
         return None
+    if found["format"] != _FORMAT:
+        return None
+    pixels, normal = (
+        [Point(*(point[name] for name in _POINT)) for point in found[curve]["stages"]] for curve in LABELS
+    )
+    return References(pixels, normal, {key: value for key, value in found.items() if key not in LABELS})
 
 
 def are_worth_it(recipes: Sequence[Recipe], model: Any, splits: Splits) -> bool:

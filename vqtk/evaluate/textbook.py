@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from vqtk.models._walk import Walk
+from vqtk.models import Walk
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.state import State, repeat_batch
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets._split import Split, batches_of
+from vqtk.datasets import Split, batches_of
 from vqtk.evaluate.distortion import figures_of, psnr_db
-from vqtk.models._walk import usage_of
+from vqtk.models import usage_of
 from vqtk.train.seeds import generator
 
 MOST_PROPOSED = {"cpu": 1 << 21}

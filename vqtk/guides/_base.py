@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Splits
+from vqtk.datasets import Splits
 from vqtk.errors import ShapeError
 
 HIDDEN = (0.55, 0.62, 0.78)

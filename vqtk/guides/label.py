@@ -7,7 +7,7 @@ import torch
 from annotated_types import doc
 from torch import Tensor, nn
 
-from vqtk.datasets._base import Splits
+from vqtk.datasets import Splits
 from vqtk.errors import DataError
 from vqtk.evaluate import features
 from vqtk.evaluate.probe import BATCH, fit

@@ -9,7 +9,7 @@ from annotated_types import doc
 from PIL import Image
 from torch import Tensor
 
-from vqtk.datasets._paths import check_regular
+from vqtk.datasets._paths import check_regular, expanded
 from vqtk.errors import VqtkError, nearest
 from vqtk.guides._base import HIDDEN, Guide
 from vqtk.nn.types import Fraction, Whole
@@ -37,7 +37,7 @@ class Mask(Guide):
         super().__init__(model)
         channels, height, width = self.data.shape
         size = (height, width)
-        hidden = _region(size, hide, fraction, seed) if hide in SIDES else _picture(size, Path(hide).expanduser())
+        hidden = _region(size, hide, fraction, seed) if hide in SIDES else _picture(size, expanded(Path(hide)))
         if hidden.all():
             raise VqtkError("every pixel is hidden, and nothing is left to be guided by. Hide a smaller part.")
         self.hidden = hidden.expand(channels, -1, -1).to(self.device)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from vqtk import __version__
 from vqtk.errors import CheckpointError, VqtkError, nearest
 from vqtk.io.atomic import write_bytes
-from vqtk.io.parse_json import parse_json
 from vqtk.io.plugins import found, records
-from vqtk.models._base import Model
+from vqtk.io.run_files import parse_json
+from vqtk.models import Model
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
@@ -30,6 +30,8 @@ FORMAT, _WITHOUT_CHECKSUM = "vqtk 2", "vqtk"
 """What weights files say that they are; the first ones had no checksum."""
 STORED = (torch.float32, torch.float16)
 """The types that weights are stored in: those of training, and of `export --half`."""
+NAMED = 5
+"""Tensors that do not fit that a message names."""
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
@@ -138,22 +140,30 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
 
 
 def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a model. Raises: CheckpointError that names the first one that does not fit."""
+    """Copy tensors into a model. Raises: CheckpointError that names those that do not fit."""
     own = model.state_dict()
-    for name in [*own, *tensors]:
-        ours, theirs = own.get(name), tensors.get(name)
-        if ours is None or theirs is None or ours.shape != theirs.shape:
-            shapes = [tuple(t.shape) if t is not None else "absent" for t in (theirs, ours)]
-            raise CheckpointError(
-                f"{path}: these are weights of another recipe: {name!r} is {shapes[0]} in the file and {shapes[1]} in "
-                "the model. Use the recipe that they were trained by."
-            )
+    differing = [told for name in dict.fromkeys([*own, *tensors]) if (told := _differing(name, tensors, own))]
+    if differing:
+        more = f"; and {len(differing) - NAMED:,} more" if len(differing) > NAMED else ""
+        others = f" These differ, too: {'; '.join(differing[1:NAMED])}{more}." if differing[1:] else ""
+        raise CheckpointError(
+            f"{path}: these are weights of another recipe: {differing[0]}. Use the recipe that they were trained "
+            f"by.{others}"
+        )
+    for name, ours in own.items():
+        theirs = tensors[name]
         if theirs.dtype != ours.dtype and not (ours.is_floating_point() and theirs.dtype in STORED):
             raise CheckpointError(
                 f"{path}: {name!r} is {theirs.dtype} in the file and {ours.dtype} in the model. Expected weights as "
                 "vqtk writes them, float32 or half precision."
             )
     model.load_state_dict(tensors)
+
+
+def _differing(name: str, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
+    """Return in words how a tensor of a file differs in shape from the model's; None if it does not."""
+    theirs, ours = (tuple(held[name].shape) if name in held else "absent" for held in (tensors, own))
+    return None if theirs == ours else f"{name!r} is {theirs} in the file and {ours} in the model"
 
 
 def weights_of(path: Path) -> Path:
@@ -179,6 +189,14 @@ def weights_of(path: Path) -> Path:
             f"{nearest_run(path)}Expected a path like runs/mnist/20260101-120000."
         )
     return found[-1]
+
+
+def run_of(path: Path) -> Path | None:
+    """Return the run directory that a model's path is, or is a checkpoint of; None for other weights."""
+    if path.is_dir():
+        return path
+    run = path.resolve().parent.parent
+    return run if path.resolve().parent.name == "checkpoints" and (run / "manifest.json").exists() else None
 
 
 def shipped() -> list[str]:

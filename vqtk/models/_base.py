@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vqtk.errors import VqtkError
-from vqtk.losses._base import Loss
+from vqtk.losses import Loss
 from vqtk.nn.graph import is_capturing
 from vqtk.nn.types import DataSpec
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from vqtk.errors import VqtkWarning
-from vqtk.losses._base import Loss
+from vqtk.losses import Loss
 from vqtk.nn.state import State
-from vqtk.refiners._base import Refiner
+from vqtk.refiners import Refiner
 
 _SHIFT = 2
 """The compiler takes the integers 0 and 1 for constants and makes a graph for each: it is given stages from 2 on."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vqtk.errors import ShapeError
-from vqtk.models._quantised import Quantised
+from vqtk.models import Quantised
 from vqtk.nn.state import State
 from vqtk.nn.types import NonNegative
 from vqtk.objectives._base import Load, Objective, Pass

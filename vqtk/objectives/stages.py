@@ -9,7 +9,7 @@ from vqtk.nn.state import State
 from vqtk.nn.types import Count, NonNegative
 from vqtk.objectives._base import Load, Objective, Pass
 from vqtk.registry import objectives
-from vqtk.selectors._base import Selector
+from vqtk.selectors import Selector
 from vqtk.selectors.argmin import Argmin
 
 

@@ -32,7 +32,7 @@ def gather(path: Path, overrides: list[str]) -> Gathered:
     plugins: list[Path] = []
     root, extends = _extended(path, (), plugins)
     for override in overrides:
-        root = _override(root, override)
+        root = overridden(root, override)
     return Gathered(root, plugins, extends)
 
 
@@ -144,7 +144,8 @@ def _cleaned(node: Node, path: str = "") -> Node:
     return merge(Node({}, node.origin), node, path)
 
 
-def _override(root: Node, override: str) -> Node:
+def overridden(root: Node, override: str) -> Node:
+    """Return a recipe with an override `dotted.path=value` merged in. Raises: RecipeError if it matches nothing."""
     path, equals, text = override.partition("=")
     origin = f"override {shortened(repr(override), most=_LONGEST_OVERRIDE)}"
     keys = path.strip().split(".")

@@ -12,7 +12,7 @@ from pydantic import StringConstraints
 
 from vqtk.nn.types import Count, CountTo1000, NonNegative, Positive, Whole
 from vqtk.plugin import Plugin, active, used
-from vqtk.recipe.merge import gather
+from vqtk.recipe.merge import gather, merge, overridden
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
 from vqtk.registry import DatasetFactory, ModelFactory, ObjectiveFactory
@@ -149,6 +149,18 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 def from_plain(values: dict[str, Any], origin: str, *, plugins: Sequence[Path] = ()) -> Recipe:
     """Return the recipe of a resolved plain tree, such as a weights file carries. Raises: RecipeError."""
     return _checked(Node.of(values, origin), plugins)
+
+
+def with_data(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Return a recipe with other data: settings such as `path=photos`, or `name=svhn` for another data set.
+
+    Raises: RecipeError.
+    """
+    node = recipe.node
+    for setting in settings:
+        node = overridden(node, f"data.{setting}")
+    node = merge(Node({"data": Node({"batch": Node(recipe.batch, "")}, "")}, ""), node)
+    return _checked(node, [plugin.path for plugin in recipe.plugins])
 
 
 def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:

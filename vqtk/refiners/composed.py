@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vqtk.backbones._base import Rise, SkipBackbone
+from vqtk.backbones import Rise, SkipBackbone
 from vqtk.nn.stage import StageSequential
 from vqtk.nn.state import State
 from vqtk.nn.types import Size

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -16,9 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from vqtk.errors import CheckpointError
+from vqtk.errors import CheckpointError, VqtkWarning
+from vqtk.evaluate.references import kept
 from vqtk.io.atomic import write_text
-from vqtk.io.parse_json import parse_json, rows_of
+from vqtk.io.run_files import Evaluation, File, Manifest, Summary, read_file, read_metrics
 from vqtk.report.curves import entropy_figure, losses_figure, usage_figure
 from vqtk.report.plots import rate_distortion_figure
 
@@ -53,31 +55,19 @@ class _Picture:
     content: Markup
 
 
-def write_report(run: Path) -> Path:
-    """Write `report.html` of a run directory, at whatever point the run is; return its path.
+def write_report(run: Path, path: Path | None = None) -> Path:
+    """Write the page of a run directory, at whatever point the run is, as its `report.html` or to a path; return that.
 
-    Raises: CheckpointError if the run's files hold something else than vqtk writes.
+    Raises: OSError if it cannot be written.
     """
-    try:
-        page = _page(run)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{run}: its page cannot be made, for manifest.json, metrics.jsonl, summary.json, evaluation.json or "
-            f"references.json holds something else than vqtk writes ({type(error).__name__}: {error}). Copy the run "
-            "again, or go on with it: vqtk run --resume."
-        ) from error
-    path = run / "report.html"
-    write_text(path, page)
-    return path
-
-
-def _page(run: Path) -> str:
-    metrics = rows_of(run / "metrics.jsonl")
-    manifest, summary, tested = (_json(run / f"{name}.json") for name in ("manifest", "summary", "evaluation"))
+    metrics = _metrics(run / "metrics.jsonl")
+    kinds: dict[str, type[File]] = {"manifest": Manifest, "summary": Summary, "evaluation": Evaluation}
+    manifest, summary, tested = (_whole(run / f"{name}.json", kind) for name, kind in kinds.items())
+    references = kept(run / "references.json")
     training = [row for row in metrics if "test" not in row]
     last = training[-1] if training else {}
     stages = tested.get("stages", [])
-    return _environment().get_template("report.html.j2").render(
+    page = _environment().get_template("report.html.j2").render(
         name=manifest.get("name", run.parent.name),
         state=_state(run, last, summary),
         facts=_facts(manifest, last, summary, tested),
@@ -85,11 +75,25 @@ def _page(run: Path) -> str:
         pictures=_pictures(run / "images", manifest.get("shown_as", manifest.get("kind"))),
         tested=_tested(tested) if stages else "",
         stages=stages,
-        rate_distortion=_rate_distortion(stages, manifest, _json(run / "references.json")),
+        rate_distortion=_rate_distortion(stages, manifest, references.plain() if references else {}),
         usage=_svg(usage_figure(tested["usage"])) if stages else "",
         recipe=_read(run / "recipe.yaml"),
         manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
     )  # fmt: skip
+    path = path or run / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of the metrics that are whole, and of training those that have the terms of the first."""
+    rows, damaged = read_metrics(path)
+    training = [row for row in rows if "test" not in row]
+    alike = [row for row in rows if "test" in row or row.keys() == training[0].keys()]
+    left_out = damaged + len(rows) - len(alike)
+    if left_out:
+        warnings.warn(VqtkWarning(f"{path}: {left_out:,} of its lines are damaged, and left out."), stacklevel=2)
+    return alike
 
 
 def _environment() -> Environment:
@@ -120,7 +124,7 @@ def _facts(
     facts = {
         "bits an item": f"{manifest['bits_per_item']:g}" if "bits_per_item" in manifest else None,
         "parameters": f"{manifest['parameters']:,}" if "parameters" in manifest else None,
-        "items, train + test": f"{data['train_items']:,} + {data['test_items']:,}" if data else None,
+        "items, train + test": f"{data['train_items']:,} + {data['test_items']:,}" if "test_items" in data else None,
         f"test distortion ({_part(tested)})": _figure(float(tested["row"]["final"])) if tested else None,
         "training loss": _figure(last.get("choice", last.get("end_to_end", last.get("final")))) if last else None,
         "time per update": f"{last['step_ms']:,.0f} ms" if last else None,
@@ -186,8 +190,15 @@ def _svg(figure: Figure) -> Markup:
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return parse_json(_read(path) or "{}")
+def _whole(path: Path, kind: type[File]) -> dict[str, Any]:
+    """Return what a file of the run holds; nothing, with a warning, if it is damaged: the page does without it."""
+    if not path.exists():
+        return {}
+    try:
+        return read_file(path, kind)
+    except CheckpointError as error:
+        warnings.warn(VqtkWarning(f"{error} The page is made without it."), stacklevel=2)
+        return {}

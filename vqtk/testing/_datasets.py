@@ -8,8 +8,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Splits, data_root
-from vqtk.datasets._split import Split
+from vqtk.datasets import Split, Splits, data_root
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 from vqtk.testing._case import Case, Clause

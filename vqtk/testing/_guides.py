@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets._base import Splits
-from vqtk.datasets._split import Held
+from vqtk.datasets import Held, Splits
 from vqtk.testing._case import ITEMS, OPTIONS, Case, Clause, draw
 from vqtk.testing._compare import Untouched, apart, near
 from vqtk.testing._surroundings import model_of

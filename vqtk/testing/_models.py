@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vqtk.io.weights import load_weights, save_weights
-from vqtk.models._walk import usage_of
+from vqtk.models import usage_of
 from vqtk.nn.convolution import channels_last
 from vqtk.plugin import use
 from vqtk.testing._case import ITEMS, STAGES, Case, Clause

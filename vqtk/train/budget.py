@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vqtk.datasets._split import Split
+from vqtk.datasets import Split
 from vqtk.errors import VqtkError
 from vqtk.train.device import synchronize
 from vqtk.train.loop import FIRST_PICTURES_S, Batches, Trainer

@@ -13,7 +13,7 @@ from torch import Tensor
 from vqtk.errors import VqtkWarning
 from vqtk.nn.graph import Captured, Recorder
 from vqtk.nn.state import State
-from vqtk.objectives._base import Pass
+from vqtk.objectives import Pass
 
 Backward = Callable[[Tensor, State, float], Pass]
 """A piece of a batch, what was drawn for it, and its share of the batch → what the pass over it left behind."""

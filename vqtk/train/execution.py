@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vqtk.models._compiled import CompiledStage
+from vqtk.models import CompiledStage
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.nn.graph import CapturedCalls, CudaRecorder

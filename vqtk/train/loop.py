@@ -11,6 +11,7 @@ log, evaluate, draw, save                    when these are due
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets._split import Split, batches_of
+from vqtk.datasets import Split, batches_of
 from vqtk.errors import DivergenceError
 from vqtk.io.weights import load
-from vqtk.models._walk import usage_of
+from vqtk.models import usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
 from vqtk.nn.state import State, tree_map
-from vqtk.objectives._base import Pass
+from vqtk.objectives import Pass
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe, Schedule
 from vqtk.train.capture import CapturedUpdate
@@ -237,7 +238,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state back."""
-        self.done, self.seconds = state["done"], state["seconds"]
+        self.done, self.seconds = operator.index(state["done"]), float(state["seconds"])
         self.logged = self.done
         restore(self.optimizer, state["optimizer"])
 

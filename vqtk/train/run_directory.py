@@ -20,8 +20,8 @@ import torch
 import vqtk
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.atomic import file_sha256, new_folder, sweep, write_bytes, write_text
-from vqtk.io.parse_json import parse_json
 from vqtk.io.plugins import check_copies, keep
+from vqtk.io.run_files import Manifest, Summary, read_file, read_metrics, read_rows
 from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
@@ -57,7 +57,7 @@ class RunDirectory:
             with new_folder(runs) as temporary:
                 _fill(temporary, recipe)
                 if facts is not None:
-                    cls(temporary).write_manifest(facts)
+                    cls(temporary).write_manifest({"directory": str((runs / stamp).resolve()), **facts})
                 return cls(_renamed(temporary, runs, stamp))
         except OSError as error:
             raise VqtkError(_unwritable(runs / stamp, error)) from error
@@ -93,8 +93,8 @@ class RunDirectory:
     # ── facts ────────────────────────────────────────────────────────────────────────────────────
 
     def write_manifest(self, facts: dict[str, Any]) -> None:
-        """Write what the run was made with, facts added or replaced."""
-        self._write_json("manifest.json", {**self.manifest(), **facts})
+        """Write what the run was made with, facts added or replaced; the first ones with where the run was made."""
+        self._write_json("manifest.json", {**(self.manifest() or self._made()), **facts})
 
     def manifest(self) -> dict[str, Any]:
         """Return the manifest, empty before it was written. Raises: CheckpointError if it is damaged."""
@@ -102,15 +102,27 @@ class RunDirectory:
         if not path.exists():
             return {}
         try:
-            facts = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: the manifest is damaged: not JSON ({error}). {self._anew()}") from None
-        if not isinstance(facts, dict):
-            raise CheckpointError(f"{path}: the manifest is damaged: not a JSON object. {self._anew()}")
-        return facts
+            return read_file(path, Manifest)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} {self._anew()}") from None
 
-    def _anew(self) -> str:
-        return f"Start the run anew: vqtk run {self.path / 'recipe.yaml'}."
+    def check_recipe(self) -> None:
+        """Raise CheckpointError if recipe.yaml is not as it was when the run was started, as far as that is known."""
+        path, recorded = self.path / "recipe.yaml", self.manifest().get("recipe_sha256")
+        if recorded and file_sha256(path) != recorded:
+            raise CheckpointError(
+                f"{path}: it has changed since the run was started (its SHA-256 differs), so that it may not be what "
+                "the run was trained by. Undo the change."
+            )
+
+    def _made(self) -> dict[str, str]:
+        """Return what a manifest says of the run directory itself."""
+        return {"directory": str(self.path.resolve()), "recipe_sha256": file_sha256(self.path / "recipe.yaml")}
+
+    def _anew(self, manifest: dict[str, Any] | None = None) -> str:
+        begun = (manifest or {}).get("from")
+        option = f"--from {begun['path']} " if begun else ""
+        return f"Start the run anew: vqtk run {option}{self.path / 'recipe.yaml'}."
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Write the newest test figures: `update`, `items`, `row`, `stages` and `usage`."""
@@ -121,8 +133,8 @@ class RunDirectory:
         self._write_json("summary.json", summary)
 
     def summary(self) -> dict[str, Any]:
-        """Return what a run that has ended reached. Raises: OSError, ValueError if there is no whole summary."""
-        return parse_json((self.path / "summary.json").read_text(encoding="utf-8"))
+        """Return what a run that has ended reached. Raises: CheckpointError if there is no whole summary."""
+        return read_file(self.path / "summary.json", Summary)
 
     def _write_json(self, name: str, values: dict[str, Any], *, indent: int | None = 2) -> None:
         write_text(self.path / name, json.dumps(values, indent=indent, ensure_ascii=False) + "\n")
@@ -136,7 +148,7 @@ class RunDirectory:
         """Drop what a run resumed after update `done` logs again: later rows, and that of the end."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            logged = path.read_text(encoding="utf-8")
+            logged = path.read_text(encoding="utf-8", errors="replace")
             kept = "".join(line + "\n" for line in logged.splitlines() if _stays(line, done))
             if kept != logged:
                 write_text(path, kept)
@@ -144,8 +156,7 @@ class RunDirectory:
     def has_tested(self, done: int) -> bool:
         """Return whether the metrics, rewound to an update, hold that update's test metrics."""
         path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return any(row["update"] == done and "test" in row for row in map(json.loads, lines))
+        return any(row["update"] == done and "test" in row for row in read_metrics(path)[0])
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
@@ -212,19 +223,21 @@ class RunDirectory:
                 raise CheckpointError(
                     f"{weights}: this checkpoint is of another recipe than {self.path / 'recipe.yaml'} says: "
                     f"{_difference(recipe, trainer.recipe.plain())}. Undo the change to go on with this "
-                    f"run, or start another: vqtk run {self.path / 'recipe.yaml'}."
+                    "run, or start another, from its weights if they are to be trained further: vqtk run --from "
+                    f"{self.path} {self.path / 'recipe.yaml'}."
                 )
             fit(trainer.model, tensors, weights)
             try:
                 trainer.restore(state)
-            except (KeyError, TypeError, ValueError):
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
                 state_path = _state_of(weights)
                 raise CheckpointError(f"{state_path}: not the state of this run's trainer. {self._anew()}") from None
             for damaged in passed:
                 _set_aside(damaged)
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
         reason = "; ".join(damage) or "it holds none, for it was stopped before its first one"
-        raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. {self._anew()}")
+        anew = self._anew(self.manifest())
+        raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. {anew}")
 
 
 def _unwritable(path: Path, error: OSError) -> str:
@@ -286,11 +299,7 @@ def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _stays(line: str, done: int) -> bool:
-    try:
-        row = parse_json(line)
-        return row["update"] <= done and not row.get("end")
-    except (ValueError, KeyError, TypeError):
-        return False
+    return any(row["update"] <= done and not row.get("end") for row in read_rows([line]))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,257 @@
+"""The JSON files of runs and studies: what each holds, checked when it is read.
+
+A file may have been cut short, edited or overwritten. Readers get whole values of the right types, or one error that
+says which file is damaged, and where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Gt, Len
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vqtk.errors import CheckpointError
+
+Number = float | None
+"""Of metrics that do not apply to a kind of data."""
+
+
+class File(BaseModel):
+    """The types of a file's values; others than these may stand beside them."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    what: ClassVar[str] = "the file"
+
+
+class Data(File):
+    """What a manifest says of a run's data."""
+
+    train_items: int = 0
+    test_items: int = 0
+    sha256: str = ""
+    source: str | None = None
+    note: str | None = None
+    root: str | None = None
+    path: str | None = None
+    skipped: dict[str, Any] = {}
+
+
+class Execution(File):
+    """How a run's updates are computed."""
+
+    inductor: bool = False
+    graph: bool = False
+    precision: str = "float32"
+    recompute: int = 0
+    channels_last: bool = False
+
+
+class Begun(File):
+    """The weights that a run began with."""
+
+    path: str
+    sha256: str
+    update: int | None = None
+
+
+class Manifest(File):
+    """`manifest.json`; what is not there was not known to the version that wrote it."""
+
+    what: ClassVar[str] = "the manifest"
+    directory: str = ""
+    recipe_sha256: str = ""
+    name: str = ""
+    seed: int = 0
+    parameters: int = 0
+    bits_per_item: float = 0.0
+    options: Annotated[int, Ge(1)] = 1
+    kind: str = ""
+    loss: str | None = None
+    data: Data = Data()
+    characters: str = ""
+    execution: Execution = Execution()
+    plugins: list[dict[str, str]] = []
+    installed: dict[str, str] = {}
+    begun: Begun | None = Field(None, alias="from")
+    threads: Annotated[int, Ge(1)] = 1
+    device: str = ""
+
+
+class Stage(File):
+    """What was measured after a stage."""
+
+    stage: Annotated[int, Ge(1)]
+    bits: Annotated[float, Gt(0)]
+    distortion: Number
+    entropy_nats: float
+    used: int
+    mse: Number = None
+    mse_pixels: Number = None
+    iou: Number = None
+    distance: Number = None
+
+
+Stages = Annotated[list[Stage], Len(1)]
+
+
+class Tested(File):
+    """The metrics of test examples."""
+
+    final: float
+
+
+class Evaluation(File):
+    """`evaluation.json`."""
+
+    what: ClassVar[str] = "the evaluation"
+    update: int
+    items: int
+    row: Tested
+    stages: Stages
+    usage: Annotated[list[Annotated[list[int], Len(1)]], Len(1)]
+
+
+class Quality(File):
+    """How near samples are to data."""
+
+    features: str | None = None
+
+
+class Summary(File):
+    """`summary.json`."""
+
+    what: ClassVar[str] = "the summary"
+    updates: int
+    train_s: float
+    peak_memory_mb: float
+    test_items: int
+    test_is_subset: bool = False
+    test: dict[str, Number]
+    stages: Stages
+    quality: Quality = Quality()
+
+
+class Row(File):
+    """A line of `metrics.jsonl`."""
+
+    update: int
+    test: dict[str, Number] = {}
+    subset: dict[str, Number] = {}
+    __pydantic_extra__: dict[str, float | bool] = Field(init=False)
+
+
+class Cell(File):
+    """`cell.json` of a study's run."""
+
+    what: ClassVar[str] = "the state of this cell"
+    state: str = "done"
+    error: str | None = None
+    attempts: int = 0
+    worker: str | None = None
+
+
+class _Placed(File):
+    variant: str
+    path: str
+    choices: dict[str, str] | None = None
+
+
+class _Metric(File):
+    name: str
+    better: str | None = None
+
+
+class _Terms(File):
+    equal: str | None = None
+    said: str | None = None
+    measured: dict[str, int] = {}
+
+
+class StudyFile(File):
+    """`study.json`."""
+
+    what: ClassVar[str] = "the study"
+    name: str | None = None
+    baseline: str | None = None
+    metrics: list[_Metric] = []
+    terms: _Terms = _Terms()
+    axes: dict[str, list[str]] = {}
+    cells: list[_Placed]
+
+
+class _Point(File):
+    stage: int
+    bits: float
+    mse: float
+    mse_pixels: float
+
+
+class _Curve(File):
+    stages: Annotated[list[_Point], Len(1)]
+
+
+class ReferencesFile(File):
+    """`references.json`."""
+
+    what: ClassVar[str] = "the references"
+    format: str
+    kmeans: _Curve
+    gaussian: _Curve
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. Raises: ValueError if it is none, or is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_file(path: Path, kind: type[File]) -> dict[str, Any]:
+    """Return the values of a JSON file. Raises: CheckpointError, in one sentence, if it is not of this kind."""
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {kind.what} is damaged: not JSON ({_first_line(error)}).") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: {kind.what} is damaged: not a JSON object.")
+    try:
+        kind.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{path}: {kind.what} is damaged: {place}: {first['msg'].lower()}.") from None
+    return found
+
+
+def read_rows(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the rows of metrics that are whole; the others are left out."""
+    rows = []
+    for line in lines:
+        try:
+            row = parse_json(line)
+            Row.model_validate(row)
+        except ValueError:
+            continue
+        rows.append(row)
+    return rows
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the whole rows of a run's metrics, and how many others there are but for a last one not yet whole."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return [], 0
+    lines = text.splitlines()
+    rows = read_rows(lines)
+    unfinished = bool(text) and not text.endswith("\n") and not read_rows(lines[-1:])
+    return rows, len(lines) - len(rows) - unfinished
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,170 @@
+"""A run's own data: found again from wherever it is asked, and told from others by their fingerprint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqtk.datasets import Dataset, Splits, data_root
+from vqtk.datasets._paths import existing, expanded
+from vqtk.errors import CheckpointError, DataError
+from vqtk.recipe.build import build_dataset
+from vqtk.recipe.recipe import Recipe
+from vqtk.train.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the data may be: the data root, and the `path` itself of data with a path of their own."""
+
+    root: Path
+    path: Path | None
+
+    def __str__(self) -> str:
+        return str(self.path or self.root)
+
+
+def recorded_place(dataset: Dataset, root: Path) -> dict[str, str]:
+    """Return where a data set is read from, absolute, as a manifest keeps it: the `root`, and the `path` if it has one.
+
+    Nothing for one that is not read.
+    """
+    if dataset.path is None:
+        return {}
+    found = existing(dataset.path, root) if dataset.path else None
+    return {"root": os.path.abspath(root), **({"path": os.path.abspath(found)} if found else {})}
+
+
+def own_splits(
+    recipe: Recipe, directory: RunDirectory, *, data_dir: Path | None, say: Callable[[str], object]
+) -> Splits:
+    """Read the data that a run was made with; what is found elsewhere counts if its fingerprint is the same.
+
+    They are sought in `data_dir` if it is given, where they were, at the same place relative to a run that was moved,
+    in the data root, in the working directory, and in the folders that the run is in.
+
+    Raises: DataError, with what was found instead, if they are nowhere; CheckpointError if the manifest is damaged.
+    """
+    manifest = directory.manifest()
+    recorded = manifest.get("data") or {}
+    if not recorded.get("sha256"):
+        raise CheckpointError(
+            f"{directory.path}: it has no manifest.json that says which data it was made with. Put the file back, or "
+            "name the data to take with --data, as in --data path=FOLDER."
+        )
+    asked = data_root(data_dir) if data_dir else None
+    dataset, passed = build_dataset(recipe), list[str]()
+    for place in _places(dataset, directory.path, manifest, asked):
+        if place.path is not None:
+            dataset.path = str(place.path)
+        try:
+            splits = dataset.load(place.root)
+            found = splits.fingerprint()
+        except (DataError, OSError) as error:
+            if place.root == asked:
+                raise
+            passed.append(f"{place}: {str(error).partition('. ')[0].rstrip('.')}")
+            continue
+        if found["sha256"] == recorded["sha256"]:
+            if splits.note:
+                say(splits.note)
+            if asked and place.root != asked and dataset.path is not None:
+                say(f"The run's own data are read from {place}: in {asked} there are others, or none.")
+            return splits
+        passed.append(f"{place} has other data, {_counted(found)}")
+    at = f" The nearest: {'; '.join(passed[:3])}." if passed else ""
+    raise DataError(
+        f"{directory.path}: the data that this run was made with ({_counted(recorded)} from {recorded.get('source')}) "
+        f"are not found.{at} Put them back, or say with --data-dir or VQTK_DATA where they are now. Commands that look "
+        "at a model take other data if asked to: --data path=FOLDER, --data name=mnist."
+    )
+
+
+def suited_splits(recipe: Recipe, model: Any, *, data_dir: Path | None, say: Callable[[str], object]) -> Splits:
+    """Read the data of a recipe for a model that was trained on others, perhaps. Raises: DataError if it cannot be."""
+    dataset = build_dataset(recipe)
+    spec, own = dataset.spec, model.data
+    if (spec.kind, spec.shape, spec.classes) != (own.kind, own.shape, own.classes):
+        raise DataError(
+            f"these data do not suit the model: {spec.kind} of shape {spec.shape}, and it takes {own.kind} of shape "
+            f"{own.shape}. Choose data, or settings of them such as data.size, that are like its own."
+        )
+    splits = dataset.load(data_root(data_dir, of=dataset))
+    if splits.note:
+        say(splits.note)
+    if own.characters not in (None, splits.characters):
+        raise DataError(
+            f"the text in {splits.source} has another vocabulary than the text that this model was trained on. Point "
+            "VQTK_DATA or --data-dir at the same text."
+        )
+    return splits
+
+
+def require_same(recorded: dict[str, Any], splits: Splits) -> None:
+    """Raise DataError if the items are not those that the `data` of a run's manifest record."""
+    found = splits.fingerprint()
+    if recorded.get("sha256") != found["sha256"]:
+        raise DataError(
+            f"the data are not those that the run was started on: {_counted(found)} from {found['source']}, not "
+            f"{_counted(recorded)} from {recorded.get('source')}. Point VQTK_DATA or --data-dir at the same data."
+        )
+
+
+def _counted(data: dict[str, Any]) -> str:
+    return f"{data.get('train_items')} + {data.get('test_items')} items, SHA-256 {str(data.get('sha256'))[:8]}"
+
+
+def _places(dataset: Dataset, run: Path, manifest: dict[str, Any], asked: Path | None) -> Iterator[_Place]:
+    """Yield where a run's data may be, each place once, the likeliest first."""
+    if dataset.path is None:
+        yield _Place(run, None)
+        return
+    given = dataset.path
+    possible = _paths(given, run, manifest, asked) if given else _roots(run, manifest, asked)
+    seen = set()
+    for place in possible:
+        real = os.path.realpath(str(place))
+        if real not in seen:
+            seen.add(real)
+            yield place
+
+
+def _paths(given: str, run: Path, manifest: dict[str, Any], asked: Path | None) -> Iterator[_Place]:
+    path, recorded = expanded(Path(given)), manifest["data"]
+    before = recorded.get("path") or recorded.get("source")
+    folders = [run.resolve(), *run.resolve().parents]
+    if asked and (asked / path).exists():
+        yield _Place(asked, asked / path)
+    was = [Path(before), *_moved(before, run, manifest)] if before and os.path.isabs(before) else []
+    for place in [*was, _own_root() / path, Path.cwd() / path, *(folder / path for folder in folders)]:
+        if place.exists() and place.resolve() not in folders:
+            yield _Place(place.parent, place)
+
+
+def _roots(run: Path, manifest: dict[str, Any], asked: Path | None) -> Iterator[_Place]:
+    if asked:
+        yield _Place(asked, None)
+    before = manifest["data"].get("root")
+    for root in [Path(before), *_moved(before, run, manifest)] if before else []:
+        if root.is_dir() or root == expanded(Path("~/.cache/vqtk/data")):
+            yield _Place(root, None)
+    if not asked:
+        yield _Place(data_root(), None)
+
+
+def _own_root() -> Path:
+    return expanded(Path(os.environ.get("VQTK_DATA") or "~/.cache/vqtk/data"))
+
+
+def _moved(place: str, run: Path, manifest: dict[str, Any]) -> list[Path]:
+    """Return where a place is now if it was moved together with the run."""
+    before = manifest.get("directory")
+    if not isinstance(before, str) or not os.path.isabs(before):
+        return []
+    try:
+        return [Path(os.path.normpath(run.resolve() / os.path.relpath(place, before)))]
+    except ValueError:  # On Windows, another drive.
+        return []

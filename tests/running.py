@@ -23,6 +23,7 @@ model:
 train:
   updates: 4
   evaluate_items: 16
+  final_items: 64
 """
 
 

@@ -51,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (made,) = Path("runs/pics").iterdir()
             made.rename(Path(f"study/a-1/seed{seed}")) if Path("study/a-1").is_dir() else shutil.move(made, RUN)
             (folder / f"study/a-1/seed{seed}/cell.json").write_text('{"state": "done", "error": null, "attempts": 1}')
-        patch.setattr("vqtk.evaluate.references.ROUNDS", 2)
+        patch.setattr("vqtk.evaluate.references.STEPS", 2)
         assert vqtk_main(patch, *EVAL, "--references", "--device", "cpu") == 0
         assert vqtk_main(patch, *READERS[f"{RUN}/prior.safetensors"][0], "--device", "cpu") == 0
     cells = [{"variant": "a", "choices": {"x": "a"}, "seed": s, "path": f"a-1/seed{s}"} for s in (0, 1)]
@@ -115,7 +115,7 @@ def test_a_damaged_file_is_told_or_done_without(
     name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without_data(monkeypatch, tmp_path)
-    monkeypatch.setattr("vqtk.evaluate.references.ROUNDS", 2)
+    monkeypatch.setattr("vqtk.evaluate.references.STEPS", 2)
     if "VQTK_DAMAGES" not in os.environ:  # Plots are made, but drawing them as SVG takes most of the time.
         monkeypatch.setattr("vqtk.report.page._svg", lambda figure: "")
         monkeypatch.setattr("vqtk.ablate.compare.write_page", lambda comparison, path: path)

@@ -128,8 +128,7 @@ def quick(patch: pytest.MonkeyPatch) -> None:
     """Log every update, and leave out at the end what takes longer than the training."""
     patch.setattr("vqtk.train.loop.LOG_EVERY", 1)
     patch.setattr("vqtk.experiment.write_report", lambda run: None)
-    patch.setattr("vqtk.experiment.write_all", lambda *_: None)
-    patch.setattr("vqtk.experiment._final_items", lambda experiment, *_: 0)
+    patch.setattr("vqtk.experiment.write_all", lambda *_: [])
 
 
 @pytest.fixture(autouse=True)

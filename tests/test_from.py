@@ -21,7 +21,6 @@ STILL = ["train.optimizer.lr=1e-30", "train.updates=1", "train.evaluate_items=4"
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_data(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqtk.experiment.AFFORDABLE_S", 0.0)
     Path("tiny.yaml").write_text(TINY)
 
 

@@ -78,7 +78,9 @@ def test_a_run_directory_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch
         with pytest.raises(VqtkError, match=r"cannot be written .No space left on device.*--out"):
             RunDirectory.create(tmp_path, recipe, {"seed": 0})
     assert not list(runs.iterdir())
-    assert RunDirectory.create(tmp_path, recipe, {"seed": 0}).manifest() == {"seed": 0}
+    made = RunDirectory.create(tmp_path, recipe, {"seed": 0})
+    facts = made.manifest()
+    assert (facts["seed"], facts["directory"]) == (0, str(made.path.resolve()))
 
 
 def test_a_run_sweeps_its_directory_and_a_state_without_weights(tmp_path: Path) -> None:

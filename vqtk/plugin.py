@@ -106,14 +106,14 @@ def in_plugin(error: BaseException) -> str | None:
     return frames[-1] if frames else None
 
 
-def told(error: BaseException) -> str:
+def told(error: BaseException, *, named: bool = True) -> str:
     """Return an error of other code on one line, with the file and line that raised it.
 
-    Where it came out of a plugin, these are the plugin's, and its component is named.
+    Where it came out of a plugin, these are the plugin's, and its component is `named`.
     """
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = in_plugin(error) or f"{Path(frame.filename).name}:{frame.lineno}"
-    component = _component_of(error)
+    component = _component_of(error) if named else None
     return f"{component + ': ' if component else ''}{type(error).__name__}: {' '.join(str(error).split())} ({where})"
 
 

@@ -22,6 +22,7 @@ TRAIN = """
   schedule: {name: linear, final: 1e-4}
   evaluate_every: 4
   evaluate_items: 8
+  final_items: 16
   picture_items: 2
   picture_minutes: 0.01
   checkpoint_minutes: 0.001"""

@@ -60,7 +60,6 @@ def _command(arguments: Sequence[str], moment: Moment) -> int:
 
     vqtk.datasets._images.HELD_AT_MOST = 0  # Images are read by workers.
     vqtk.experiment.write_report = _write_page  # type: ignore[assignment]
-    vqtk.experiment.AFFORDABLE_S = LIMIT_S  # A clock decides how much the end evaluates: a busy machine took less.
     vqtk.ablate.local.subprocess = Forking  # type: ignore[assignment]
     _arm(moment)
     sys.argv = ["vqtk", *arguments]

@@ -50,7 +50,7 @@ class Chosen:
         except Exception as error:
             raise RecipeError(
                 f"{self.where}: {self.registry.kind} {self.entry.name!r} ({self.entry.origin}) could not be "
-                f"built: {told(error)}"
+                f"built: {told(error, named=False)}"
             ) from error
 
 

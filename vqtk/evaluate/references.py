@@ -163,18 +163,20 @@ def _fitted(model: Any, splits: Splits) -> int:
 def kmeans(vectors: Tensor, options: int, *, seed: int) -> Tensor:
     """Return the centres (k, d) of vectors (n, d) on the CPU, by mini-batches from k of them drawn at random.
 
-    Of fewer vectors than `options` there are as many centres as vectors.
+    Of at most as many vectors as `options` each is a centre.
     Source: Sculley 2010, Web-scale k-means clustering; scikit-learn's.
     """
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
+    if len(vectors) <= options:
+        return vectors.clone()
     found = MiniBatchKMeans(
-        min(options, len(vectors)),
+        options,
         init="random",
         n_init=1,
         batch_size=MINI_BATCH,
-        max_iter=-(-STEPS * MINI_BATCH // len(vectors)),  # In passes over the vectors.
+        max_iter=-(-STEPS * min(MINI_BATCH, len(vectors)) // len(vectors)),  # In passes over the vectors.
         max_no_improvement=None,
         compute_labels=False,
         random_state=seed,

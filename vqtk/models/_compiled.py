@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from vqtk.errors import VqtkWarning
 from vqtk.losses import Loss
@@ -95,6 +94,8 @@ class CompiledStage:
 
 def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
     """Return a function compiled for fixed sizes and any stage; where that fails, itself, with a warning."""
+    from torch._dynamo.exc import TorchDynamoException  # Importing it takes a second: only where something is compiled.
+
     options = getattr(torch.compiler, "config", None)
     known = hasattr(options, "dynamic_sources")
     if known and "L['shifted']" not in options.dynamic_sources:  # type: ignore[union-attr]

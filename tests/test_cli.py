@@ -21,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory of a few updates."""
     folder = tmp_path_factory.mktemp("trained")
     recipe = folder / "tiny.yaml"
-    recipe.write_text(TINY)
+    recipe.write_text(TINY.replace("  final_items: 64\n", ""))
     with pytest.MonkeyPatch.context() as patch:
         without_data(patch, folder)
         assert vqtk_main(patch, "run", recipe, "--out", folder / "runs", "--device", "cpu") == 0

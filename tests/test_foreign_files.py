@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import pickle
@@ -19,9 +20,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from tests.images import items, message, noise, write_cifar, write_images, write_svhn
-from vqtk.datasets import _characters, _meshes, _stored, svhn, text
+from vqtk.datasets import _characters, _meshes, _stored, text
 from vqtk.datasets._base import Splits
 from vqtk.datasets._layout import held_out, in_order, laid_out
+from vqtk.datasets._matlab import matlab_shapes, read_matlab
 from vqtk.datasets._pixels import read_image
 from vqtk.datasets._split import Held
 from vqtk.datasets.cifar10 import CIFAR10
@@ -343,7 +345,7 @@ def test_an_array_that_claims_too_much_is_refused_before_memory_is_spent(tmp_pat
 
 def test_a_matlab_file_that_claims_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     savemat(write_svhn(tmp_path) / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 40), np.uint8)}, do_compression=True)
-    monkeypatch.setattr(svhn, "HELD_AT_MOST", 100_000)
+    monkeypatch.setattr("vqtk.datasets._matlab.HELD_AT_MOST", 100_000)
     assert "X claims 122,880 values, and at most 100,000 are read" in message(SVHN(), tmp_path)
 
 
@@ -427,3 +429,51 @@ def test_grids_of_zero_and_one_are_read_in_any_type_and_others_refused(tmp_path:
     for odd in (0.5, np.nan, -1.0):
         grid(tmp_path / "99.npz", np.full((4, 4, 4), odd))
         assert "not all 0 or 1" in str(Voxels(path=str(tmp_path), size=4).load(tmp_path).note)
+
+
+CRASHING = """
+O+i#lK|&xkE-)ZXK~ybfX>4U6P;6mzW^ZzBIv{Xwb7^=iAVYFxVRU6=Aa8CuAXI2|AWm;~ATl-
+}GB7$ZH##slATlsAHUIzs00000000000000000000000000000000000000000000000000000000000000Bu&4*&oFKL7v#c%1F
+Z+X=uR6a>+|hKPcQC8P{XN&l6&d350%81`qoq}inGEw1Wwy5X+B!^K<Z_NE|EY+-a}Z*pxqAaE-
+W0000b0001Zoa19)V6XsUHX!DJ(jdSJ<uk%DBSR&S=7fqvzz2H(BgFzG
+"""
+"""A MATLAB file, in base 85, that ends a process which reads it with SciPy: its compressed bytes are damaged."""
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_matlab_arrays_are_those_that_scipy_writes(compressed: bool, tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0)
+    written = {
+        "X": drawn.integers(0, 256, (4, 3, 2), dtype=np.uint8),
+        "y": drawn.integers(0, 9, (7, 1)).astype(float),  # SciPy stores what fits in fewer bytes so.
+        "z": drawn.normal(size=(3, 5)),
+    }
+    path = tmp_path / "a.mat"
+    savemat(path, {**written, "text": "said"}, do_compression=compressed)
+    read = read_matlab(path, *written)
+    for name, values in written.items():
+        assert read[name].dtype == values.dtype
+        assert np.array_equal(read[name], values)
+    assert matlab_shapes(path) == {name: values.shape for name, values in written.items()}
+    with pytest.raises(ValueError, match="it has no array W"):
+        read_matlab(path, "X", "W")
+
+
+def test_a_damaged_matlab_file_is_refused_wherever_it_is_damaged(tmp_path: Path) -> None:
+    folder = write_svhn(tmp_path / "svhn")
+    whole, path = (folder / "test_32x32.mat").read_bytes(), folder / "test_32x32.mat"
+    path.write_bytes(base64.b85decode("".join(CRASHING.split())))
+    assert "cannot be read as SVHN" in message(SVHN(), folder)
+    for cut in range(0, len(whole), len(whole) // 20 + 1):
+        path.write_bytes(whole[:cut])
+        assert "cannot be read as SVHN" in message(SVHN(), folder)
+
+
+def test_an_image_without_some_of_its_strips_is_refused_and_not_black(tmp_path: Path) -> None:
+    entries = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 200, 278: 4, 279: 32}  # One strip of 4 rows, of two.
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+    content = header + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items()) + bytes(4)
+    path = tmp_path / "half.tif"
+    path.write_bytes(content.ljust(200, b"\0") + bytes([200]) * 32)
+    with pytest.raises(DataError, match="it has 32 of 64 pixels"):
+        read_image(path, size=8)

@@ -37,6 +37,7 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
     try:
         check_regular(path)
         with Image.open(path) as opened, _alone(opened):
+            _check_covered(opened)
             image = _eight_bits(opened)
             image = _shortened(image) if crop == "centre" else image
             image = image.convert("L" if colours == "grey" else "RGB")
@@ -51,6 +52,13 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
         raise
     except Exception as error:
         raise DataError(f"{shown(path)} cannot be read as an image ({because(error)}).") from None
+
+
+def _check_covered(image: Image.Image) -> None:
+    """Raise ValueError if a file leaves out some of its strips: these pixels would be black."""
+    areas = [(right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in getattr(image, "tile", [])]
+    if areas and sum(areas) < image.width * image.height:
+        raise ValueError(f"it has {sum(areas):,} of {image.width * image.height:,} pixels")
 
 
 def _alone(image: Image.Image) -> AbstractContextManager[object]:

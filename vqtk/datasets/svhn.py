@@ -1,6 +1,5 @@
 """SVHN: house numbers out of MATLAB files."""
 
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,10 @@ from torchvision.datasets import SVHN as TorchvisionSVHN
 from torchvision.datasets.utils import download_url
 
 from vqtk.datasets._base import Dataset, Splits
+from vqtk.datasets._matlab import matlab_shapes, read_matlab
 from vqtk.datasets._official import Official
-from vqtk.datasets._paths import because, check_regular, shown
-from vqtk.datasets._split import HELD_AT_MOST, Held
+from vqtk.datasets._paths import because, shown
+from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
@@ -65,23 +65,16 @@ class SVHN(Dataset):
 
 
 def _length(path: Path) -> int:
-    from scipy.io import whosmat
-
     try:
-        check_regular(path)
-        shapes = {name: shape for name, shape, _ in whosmat(path)}
-        return int(shapes["X"][-1])
+        return matlab_shapes(path)["X"][-1]
     except Exception as error:
         raise _damaged(path, error) from None
 
 
 def _read(path: Path) -> Held:
     """Return the digits of a file: X (32, 32, 3, n), and y (n, 1) in which 10 means 0."""
-    from scipy.io import loadmat
-
     try:
-        _check_claims(path)
-        content = loadmat(path, variable_names=["X", "y"])
+        content = read_matlab(path, "X", "y")
         images, labels = content["X"], content["y"].ravel()
         if images.shape != (32, 32, 3, len(labels)) or images.dtype != np.uint8 or not len(labels):
             raise ValueError(f"X is {images.shape} of {images.dtype}, and y has {len(labels)} labels")
@@ -91,16 +84,6 @@ def _read(path: Path) -> Held:
         raise _damaged(path, error) from None
     items = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
     return Held(items, torch.from_numpy(labels.astype(np.int64) % 10))
-
-
-def _check_claims(path: Path) -> None:
-    """Raise ValueError if an array of a MATLAB file, which is compressed, claims more than is held."""
-    from scipy.io import whosmat
-
-    check_regular(path)
-    for name, shape, _ in whosmat(path):
-        if name in ("X", "y") and prod(shape) > HELD_AT_MOST:
-            raise ValueError(f"{name} claims {prod(shape):,} values, and at most {HELD_AT_MOST:,} are read")
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

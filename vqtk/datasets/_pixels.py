@@ -55,7 +55,9 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
 
 
 def _check_covered(image: Image.Image) -> None:
-    """Raise ValueError if a file leaves out some of its strips: these pixels would be black."""
+    """Raise ValueError if a TIFF leaves out some of its strips: these pixels would be black."""
+    if image.format != "TIFF":  # The frame of a GIF may be smaller than its canvas.
+        return
     areas = [(right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in getattr(image, "tile", [])]
     if areas and sum(areas) < image.width * image.height:
         raise ValueError(f"it has {sum(areas):,} of {image.width * image.height:,} pixels")

@@ -18,6 +18,7 @@ from scipy.io import savemat
 from torchvision import transforms
 from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
 from torchvision.datasets import SVHN as TorchvisionSVHN
+from torchvision.datasets import CelebA as TorchvisionCelebA
 
 from tests.images import BATCHES, items, md5, message, noise, serving, write_celeba, write_cifar, write_svhn
 from tests.parity import shared
@@ -126,6 +127,16 @@ def test_digits_and_photographs_are_downloaded_as_torchvision_does(
         assert len(CIFAR10().load(root).train) == 20
     assert {path.name for path in root.rglob("*") if path.is_file()} == {*BATCHES, "train_32x32.mat", "test_32x32.mat"}
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_published_checksums_are_those_that_torchvision_knows() -> None:
+    known = {
+        svhn: {name: md5 for _, name, md5 in (TorchvisionSVHN.split_list[part] for part in ("train", "test"))},
+        cifar10: dict(map(tuple, [*TorchvisionCIFAR10.train_list, *TorchvisionCIFAR10.test_list])),
+        celeba: {name: md5 for _, md5, name in TorchvisionCelebA.file_list if "partition" in name},
+    }
+    for module, sums in known.items():
+        assert {name: md5 for name, md5 in module._OFFICIAL.files.items() if md5} == sums
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchvision.datasets.utils import check_integrity
-
 from vqtk.errors import DataError
 
 _PATIENCE_S = 10.0
@@ -56,6 +54,8 @@ class Official:
 
     def is_complete(self, folder: Path) -> bool:
         """Return whether the files are the published ones, byte for byte."""
+        from torchvision.datasets.utils import check_integrity
+
         return all(md5 is None or check_integrity(folder / name, md5) for name, md5 in self.files.items())
 
     def note(self, folder: Path, *, train: int, test: int, why: str = "checksums differ") -> str:

@@ -10,7 +10,6 @@ from threading import Lock
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import functional
 
 from vqtk.datasets._paths import because, check_regular, shown
 from vqtk.errors import DataError
@@ -34,6 +33,8 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
 
     Raises: DataError if the file is no whole image, or what its values mean cannot be told.
     """
+    from torchvision.transforms import functional  # Importing torchvision takes as long as importing torch.
+
     try:
         check_regular(path)
         with Image.open(path) as opened, _alone(opened):

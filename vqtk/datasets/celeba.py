@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from torchvision.datasets import CelebA as TorchvisionCelebA
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._images import DAMAGED_AT_MOST, Images, load_images
@@ -22,13 +21,15 @@ _PARTITION_AT_MOST = 1 << 26
 
 
 def _fetch(folder: Path) -> None:
+    from torchvision.datasets import CelebA as TorchvisionCelebA
+
     TorchvisionCelebA(folder, download=True)
     (folder / TorchvisionCelebA.base_folder / f"{_FACES}.zip").unlink()
 
 
 _OFFICIAL = Official(
     "CelebA",
-    files={_FACES: None, _PARTITION: next(md5 for _, md5, name in TorchvisionCelebA.file_list if name == _PARTITION)},
+    files={_FACES: None, _PARTITION: "d32c9cbf5e040fd4025c592c306e6668"},
     below=("celeba/celeba", "celeba", ""),
     fetch=_fetch,
     address="https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.datasets import CIFAR10 as TorchvisionCIFAR10
-from torchvision.datasets.utils import download_and_extract_archive
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._official import Official
@@ -17,12 +15,20 @@ from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
 
 _NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_TRAIN = dict(map(tuple, TorchvisionCIFAR10.train_list))
-_TEST = dict(map(tuple, TorchvisionCIFAR10.test_list))
+_TRAIN: dict[str, str | None] = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+}
+_TEST: dict[str, str | None] = {"test_batch": "40351d587109b95175f43aff81a1287e"}
 
 
 def _fetch(folder: Path) -> None:
-    known = TorchvisionCIFAR10
+    from torchvision.datasets import CIFAR10 as known
+    from torchvision.datasets.utils import download_and_extract_archive
+
     download_and_extract_archive(known.url, folder, filename=known.filename, md5=known.tgz_md5, remove_finished=True)
 
 
@@ -31,7 +37,7 @@ _OFFICIAL = Official(
     files={**_TRAIN, **_TEST},
     below=("cifar10/cifar-10-batches-py", "cifar-10-batches-py", "cifar10", ""),
     fetch=_fetch,
-    address=f"{TorchvisionCIFAR10.url} (unpacked)",
+    address="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz (unpacked)",
 )
 
 
@@ -65,7 +71,7 @@ class CIFAR10(Dataset):
         return Splits(train, test, source=shown(folder), note=note, labels=_NAMES)
 
 
-def _read(folder: Path, names: dict[str, str]) -> Held:
+def _read(folder: Path, names: dict[str, str | None]) -> Held:
     batches = [_batch(folder / name) for name in names]
     items = torch.from_numpy(np.concatenate([images for images, _ in batches])).view(-1, 3, 32, 32)
     return Held(items, torch.tensor([label for _, labels in batches for label in labels]))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.datasets import MNIST as TorchvisionMNIST
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._official import quietly
@@ -64,6 +63,8 @@ def _find(root: Path) -> Path | None:
 
 
 def _download(root: Path) -> bool:
+    from torchvision.datasets import MNIST as TorchvisionMNIST
+
     try:
         with quietly():
             TorchvisionMNIST(root, train=True, download=True)
@@ -73,6 +74,10 @@ def _download(root: Path) -> bool:
 
 
 def _read(root: Path, *, train: bool) -> Held:
+    from torchvision.datasets import (
+        MNIST as TorchvisionMNIST,  # Importing torchvision takes as long as importing torch.
+    )
+
     raw = root / "MNIST" / "raw"
     missing = [name for name in _FILES if not (raw / name).is_file()]
     if missing:

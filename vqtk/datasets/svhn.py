@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.datasets import SVHN as TorchvisionSVHN
-from torchvision.datasets.utils import download_url
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._matlab import matlab_shapes, read_matlab
@@ -20,6 +18,9 @@ _TRAIN, _TEST = "train_32x32.mat", "test_32x32.mat"
 
 
 def _fetch(folder: Path) -> None:
+    from torchvision.datasets import SVHN as TorchvisionSVHN
+    from torchvision.datasets.utils import download_url
+
     for part in ("train", "test"):
         url, name, md5 = TorchvisionSVHN.split_list[part]
         download_url(url, folder, name, md5)
@@ -27,7 +28,7 @@ def _fetch(folder: Path) -> None:
 
 _OFFICIAL = Official(
     "SVHN",
-    files={name: md5 for _, name, md5 in (TorchvisionSVHN.split_list[part] for part in ("train", "test"))},
+    files={_TRAIN: "e26dedcc434d2e4c54c9b2d4a06d8373", _TEST: "eb5a983be6a315427106f1b164d9cef3"},
     below=("svhn", ""),
     fetch=_fetch,
     address="http://ufldl.stanford.edu/housenumbers",

@@ -3,8 +3,6 @@
 from http.client import HTTPException
 from pathlib import Path
 
-from torchvision.datasets.utils import download_and_extract_archive
-
 from vqtk.datasets._base import Splits
 from vqtk.datasets._characters import Characters, read_text, windows
 from vqtk.datasets._official import quietly
@@ -65,6 +63,8 @@ def _find(root: Path) -> Path | None:
 
 def _downloaded(root: Path) -> Path:
     """Download the text and return its folder. Raises: DataError which says where to put it."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
     try:
         with quietly():
             download_and_extract_archive(_URL, str(root / "wikitext2"), md5=_MD5, remove_finished=True)

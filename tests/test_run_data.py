@@ -183,3 +183,12 @@ def test_a_run_whose_manifest_is_gone_says_so(place: Path, vqtk: Vqtk) -> None:
     (run / "manifest.json").unlink()
     assert "no manifest.json that says which data it was made with" in vqtk("eval", run, code=2)
     vqtk("sample", run)
+
+
+def test_a_weights_file_says_if_the_data_at_hand_are_not_those_that_it_was_trained_on(
+    place: Path, vqtk: Vqtk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vqtk("export", "../here/run", "-o", "../model.safetensors", device=False)
+    assert "warning: these weights were trained on other data than those in " in vqtk("eval", "../model.safetensors")
+    monkeypatch.chdir("../here")
+    assert "warning" not in vqtk("eval", "../model.safetensors")

@@ -23,8 +23,8 @@ from tests.tiny import experiment, few, shipped, train
 from vqtk.ablate.collect import collect
 from vqtk.ablate.study import load_study
 from vqtk.datasets import cifar10, mnist, svhn, voxels
-from vqtk.datasets._images import read_image
 from vqtk.datasets._meshes import read_off, solid
+from vqtk.datasets._pixels import read_image
 from vqtk.datasets.text import Text
 from vqtk.errors import DataError
 from vqtk.io.original import load_original, read_original

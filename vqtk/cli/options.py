@@ -93,7 +93,7 @@ class Opened:
 
         Raises: DataError if they are not those of the run, or do not suit the model.
         """
-        from vqtk.io.weights import run_of
+        from vqtk.io.weights import facts_of, run_of, weights_of
         from vqtk.recipe.recipe import with_data
         from vqtk.train.run_data import own_splits, suited_splits
         from vqtk.train.run_directory import RunDirectory
@@ -102,7 +102,8 @@ class Opened:
         if run and not self.other:
             return own_splits(self.recipe, RunDirectory(run), data_dir=self.data_dir, say=_say)
         recipe = with_data(self.recipe, self.other) if self.other else self.recipe
-        return suited_splits(recipe, self.model, data_dir=self.data_dir, say=_say)
+        trained_on = None if self.other else facts_of(weights_of(self.path)).get("data_sha256")
+        return suited_splits(recipe, self.model, data_dir=self.data_dir, say=_say, trained_on=trained_on)
 
     @cached_property
     def folder(self) -> Path | None:

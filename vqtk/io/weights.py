@@ -95,6 +95,12 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {**read, "trainer_sha256": metadata.get("trainer_sha256", "")}
 
 
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return the facts of a weights file that was read before, such as the SHA-256 of its training data."""
+    with safe_open(path, framework="pt") as file:
+        return _from_json((file.metadata() or {}).get("facts", "{}"), "facts", dict, path)
+
+
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     """Return the SHA-256 of tensors, their names, types and shapes, and of all metadata but the checksum itself."""
     digest = hashlib.sha256()

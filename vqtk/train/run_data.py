@@ -83,8 +83,19 @@ def own_splits(
     )
 
 
-def suited_splits(recipe: Recipe, model: Any, *, data_dir: Path | None, say: Callable[[str], object]) -> Splits:
-    """Read the data of a recipe for a model that was trained on others, perhaps. Raises: DataError if it cannot be."""
+def suited_splits(
+    recipe: Recipe,
+    model: Any,
+    *,
+    data_dir: Path | None,
+    say: Callable[[str], object],
+    trained_on: str | None = None,
+) -> Splits:
+    """Read the data of a recipe for a model that was trained on others, perhaps.
+
+    `trained_on` is the SHA-256 of the data that it should have been trained on: a line says if they are others.
+    Raises: DataError if the model cannot take them.
+    """
     dataset = build_dataset(recipe)
     spec, own = dataset.spec, model.data
     if (spec.kind, spec.shape, spec.classes) != (own.kind, own.shape, own.classes):
@@ -99,6 +110,11 @@ def suited_splits(recipe: Recipe, model: Any, *, data_dir: Path | None, say: Cal
         raise DataError(
             f"the text in {splits.source} has another vocabulary than the text that this model was trained on. Point "
             "VQTK_DATA or --data-dir at the same text."
+        )
+    if trained_on not in (None, splits.fingerprint()["sha256"]):
+        say(
+            f"warning: these weights were trained on other data than those in {splits.source} (SHA-256 "
+            f"{str(trained_on)[:8]}, not {splits.fingerprint()['sha256'][:8]}): what follows is of the latter."
         )
     return splits
 

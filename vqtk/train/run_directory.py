@@ -175,7 +175,8 @@ class RunDirectory:
         sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
         try:
             write_bytes(state, buffer.getvalue())
-            save_weights(weights, trainer.model, trainer.recipe, trainer_sha256=sha256, update=trainer.done)
+            facts = {"update": trainer.done, "data_sha256": self.manifest().get("data", {}).get("sha256")}
+            save_weights(weights, trainer.model, trainer.recipe, trainer_sha256=sha256, **facts)
         except BaseException:
             state.unlink(missing_ok=True)
             raise

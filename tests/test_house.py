@@ -24,6 +24,11 @@ def test_what_users_read_and_copy_imports_public_modules_alone(path: Path) -> No
     assert re.findall(r"(?:from|import) vqtk(?:\.\w+)*\._\w+", path.read_text(encoding="utf-8")) == []
 
 
+def test_no_signature_says_any_for_a_model() -> None:
+    told = {path.name for path in (ROOT / "vqtk").rglob("*.py") if "model: Any" in path.read_text(encoding="utf-8")}
+    assert told == set()
+
+
 def test_plugins_kept_with_runs_of_the_first_version_find_the_factories_by_their_old_names() -> None:
     assert registry.Condition is ConditionFactory
     with pytest.raises(AttributeError, match="no attribute 'Conditions'"):

@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from vqtk.datasets import Splits
+    from vqtk.models import Model
     from vqtk.recipe.recipe import Recipe
     from vqtk.report.sheet import Sheet
 
@@ -82,7 +83,7 @@ class Opened:
     """The model at `path`, its recipe, and its data: its run's own, or those that `other` settings ask for."""
 
     path: Path
-    model: Any
+    model: Model
     recipe: Recipe
     data_dir: Path | None
     other: Sequence[str]
@@ -176,7 +177,7 @@ def say_unkept(reasons: Iterable[str]) -> None:
         _say(f"warning: {reason}")
 
 
-def code_facts(model: Any, targets: Any, codes: Any, indices: list[int]) -> dict[str, Any]:
+def code_facts(model: Model, targets: Any, codes: Any, indices: list[int]) -> dict[str, Any]:
     """Return the indices, codes and distortions of test items, for `--json`."""
     from vqtk.report.pictures import distortion
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vqtk.evaluate.prior import Fitted
+    from vqtk.models import Model
     from vqtk.report.sheet import Sheet
 
 
@@ -145,7 +146,7 @@ def _drawn(fitted: Fitted, *, count: int, seed: int) -> Tensor:
     return fitted.prior.sample(count, generator(seed, "sample", "markov"))
 
 
-def _write_meshes(model: Any, codes: Tensor, folder: Path) -> dict[str, list[Any]]:
+def _write_meshes(model: Model, codes: Tensor, folder: Path) -> dict[str, list[Any]]:
     from vqtk.report.pictures import shown_as
     from vqtk.report.stl import write_meshes
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import isqrt
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -181,7 +181,7 @@ class _Textbook(_Side):
 
     def __init__(self, trainer: Trainer, target: Tensor, segment: int | None):
         super().__init__(trainer, target)
-        self.walk = partial(textbook_walk, trainer.model, segment=segment)
+        self.walk = partial(textbook_walk, cast(VQDraw, trainer.model), segment=segment)
         trainer.explores = False
         trainer.objective.model = _Walking(self.walk)
 
@@ -198,7 +198,7 @@ class _Textbook(_Side):
     @torch.no_grad()
     def decode(self) -> Tensor:
         """Decode as many codes."""
-        return textbook_decode(self.model, self.codes)
+        return textbook_decode(cast(VQDraw, self.model), self.codes)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch import Tensor
 from vqtk.errors import RecipeError, VqtkError
 from vqtk.evaluate.measure import Track, untracked
 from vqtk.evaluate.walks import suited_batch
-from vqtk.models import Guided, guided_walk
+from vqtk.models import Guided, Model, guided_walk
+from vqtk.models.vqdraw import VQDraw
 from vqtk.recipe.merge import merge
 from vqtk.recipe.node import Node, Problems, parse_text
 from vqtk.recipe.schema import Scope, parse
@@ -48,7 +49,7 @@ class Answers:
     shown: Tensor
 
 
-def guide_of(model: Any, name: str, settings: Sequence[str] = ()) -> Any:
+def guide_of(model: Model, name: str, settings: Sequence[str] = ()) -> Any:
     """Return a guide for a model, by its name and settings such as `hide=left`.
 
     Raises: RecipeError that says what was expected, if there is no such guide or setting, or it does not fit the model.
@@ -80,7 +81,7 @@ def _setting(text: str) -> Node:
 
 
 def complete(
-    model: Any, guide: Any, observed: Tensor, *, asked: Asked, items: Sequence[int], track: Track = untracked
+    model: Model, guide: Any, observed: Tensor, *, asked: Asked, items: Sequence[int], track: Track = untracked
 ) -> Answers:
     """Return a model's answers to what is observed (n, …) of items; `items` are their indices.
 
@@ -103,7 +104,7 @@ def complete(
     )
 
 
-def _piece(model: Any, guide: Any, observed: Tensor, asked: Asked, items: Sequence[int]) -> Guided:
+def _piece(model: Model, guide: Any, observed: Tensor, asked: Asked, items: Sequence[int]) -> Guided:
     def score(proposals: Tensor, index: Tensor) -> Tensor:
         shown = model.loss.show(proposals.flatten(0, 1)).unflatten(0, proposals.shape[:2])
         return guide(shown, observed[index])
@@ -112,7 +113,7 @@ def _piece(model: Any, guide: Any, observed: Tensor, asked: Asked, items: Sequen
         return torch.stack([_drawn(asked, item, stage, choices) for item in items])
 
     return guided_walk(
-        model,
+        cast(VQDraw, model),
         score,
         len(items),
         answers=asked.answers,

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vqtk.models import Model
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.validate import synthetic
 
 
-def parameters_by_part(model: Any) -> dict[str, int]:
+def parameters_by_part(model: Model) -> dict[str, int]:
     """Return the parameters of each part of a model; those of the refiners are summed over segments."""
     parts: dict[str, int] = {}
     for name, value in model.named_parameters():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vqtk.losses.mse import MSE
+from vqtk.models import Model
 
 Figures = dict[str, Tensor]
 """Figures by name, each (n, s): a value an item and a stage."""
@@ -18,7 +19,7 @@ MOST_VALUES = 1 << 24
 """Values that the reconstructions of all stages hold at most at a time."""
 
 
-def stage_figures(model: Any, codes: Tensor, target: Tensor) -> Figures:
+def stage_figures(model: Model, codes: Tensor, target: Tensor) -> Figures:
     """Return `distortion`, the loss after each stage, and the figures of the data's kind beside it.
 
     A model that is not stepwise has one column, its last stage.
@@ -41,7 +42,7 @@ def psnr_db(mse_pixels: float | None) -> float | None:
     return 10 * log10(1 / mse_pixels) if mse_pixels else None
 
 
-def figures_of(model: Any, after: Tensor, target: Tensor) -> Figures:
+def figures_of(model: Model, after: Tensor, target: Tensor) -> Figures:
     """Return the figures of the data's kind, which are of one unit whatever the loss.
 
     Shapes: after (n, s, *reconstruction shape), target (n, *data shape) in training units → (n, s) each.
@@ -54,7 +55,7 @@ def figures_of(model: Any, after: Tensor, target: Tensor) -> Figures:
     return kinds[model.data.kind](model, shown, target[:, None])
 
 
-def _image(model: Any, shown: Tensor, target: Tensor) -> Figures:
+def _image(model: Model, shown: Tensor, target: Tensor) -> Figures:
     """Return the squared error of pixels in [0, 1], and in training units where that is another number.
 
     The loss `mse` is that of training units already.
@@ -66,12 +67,12 @@ def _image(model: Any, shown: Tensor, target: Tensor) -> Figures:
     return figures
 
 
-def _text(model: Any, shown: Tensor, target: Tensor) -> Figures:
+def _text(model: Model, shown: Tensor, target: Tensor) -> Figures:
     """Return the part of the tokens that are right."""
     return {"token_accuracy": _mean((shown == target).double())}
 
 
-def _voxels(model: Any, shown: Tensor, target: Tensor) -> Figures:
+def _voxels(model: Model, shown: Tensor, target: Tensor) -> Figures:
     """Return intersection over union of the voxels of at least 0.5 with the grid; 1 where both are empty."""
     found, there = (shown >= 0.5).flatten(2), (target >= 0.5).flatten(2)
     either = (found | there).sum(2)
@@ -79,12 +80,12 @@ def _voxels(model: Any, shown: Tensor, target: Tensor) -> Figures:
     return {"iou": torch.where(either > 0, both / either.clamp(min=1), 1.0)}
 
 
-def _points(model: Any, shown: Tensor, target: Tensor) -> Figures:
+def _points(model: Model, shown: Tensor, target: Tensor) -> Figures:
     """Return the distance from a point to its reconstruction, in training units."""
     return {"distance": torch.linalg.vector_norm(shown - target, dim=2)}
 
 
-def _signals(model: Any, shown: Tensor, target: Tensor) -> Figures:
+def _signals(model: Model, shown: Tensor, target: Tensor) -> Figures:
     """Return the squared error in training units, unless it is the loss."""
     return {} if isinstance(model.loss, MSE) else {"mse": _mean((shown - target).square())}
 

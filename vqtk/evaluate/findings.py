@@ -12,6 +12,7 @@ from vqtk.evaluate.measure import Track, encode_all, measure, untracked
 from vqtk.evaluate.probe import labels_of, probe
 from vqtk.evaluate.quality import quality
 from vqtk.evaluate.walks import fixed_subset
+from vqtk.models import Model
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.run_directory import environment
 from vqtk.train.seeds import generator
@@ -29,7 +30,7 @@ class Asked:
 
 
 def findings(
-    model: Any, recipe: Recipe, splits: Splits, *, asked: Asked = Asked(), track: Track = untracked
+    model: Model, recipe: Recipe, splits: Splits, *, asked: Asked = Asked(), track: Track = untracked
 ) -> dict[str, Any]:
     """Measure a model on its test split, and return all that was found as JSON values.
 
@@ -69,7 +70,7 @@ def findings(
     }
 
 
-def _likelihood(loss: str | None, model: Any) -> str:
+def _likelihood(loss: str | None, model: Model) -> str:
     """Return in words what the loss says of a likelihood."""
     if model.loss.normalised:
         return (

@@ -15,7 +15,7 @@ from vqtk.datasets import Split, batches_of
 from vqtk.evaluate.distortion import stage_figures
 from vqtk.evaluate.speed import Rates, Stopwatch, rates
 from vqtk.evaluate.walks import Evaluation, suited_batch
-from vqtk.models import usage_of
+from vqtk.models import Model, usage_of
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
 """Yields the parts of a piece of work, showing how far it is; the second argument says what it is."""
@@ -37,7 +37,7 @@ def untracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
 
 @torch.no_grad()
 def measure(
-    model: Any, split: Split, *, items: Tensor | None = None, batch: int | None = None, track: Track = untracked
+    model: Model, split: Split, *, items: Tensor | None = None, batch: int | None = None, track: Track = untracked
 ) -> Measured:
     """Encode the items (indices; all by default) by the model's own search, `batch` at a time, and decode them.
 
@@ -62,7 +62,13 @@ def measure(
 
 @torch.no_grad()
 def encode_all(
-    model: Any, split: Split, *, items: Tensor, batch: int | None = None, track: Track = untracked, what: str = "items"
+    model: Model,
+    split: Split,
+    *,
+    items: Tensor,
+    batch: int | None = None,
+    track: Track = untracked,
+    what: str = "items",
 ) -> Tensor:
     """Return the codes of the items (indices) of a split: (n, stages), on the CPU."""
     size = batch or suited_batch(model)
@@ -70,13 +76,13 @@ def encode_all(
     return torch.cat([model.encode(target).cpu() for target in parts])
 
 
-def targets(model: Any, split: Split, items: Tensor, *, batch: int, track: Track, what: str) -> Iterator[Tensor]:
+def targets(model: Model, split: Split, items: Tensor, *, batch: int, track: Track, what: str) -> Iterator[Tensor]:
     """Yield the items (indices) of a split in training units on the model's device, `batch` at a time."""
     for raw in batches_of(split, track(items.split(batch), what)):
         yield model.data.normalise(raw.to(model.device), model.dtype)
 
 
-def _evaluation(model: Any, means: dict[str, Tensor], codes: Tensor) -> Evaluation:
+def _evaluation(model: Model, means: dict[str, Tensor], codes: Tensor) -> Evaluation:
     figures = {
         name: [None] * (model.stages - len(values)) + [float(value) for value in values]
         for name, values in means.items()

@@ -26,6 +26,7 @@ from vqtk.evaluate.measure import Track, encode_all, untracked
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.io.atomic import file_sha256, replacing
 from vqtk.io.run_files import parse_json
+from vqtk.models import Model
 
 ITEMS, TEST_ITEMS = 2000, 500
 """Training items whose codes a prior is fitted on, and test items whose codes it is scored on."""
@@ -107,7 +108,7 @@ class Fitted:
 
 
 def fitted_prior(
-    model: Any,
+    model: Model,
     *,
     weights: Path,
     path: Path,
@@ -153,7 +154,7 @@ def place_of(folder: Path | None, weights: Path) -> Path:
     return user_cache() / "priors" / f"{weights.stem}_{file_sha256(weights)[:12]}.safetensors"
 
 
-def _fit(model: Any, splits: Splits, *, items: int, seed: int, track: Track) -> Fitted:
+def _fit(model: Model, splits: Splits, *, items: int, seed: int, track: Track) -> Fitted:
     train, test = fixed_subset(splits.train, items, seed), fixed_subset(splits.test, TEST_ITEMS, seed)
     codes = encode_all(model, splits.train, items=train, track=track, what="training items")
     prior = fit_markov(codes, model.options)

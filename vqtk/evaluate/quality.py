@@ -12,6 +12,7 @@ from vqtk.datasets import Split, Splits, batches_of
 from vqtk.errors import DataError
 from vqtk.evaluate.features import Features, classifier_features, inception
 from vqtk.evaluate.measure import Track, untracked
+from vqtk.models import Model
 from vqtk.nn.types import DataSpec
 from vqtk.train.seeds import generator
 
@@ -58,7 +59,7 @@ class Quality:
 
 
 @torch.no_grad()
-def quality(model: Any, splits: Splits, *, items: Tensor, name: str, seed: int, track: Track = untracked) -> Quality:
+def quality(model: Model, splits: Splits, *, items: Tensor, name: str, seed: int, track: Track = untracked) -> Quality:
     """Compare as many samples as test items (indices), at most 10,000, with them; and as many train items.
 
     `name` is the data set's. Samples decode the model's random codes, and are rounded to 8 bits as the data are.
@@ -161,7 +162,7 @@ def _of_items(space: Features, split: Split, items: Tensor, track: Track, what: 
     return torch.cat([space.of(raw).double().cpu() for raw in images])
 
 
-def _as_bytes(model: Any, codes: Tensor) -> Tensor:
+def _as_bytes(model: Model, codes: Tensor) -> Tensor:
     """Return decoded codes as pixels from 0 to 255."""
     pixels = model.data.pixels(model.loss.show(model.decode(codes)))
     return (pixels * 255).round().to(torch.uint8)

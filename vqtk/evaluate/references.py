@@ -22,6 +22,7 @@ from vqtk.evaluate.measure import Track, targets, untracked
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.io.atomic import write_text
 from vqtk.io.run_files import ReferencesFile, read_file
+from vqtk.models import Model
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.seeds import generator
 
@@ -72,7 +73,7 @@ class References:
 
 
 def references(
-    model: Any,
+    model: Model,
     splits: Splits,
     *,
     seed: int,
@@ -131,7 +132,7 @@ def kept(path: Path) -> References | None:
     return References(pixels, normal, {key: value for key, value in found.items() if key not in LABELS})
 
 
-def are_worth_it(recipes: Sequence[Recipe], model: Any, splits: Splits) -> bool:
+def are_worth_it(recipes: Sequence[Recipe], model: Model, splits: Splits) -> bool:
     """Return whether they take few operations, beside those of training by these recipes.
 
     Both are counted, and neither is timed: the same recipes have them on any machine.
@@ -145,14 +146,14 @@ def are_worth_it(recipes: Sequence[Recipe], model: Any, splits: Splits) -> bool:
     return _operations(model, splits) <= WORTH_SHARE * 3 * sum(encoded)  # Backwards costs twice as much as forwards.
 
 
-def _operations(model: Any, splits: Splits) -> float:
+def _operations(model: Model, splits: Splits) -> float:
     """Return about how many operations it takes to compute them."""
     values, train, test = prod(model.data.shape), len(splits.train), len(splits.test)
     assigned = model.stages * model.options * (STEPS * MINI_BATCH + _fitted(model, splits) + test)
     return 2 * values * assigned + 2 * train * values**2 + 10 * values**3
 
 
-def _fitted(model: Any, splits: Splits) -> int:
+def _fitted(model: Model, splits: Splits) -> int:
     """Return how many training items K-means is fitted on."""
     return min(len(splits.train), max(1, MOST_VALUES // prod(model.data.shape)))
 
@@ -191,7 +192,7 @@ def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([(centres.square().sum(1) - 2 * some @ centres.T).argmin(1) for some in vectors.split(BATCH)])
 
 
-def _kmeans_points(model: Any, splits: Splits, *, seed: int, track: Track) -> list[Point]:
+def _kmeans_points(model: Model, splits: Splits, *, seed: int, track: Track) -> list[Point]:
     taken = fixed_subset(splits.train, _fitted(model, splits), seed)
     train = _flat(model, splits.train, taken, track, "training items")
     target = _flat(model, splits.test, torch.arange(len(splits.test)), track, "test items")
@@ -208,7 +209,7 @@ def _kmeans_points(model: Any, splits: Splits, *, seed: int, track: Track) -> li
     return points
 
 
-def _flat(model: Any, split: Any, items: Tensor, track: Track, what: str) -> Tensor:
+def _flat(model: Model, split: Any, items: Tensor, track: Track, what: str) -> Tensor:
     parts = targets(model, split, items, batch=BATCH, track=track, what=what)
     return torch.cat([part.flatten(1).float().cpu() for part in parts])
 
@@ -235,7 +236,7 @@ def gaussian_distortion(variances: Tensor, bits: float) -> float:
     return float(falling.clamp(max=float(level)).mean())
 
 
-def _gaussian_points(model: Any, splits: Splits, *, track: Track) -> list[Point]:
+def _gaussian_points(model: Model, splits: Splits, *, track: Track) -> list[Point]:
     variances = torch.linalg.eigvalsh(_covariance(model, splits, track))
     points = []
     for stage in range(1, model.stages + 1):
@@ -245,7 +246,7 @@ def _gaussian_points(model: Any, splits: Splits, *, track: Track) -> list[Point]
     return points
 
 
-def _covariance(model: Any, splits: Splits, track: Track) -> Tensor:
+def _covariance(model: Model, splits: Splits, track: Track) -> Tensor:
     """Return the covariance (d, d) of the values of all training items, in training units, float64."""
     values = prod(model.data.shape)
     total = torch.zeros(values, dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vqtk.datasets import Split, batches_of
 from vqtk.evaluate.distortion import figures_of, psnr_db
-from vqtk.models import usage_of
+from vqtk.models import Model, usage_of
 from vqtk.train.seeds import generator
 
 MOST_PROPOSED = {"cpu": 1 << 21}
@@ -98,7 +98,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: int | None = None) -> Evaluation:
+def evaluate(model: Model, split: Split, *, items: Tensor | None = None, batch: int | None = None) -> Evaluation:
     """Encode the items (indices; all by default) greedily, `batch` at a time, and score every option of every stage.
 
     A model that is not stepwise has no options to score: it encodes and decodes, and what is known is its last stage.
@@ -140,7 +140,7 @@ def evaluate(model: Any, split: Split, *, items: Tensor | None = None, batch: in
     )
 
 
-def suited_batch(model: Any) -> int:
+def suited_batch(model: Model) -> int:
     """Return how many items to encode at a time: 100, or fewer where their proposals would take much memory."""
     most = MOST_PROPOSED.get(model.device.type, 1 << 28)
     return max(1, min(100, most // (model.options * prod(model.loss.shape))))

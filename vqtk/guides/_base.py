@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from vqtk.datasets import Splits
 from vqtk.errors import ShapeError
+from vqtk.models import Model
 
 HIDDEN = (0.55, 0.62, 0.78)
 """The colour of what a guide does not see, where that is shown."""
@@ -30,7 +31,7 @@ class Guide(ABC):
     observes: ClassVar[bool] = True
     hidden: Tensor
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Model):
         self.data = model.data
         self.device = model.device
         self.hidden = torch.ones(model.data.shape, dtype=torch.bool, device=model.device)

@@ -1,12 +1,11 @@
 """Colouring: only a grey image is seen."""
 
-from typing import Any
-
 from einops import einsum
 from torch import Tensor
 
 from vqtk.errors import ShapeError
 from vqtk.guides._base import Guide
+from vqtk.models import Model
 from vqtk.registry import guides
 
 LUMA = (0.299, 0.587, 0.114)
@@ -20,7 +19,7 @@ class Grey(Guide):
     Raises: ShapeError if the model's images have no colours.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Model):
         super().__init__(model)
         if self.data.shape[0] != len(LUMA):
             raise ShapeError(

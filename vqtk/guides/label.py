@@ -1,7 +1,7 @@
 """Items of a class: a classifier says how far a reconstruction is one."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import doc
@@ -13,6 +13,7 @@ from vqtk.evaluate import features
 from vqtk.evaluate.probe import BATCH, fit
 from vqtk.evaluate.walks import fixed_subset
 from vqtk.guides._base import Guide
+from vqtk.models import Model
 from vqtk.nn.types import Count, Whole
 from vqtk.registry import guides
 from vqtk.train.seeds import generator
@@ -39,7 +40,7 @@ class Label(Guide):
     classifier: nn.Module
     label: int
 
-    def __init__(self, model: Any, *, wanted: Wanted, items: Count = 10_000):
+    def __init__(self, model: Model, *, wanted: Wanted, items: Count = 10_000):
         super().__init__(model)
         self.wanted, self.items = wanted, items
 

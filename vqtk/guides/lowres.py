@@ -1,6 +1,6 @@
 """Super-resolution: only a coarse image is seen."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from vqtk.errors import ShapeError
 from vqtk.guides._base import Guide
+from vqtk.models import Model
 from vqtk.registry import guides
 
 
@@ -19,7 +20,7 @@ class Lowres(Guide):
     Raises: ShapeError if `factor` does not divide the sides of the images.
     """
 
-    def __init__(self, model: Any, *, factor: Annotated[int, Ge(2)] = 4):
+    def __init__(self, model: Model, *, factor: Annotated[int, Ge(2)] = 4):
         super().__init__(model)
         self.factor = factor
         height, width = self.data.shape[1:]

@@ -1,7 +1,7 @@
 """Inpainting: a part of each image is hidden."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from vqtk.datasets._paths import check_regular, expanded
 from vqtk.errors import VqtkError, nearest
 from vqtk.guides._base import HIDDEN, Guide
+from vqtk.models import Model
 from vqtk.nn.types import Fraction, Whole
 from vqtk.registry import guides
 from vqtk.train.seeds import generator
@@ -33,7 +34,7 @@ class Mask(Guide):
     Raises: VqtkError if `hide` is neither a word nor such a picture, or nothing is left to be seen.
     """
 
-    def __init__(self, model: Any, *, hide: Hide = "right", fraction: Fraction = 0.5, seed: Whole = 0):
+    def __init__(self, model: Model, *, hide: Hide = "right", fraction: Fraction = 0.5, seed: Whole = 0):
         super().__init__(model)
         channels, height, width = self.data.shape
         size = (height, width)

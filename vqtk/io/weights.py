@@ -25,7 +25,7 @@ from vqtk.nn.graph import CapturedCalls, CudaRecorder
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain
 
-Loaded = tuple[Any, Recipe]
+Loaded = tuple[Model, Recipe]
 FORMAT, _WITHOUT_CHECKSUM = "vqtk 2", "vqtk"
 """What weights files say that they are; the first ones had no checksum."""
 STORED = (torch.float32, torch.float16)
@@ -221,7 +221,7 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("update_*.safetensors"))
 
 
-def load(path: str | Path, *, device: str = "cpu") -> Any:
+def load(path: str | Path, *, device: str = "cpu") -> Model:
     """Return the trained model of a run directory, a weights file, or a shipped model: `vqtk.load("mnist")`.
 
     Raises: CheckpointError if there is none, or it is damaged.

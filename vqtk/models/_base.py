@@ -60,6 +60,28 @@ class Model(nn.Module, ABC):
     def trial(self, target: Tensor) -> Tensor:
         """Return one number that depends on every weight that training changes, to try the model out."""
 
+    # ── what a stepwise model does besides ───────────────────────────────────────────────────────
+
+    def decode_stages(self, codes: Tensor) -> Tensor:
+        """Return the reconstruction after each stage: (n, s) → (n, s, *shape). Raises: VqtkError if not stepwise."""
+        raise self._decodes_whole_codes()
+
+    def proposals(self, codes: Tensor) -> Tensor:
+        """Return what the stage after prefixes (n, s) proposes: (n, k, *shape). Raises: VqtkError if not stepwise."""
+        raise self._decodes_whole_codes()
+
+    def scored(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the grids (n, s, k), codes (n, s) and reconstructions (n, *shape) of a greedy encoding pass.
+
+        Raises: VqtkError if not stepwise.
+        """
+        raise self._decodes_whole_codes()
+
+    def _decodes_whole_codes(self) -> VqtkError:
+        return VqtkError(f"this model ({type(self).__name__}) decodes whole codes only; it has no single stages.")
+
+    # ── sampling ─────────────────────────────────────────────────────────────────────────────────
+
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None, stages: int | None = None) -> Tensor:
         """Decode uniformly drawn codes; the first `stages` of them, where given → (n, *shape)."""

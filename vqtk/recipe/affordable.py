@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vqtk.errors import RecipeError, ShapeError
+from vqtk.models import Model
 from vqtk.recipe.recipe import Recipe
 
 MOST_MODULES = 20_000
@@ -47,7 +48,7 @@ def affordable() -> Iterator[None]:
         hook.remove()
 
 
-def check_update(recipe: Recipe, model: Any, *, batch: int | None = None) -> None:
+def check_update(recipe: Recipe, model: Model, *, batch: int | None = None) -> None:
     """Refuse a recipe whose update alone needs more than this machine's memory, before any of it is taken.
 
     `batch` is its examples in a batch, those of the recipe by default.

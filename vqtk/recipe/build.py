@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from vqtk.datasets import Dataset
+from vqtk.models import Model
 from vqtk.recipe.affordable import affordable
 from vqtk.recipe.recipe import Recipe, load_recipe
 
 
-def build_dataset(recipe: Recipe) -> Any:
+def build_dataset(recipe: Recipe) -> Dataset:
     """Return the recipe's data set; nothing is read yet."""
     return recipe.data()
 
 
-def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Any:
+def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
     """Return the recipe's model, its weights drawn from the recipe's seed on the CPU.
 
     On the device `meta` nothing is drawn or held.
@@ -29,7 +30,7 @@ def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: to
     return model.to(device=device, dtype=dtype) if str(device) != "meta" else model
 
 
-def build(recipe: str | Path, *overrides: str, device: str = "cpu") -> Any:
+def build(recipe: str | Path, *overrides: str, device: str = "cpu") -> Model:
     """Return the model of a recipe file, untrained: `vqtk.build("recipes/mnist.yaml", "model.stages=5")`.
 
     Raises: RecipeError for all that is wrong with the recipe, at once.

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqtk.models import Model
+from vqtk.models.vqdraw import VQDraw
 from vqtk.recipe.build import build_model
 from vqtk.recipe.node import Node, shown_path, walk
 from vqtk.recipe.recipe import Recipe, load_recipe
@@ -48,11 +50,13 @@ def fingerprint(recipe: Recipe) -> str:
     return digest.hexdigest()
 
 
-def _outcome(model: Any) -> list[Tensor]:
+def _outcome(model: Model) -> list[Tensor]:
     outcome = model.train().trial(synthetic(model.data, 1))
     outcome.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    drawn = model.draw(_DRAWN, torch.Generator().manual_seed(0), progress=0.0) if hasattr(model, "draw") else None
+    drawn = None
+    if isinstance(model, VQDraw):
+        drawn = model.draw(_DRAWN, torch.Generator().manual_seed(0), progress=0.0)
     return [outcome.reshape(1), *gradients, *([] if drawn is None else [drawn])]
 
 

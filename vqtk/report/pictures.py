@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vqtk.errors import VqtkError
+from vqtk.models import Model
 from vqtk.report import points, text
 from vqtk.report.cells import form, pictures, require_drawn, texts
 from vqtk.report.grid import grid, pairs, stage_strip
@@ -19,31 +19,31 @@ from vqtk.report.sheet import ImageSheet, Sheet
 _VALUES_AT_ONCE = 1 << 26
 
 
-def random_codes(model: Any, *, count: int, seed: int, stages: int | None = None) -> Tensor:
+def random_codes(model: Model, *, count: int, seed: int, stages: int | None = None) -> Tensor:
     """Return the codes (n, s) that `samples` decodes: the model's random ones, their first `stages` where given."""
     return model.random_codes(count, generator=torch.Generator().manual_seed(seed))[:, :stages]
 
 
-def encoded(model: Any, targets: Tensor) -> Tensor:
+def encoded(model: Model, targets: Tensor) -> Tensor:
     """Return the codes (n, s) of targets (n, *data shape) in training units, a few at a time."""
     return in_pieces(model, model.encode, targets)
 
 
 @torch.no_grad()
-def shown_as(model: Any, codes: Tensor) -> Tensor:
+def shown_as(model: Model, codes: Tensor) -> Tensor:
     """Return what codes (n, s) stand for, as data in training units (n, *data shape), a few at a time."""
     return model.loss.show(in_pieces(model, model.decode, codes))
 
 
 @torch.no_grad()
-def distortion(model: Any, targets: Tensor, codes: Tensor) -> Tensor:
+def distortion(model: Model, targets: Tensor, codes: Tensor) -> Tensor:
     """Return the loss (n,) of targets (n, *data shape) in training units under their codes (n, s)."""
     return model.loss(in_pieces(model, model.decode, codes)[:, None], targets)[:, 0]
 
 
 @torch.no_grad()
 def samples(
-    model: Any,
+    model: Model,
     *,
     count: int = 64,
     seed: int = 0,
@@ -62,7 +62,7 @@ def samples(
 
 
 @torch.no_grad()
-def decoded(model: Any, codes: Tensor, *, columns: int = 8, over: Tensor | None = None) -> Sheet:
+def decoded(model: Model, codes: Tensor, *, columns: int = 8, over: Tensor | None = None) -> Sheet:
     """Return the reconstructions of codes (n, s), as samples.
 
     Points are drawn over items (n, 2) in training units, where these are given.
@@ -77,7 +77,7 @@ def decoded(model: Any, codes: Tensor, *, columns: int = 8, over: Tensor | None 
 
 
 @torch.no_grad()
-def reconstructions(model: Any, targets: Tensor, *, codes: Tensor | None = None, columns: int = 8) -> Sheet:
+def reconstructions(model: Model, targets: Tensor, *, codes: Tensor | None = None, columns: int = 8) -> Sheet:
     """Return targets (n, *data shape) in training units with their reconstructions below them.
 
     Their codes (n, s) are those given, or found by encoding.
@@ -95,7 +95,7 @@ def reconstructions(model: Any, targets: Tensor, *, codes: Tensor | None = None,
 
 
 @torch.no_grad()
-def stages(model: Any, targets: Tensor, *, codes: Tensor | None = None) -> Sheet:
+def stages(model: Model, targets: Tensor, *, codes: Tensor | None = None) -> Sheet:
     """Return what is reached after each stage, and last the targets (n, *data shape) in training units.
 
     Their codes (n, s) are those given, or found by encoding. Raises: VqtkError if only whole codes can be decoded.
@@ -116,7 +116,7 @@ def stages(model: Any, targets: Tensor, *, codes: Tensor | None = None) -> Sheet
 
 
 @torch.no_grad()
-def proposals(model: Any, target: Tensor, *, stage: int, columns: int = 8) -> tuple[Sheet, int]:
+def proposals(model: Model, target: Tensor, *, stage: int, columns: int = 8) -> tuple[Sheet, int]:
     """Return what a stage (from 0) proposes for a target (*data shape), the chosen option marked, and that option.
 
     Raises: VqtkError if only whole codes can be decoded.
@@ -136,7 +136,7 @@ def proposals(model: Any, target: Tensor, *, stage: int, columns: int = 8) -> tu
     return ImageSheet(grid(cells, columns, framed={chosen}), alt), chosen
 
 
-def write_all(model: Any, targets: Tensor, folder: Path, update: int) -> list[str]:
+def write_all(model: Model, targets: Tensor, folder: Path, update: int) -> list[str]:
     """Write a run's samples, reconstructions and, where it has stages, their strip and the proposals of an early one.
 
     The update is in their names. Return lines about those that could not be drawn or written: no picture ends a run.
@@ -165,7 +165,7 @@ def write_all(model: Any, targets: Tensor, folder: Path, update: int) -> list[st
     return notes
 
 
-def require_stepwise(model: Any) -> None:
+def require_stepwise(model: Model) -> None:
     """Raise VqtkError if a model decodes whole codes only."""
     if not model.stepwise:
         raise VqtkError(
@@ -174,7 +174,7 @@ def require_stepwise(model: Any) -> None:
         )
 
 
-def in_pieces(model: Any, function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+def in_pieces(model: Model, function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
     """Apply a function to a few items at a time, so that all their proposals fit into memory."""
     size = max(1, _VALUES_AT_ONCE // (model.options * prod(model.loss.shape)))
     return torch.cat([function(piece) for piece in items.split(size)])

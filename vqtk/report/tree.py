@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vqtk.errors import VqtkError
+from vqtk.models import Model
 from vqtk.nn.types import DataSpec
 from vqtk.report import points
 from vqtk.report.cells import form, pictures, require_drawn, texts
@@ -40,7 +40,7 @@ class Level:
 
 @torch.no_grad()
 def tree(
-    model: Any,
+    model: Model,
     *,
     prefix: Sequence[int] = (),
     levels: int | None = None,
@@ -70,7 +70,7 @@ def tree(
     return _sheet(model.data, grown, alt), grown
 
 
-def _grown(model: Any, prefix: Sequence[int], *, levels: int, width: int, used_by: Tensor | None) -> list[Level]:
+def _grown(model: Model, prefix: Sequence[int], *, levels: int, width: int, used_by: Tensor | None) -> list[Level]:
     codes = torch.tensor([list(prefix)], dtype=torch.int64, device=model.device).reshape(1, -1)
     taken = torch.ones(1, dtype=torch.bool)
     grown = [Level(codes.cpu(), _cells(model.data, model.loss.show(model.decode(codes))), taken)]
@@ -151,7 +151,7 @@ def _named(prefix: Sequence[int]) -> str:
     return f"the prefix {','.join(map(str, prefix))}" if prefix else "the root"
 
 
-def _check(model: Any, prefix: Sequence[int], levels: int | None, options: int | None) -> None:
+def _check(model: Model, prefix: Sequence[int], levels: int | None, options: int | None) -> None:
     left = model.stages - len(prefix)
     if left < 1:
         raise VqtkError(

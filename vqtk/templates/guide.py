@@ -3,11 +3,10 @@
 On the command line: `vqtk complete mnist example ink=0.3 --plugin example.py`.
 """
 
-from typing import Any
-
 from torch import Tensor
 
 from vqtk.guides import Guide
+from vqtk.models import Model
 from vqtk.nn.types import Fraction
 from vqtk.registry import guides
 
@@ -22,7 +21,7 @@ class Example(Guide):
     observes = False
 
     # What stands before the `*` is supplied by the toolkit; what stands behind it is what a user may set.
-    def __init__(self, model: Any, *, ink: Fraction = 0.2):
+    def __init__(self, model: Model, *, ink: Fraction = 0.2):
         super().__init__(model)
         self.ink = ink
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vqtk.io.weights import load_weights, save_weights
 from vqtk.models import usage_of
+from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last
 from vqtk.plugin import use
 from vqtk.testing._case import ITEMS, STAGES, Case, Clause
@@ -160,15 +161,15 @@ def _model(case: Case) -> tuple[Any, Any, Tensor]:
     return model_of(case)
 
 
-def _pass(model: Any, target: Tensor, *, recompute: int) -> tuple[Tensor, Tensor]:
+def _pass(model: VQDraw, target: Tensor, *, recompute: int) -> tuple[Tensor, Tensor]:
     """Return the loss of a walk as training does it, and how often each option was the best (s, k)."""
     draws = model.draw(len(target), torch.Generator().manual_seed(0), progress=0.5)
     walk = model(target, draws=draws, recompute=recompute)
     return walk.choice + 0.5 * walk.all + 0.1 * walk.final, usage_of(walk.best, model.options)
 
 
-def _update(model: Any, target: Tensor) -> None:
-    """Do one update as training does it, and let the model mend itself; the gradients stay."""
+def _update(model: VQDraw, target: Tensor) -> None:
+    """Do one update as training does it, and let the model revive options; the gradients stay."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loss, usage = _pass(model, target, recompute=0)
     loss.backward()

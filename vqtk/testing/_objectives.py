@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vqtk.errors import VqtkError
+from vqtk.models import Model
 from vqtk.recipe.validate import synthetic
 from vqtk.registry import REGISTRIES
 from vqtk.testing._case import ITEMS, Case, Clause, seeded
@@ -99,7 +100,7 @@ def _recipe(case: Case) -> Any:
     )
 
 
-def _objective(case: Case, recipe: Any, model: Any) -> Any:
+def _objective(case: Case, recipe: Any, model: Model) -> Any:
     """Return the objective; whichever trained model it asks for, it gets a small vqdraw."""
     registry = REGISTRIES["model"]
     trained = recipe_with(case, {"name": "vqdraw", **registry.get("vqdraw").example})

@@ -10,13 +10,13 @@ import os
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vqtk.models import CompiledStage
+from vqtk.models import CompiledStage, Model
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
@@ -56,7 +56,7 @@ class Execution:
 
 
 def resolve(
-    recipe: Recipe, model: Any, *, recorded: dict[str, Any] | None = None, expected_s: float | None = None
+    recipe: Recipe, model: Model, *, recorded: dict[str, Any] | None = None, expected_s: float | None = None
 ) -> Execution:
     """Return how a recipe is computed on the model's device.
 
@@ -93,7 +93,7 @@ def _as_far_as(device: torch.device, execution: Execution) -> Execution:
     )
 
 
-def prepare(execution: Execution, model: Any, batch: int) -> None:
+def prepare(execution: Execution, model: Model, batch: int) -> None:
     """Bring a model into the form that an execution computes with; `batch` is the size of its pieces."""
     device = model.device
     if device.type == "cuda":
@@ -101,9 +101,11 @@ def prepare(execution: Execution, model: Any, batch: int) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     if execution.channels_last:
         channels_last(model)
+    if not isinstance(model, VQDraw):
+        return
     if execution.inductor:
         model.compiled = CompiledStage(model.loss, batch)
-    if execution.graph and isinstance(model, VQDraw):
+    if execution.graph:
         model.captured_calls = CapturedCalls(CudaRecorder())  # For what is evaluated and drawn during the run.
 
 
@@ -114,7 +116,9 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _compilation(recipe: Recipe, model: Any, precision: str, expected_s: float | None) -> tuple[bool, bool, list[str]]:
+def _compilation(
+    recipe: Recipe, model: Model, precision: str, expected_s: float | None
+) -> tuple[bool, bool, list[str]]:
     """Return whether to compile and to capture, and lines that say so or why not."""
     asked, device, notes = recipe.train.compile, model.device, []
     graph = device.type == "cuda" and (
@@ -159,7 +163,7 @@ def _no_compiler(device: str) -> str | None:
 
 def _training_s(recipe: Recipe, device: str) -> float:
     """Return an estimate of the seconds of all updates; it depends on nothing but the recipe and the kind of device."""
-    model = build_model(recipe, device="meta").eval()
+    model = cast(VQDraw, build_model(recipe, device="meta")).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.walk(_meta_target(model, 2), stages=range(min(2, model.stages)))
     each_stage = counter.get_total_flops() / 3  # The first stage is computed for one example, the second for two.
@@ -171,7 +175,7 @@ def _training_s(recipe: Recipe, device: str) -> float:
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _recomputed_stages(recipe: Recipe, model: Any, device: torch.device) -> int:
+def _recomputed_stages(recipe: Recipe, model: Model, device: torch.device) -> int:
     """Return how many of the first stages are computed again in the backward pass."""
     asked, stages = recipe.train.gradient_checkpointing, model.stages
     if not isinstance(model, VQDraw) or asked is False:
@@ -187,7 +191,7 @@ def _recomputed_stages(recipe: Recipe, model: Any, device: torch.device) -> int:
 
 def _stage_bytes(recipe: Recipe) -> float:
     """Return the bytes that one stage keeps for the backward pass, an example, counted without computing anything."""
-    model = build_model(recipe, device="meta")
+    model = cast(VQDraw, build_model(recipe, device="meta"))
     with torch.no_grad():
         entered = model.walk(_meta_target(model, 2), stages=[0])
     kept: dict[int, int] = {}
@@ -207,7 +211,7 @@ def _stage_bytes(recipe: Recipe) -> float:
     return sum(kept.values()) / 2
 
 
-def _meta_target(model: Any, n: int) -> Tensor:
+def _meta_target(model: Model, n: int) -> Tensor:
     dtype = torch.int64 if model.data.classes is not None else torch.get_default_dtype()
     return torch.zeros(n, *model.data.shape, dtype=dtype, device="meta")
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from vqtk.datasets import Split, batches_of
 from vqtk.errors import DivergenceError
 from vqtk.io.weights import load
-from vqtk.models import usage_of
+from vqtk.models import Model, usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
 from vqtk.nn.state import State, tree_map
 from vqtk.objectives import Pass
@@ -133,7 +133,7 @@ class Trainer:
     Raises: RecipeError if model and objective do not fit, or an update takes more memory than there is.
     """
 
-    def __init__(self, recipe: Recipe, model: Any, execution: Execution | None = None):
+    def __init__(self, recipe: Recipe, model: Model, execution: Execution | None = None):
         check_update(recipe, model)
         self.recipe, self.model, self.settings = recipe, model, recipe.train
         self.objective = recipe.train.objective(model, load)

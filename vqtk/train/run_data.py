@@ -11,6 +11,7 @@ from typing import Any
 from vqtk.datasets import Dataset, Splits, data_root
 from vqtk.datasets._paths import existing, expanded
 from vqtk.errors import CheckpointError, DataError
+from vqtk.models import Model
 from vqtk.recipe.build import build_dataset
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.run_directory import RunDirectory
@@ -85,7 +86,7 @@ def own_splits(
 
 def suited_splits(
     recipe: Recipe,
-    model: Any,
+    model: Model,
     *,
     data_dir: Path | None,
     say: Callable[[str], object],

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.io.run_files import Cell, StudyFile, read_file, read_metrics
+from vqtk.io.run_files import CellFile, StudyFile, read_file, read_metrics
 from vqtk.recipe.recipe import Recipe
 from vqtk.train.run_directory import RunDirectory
 
@@ -172,7 +172,7 @@ def _studies(path: Path) -> list[Path]:
 
 def _read(path: Path) -> Run:
     """Return a finished run. Raises: VqtkError that says why it is none."""
-    cell = read_file(path / "cell.json", Cell) if (path / "cell.json").is_file() else {}
+    cell = read_file(path / "cell.json", CellFile) if (path / "cell.json").is_file() else {}
     state = cell.get("state", "done")
     if state == "failed":
         raise VqtkError(f"failed: {(str(cell.get('error') or '').strip().splitlines() or ['no reason was given'])[-1]}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vqtk.errors import CheckpointError
 from vqtk.io.atomic import write_text
-from vqtk.io.run_files import Cell, read_file
+from vqtk.io.run_files import CellFile, read_file
 
 STATES = ("waiting", "running", "done", "failed", "stopped")
 
@@ -26,7 +26,7 @@ class State:
 def read_state(cell: Path) -> State:
     """Return the state of a cell's directory; waiting if there is none, or none that can be read."""
     try:
-        return State(**read_file(cell / "cell.json", Cell))
+        return State(**read_file(cell / "cell.json", CellFile))
     except (CheckpointError, TypeError):
         return State()
 

@@ -27,7 +27,7 @@ class File(BaseModel):
     what: ClassVar[str] = "the file"
 
 
-class Data(File):
+class DataRecord(File):
     """What a manifest says of a run's data."""
 
     train_items: int = 0
@@ -40,7 +40,7 @@ class Data(File):
     skipped: dict[str, Any] = {}
 
 
-class Execution(File):
+class ExecutionRecord(File):
     """How a run's updates are computed."""
 
     inductor: bool = False
@@ -50,7 +50,7 @@ class Execution(File):
     channels_last: bool = False
 
 
-class Begun(File):
+class BegunRecord(File):
     """The weights that a run began with."""
 
     path: str
@@ -58,7 +58,7 @@ class Begun(File):
     update: int | None = None
 
 
-class Manifest(File):
+class ManifestFile(File):
     """`manifest.json`; what is not there was not known to the version that wrote it."""
 
     what: ClassVar[str] = "the manifest"
@@ -71,17 +71,17 @@ class Manifest(File):
     options: Annotated[int, Ge(1)] = 1
     kind: str = ""
     loss: str | None = None
-    data: Data = Data()
+    data: DataRecord = DataRecord()
     characters: str = ""
-    execution: Execution = Execution()
+    execution: ExecutionRecord = ExecutionRecord()
     plugins: list[dict[str, str]] = []
     installed: dict[str, str] = {}
-    begun: Begun | None = Field(None, alias="from")
+    begun: BegunRecord | None = Field(None, alias="from")
     threads: Annotated[int, Ge(1)] = 1
     device: str = ""
 
 
-class Stage(File):
+class StageRecord(File):
     """What was measured after a stage."""
 
     stage: Annotated[int, Ge(1)]
@@ -95,33 +95,33 @@ class Stage(File):
     distance: Number = None
 
 
-Stages = Annotated[list[Stage], Len(1)]
+StageRecords = Annotated[list[StageRecord], Len(1)]
 
 
-class Tested(File):
+class TestedRecord(File):
     """The metrics of test examples."""
 
     final: float
 
 
-class Evaluation(File):
+class EvaluationFile(File):
     """`evaluation.json`."""
 
     what: ClassVar[str] = "the evaluation"
     update: int
     items: int
-    row: Tested
-    stages: Stages
+    row: TestedRecord
+    stages: StageRecords
     usage: Annotated[list[Annotated[list[int], Len(1)]], Len(1)]
 
 
-class Quality(File):
+class QualityRecord(File):
     """How near samples are to data."""
 
     features: str | None = None
 
 
-class Summary(File):
+class SummaryFile(File):
     """`summary.json`."""
 
     what: ClassVar[str] = "the summary"
@@ -131,11 +131,11 @@ class Summary(File):
     test_items: int
     test_is_subset: bool = False
     test: dict[str, Number]
-    stages: Stages
-    quality: Quality = Quality()
+    stages: StageRecords
+    quality: QualityRecord = QualityRecord()
 
 
-class Row(File):
+class MetricsRow(File):
     """A line of `metrics.jsonl`."""
 
     update: int
@@ -144,7 +144,7 @@ class Row(File):
     __pydantic_extra__: dict[str, float | bool] = Field(init=False)
 
 
-class Cell(File):
+class CellFile(File):
     """`cell.json` of a study's run."""
 
     what: ClassVar[str] = "the state of this cell"
@@ -234,7 +234,7 @@ def read_rows(lines: Iterable[str]) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = parse_json(line)
-            Row.model_validate(row)
+            MetricsRow.model_validate(row)
         except ValueError:
             continue
         rows.append(row)

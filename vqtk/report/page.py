@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from vqtk.errors import CheckpointError, VqtkWarning
 from vqtk.evaluate.references import kept
 from vqtk.io.atomic import write_text
-from vqtk.io.run_files import Evaluation, File, Manifest, Summary, read_file, read_metrics
+from vqtk.io.run_files import EvaluationFile, File, ManifestFile, SummaryFile, read_file, read_metrics
 from vqtk.report.curves import entropy_figure, losses_figure, usage_figure
 from vqtk.report.plots import rate_distortion_figure
 
@@ -61,7 +61,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
     Raises: OSError if it cannot be written.
     """
     metrics = _metrics(run / "metrics.jsonl")
-    kinds: dict[str, type[File]] = {"manifest": Manifest, "summary": Summary, "evaluation": Evaluation}
+    kinds: dict[str, type[File]] = {"manifest": ManifestFile, "summary": SummaryFile, "evaluation": EvaluationFile}
     manifest, summary, tested = (_whole(run / f"{name}.json", kind) for name, kind in kinds.items())
     references = kept(run / "references.json")
     training = [row for row in metrics if "test" not in row]

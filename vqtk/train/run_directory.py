@@ -21,7 +21,7 @@ import vqtk
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.atomic import file_sha256, new_folder, sweep, write_bytes, write_text
 from vqtk.io.plugins import check_copies, keep
-from vqtk.io.run_files import Manifest, Summary, read_file, read_metrics, read_rows
+from vqtk.io.run_files import ManifestFile, SummaryFile, read_file, read_metrics, read_rows
 from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
@@ -102,7 +102,7 @@ class RunDirectory:
         if not path.exists():
             return {}
         try:
-            return read_file(path, Manifest)
+            return read_file(path, ManifestFile)
         except CheckpointError as error:
             raise CheckpointError(f"{error} {self._anew()}") from None
 
@@ -134,7 +134,7 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any]:
         """Return what a run that has ended reached. Raises: CheckpointError if there is no whole summary."""
-        return read_file(self.path / "summary.json", Summary)
+        return read_file(self.path / "summary.json", SummaryFile)
 
     def _write_json(self, name: str, values: dict[str, Any], *, indent: int | None = 2) -> None:
         write_text(self.path / name, json.dumps(values, indent=indent, ensure_ascii=False) + "\n")

@@ -38,7 +38,7 @@ def test_a_notebook_is_committed_with_its_outputs_and_without_the_paths_of_a_mac
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
-    for place in (str(Path.home()), str(ROOT.parent), "/tmp/"):
+    for place in (str(Path.home()), f"{ROOT.parent}{os.sep}", "/tmp/"):
         assert place not in path.read_text(encoding="utf-8")
 
 

@@ -24,7 +24,6 @@ from torch import Tensor
 from vqtk.errors import VqtkError, VqtkWarning
 from vqtk.evaluate.memory import peak_bytes
 from vqtk.evaluate.profile import profile_update
-from vqtk.nn.graph import CapturedCalls, CudaRecorder
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.recipe.validate import synthetic
@@ -93,35 +92,43 @@ def runs_repeat() -> dict[str, Any]:
 
 
 def times(name: str, rounds: int, executions: dict[str, Execution]) -> dict[str, Any]:
-    """Milliseconds of an update of 32, in each way, with its memory; and of encoding and decoding 32, captured."""
+    """Milliseconds of an update of 32, and of encoding and decoding 32, in each way; memory with the capture's."""
     recipe, found = recipe_of(name), {}
     (batch,) = batches(recipe, 1)
     for said, execution in executions.items():
         try:
-            it = trainer_of(recipe, execution)
-            started = time.perf_counter()
-            for _ in range(2):
-                it.update([batch], updates=1000)
-            torch.cuda.synchronize()
-            ready_s = time.perf_counter() - started
             with peak_bytes(torch.device("cuda")) as peak:
-                update = median_ms(lambda it=it: it.update([batch], updates=1000), rounds)
-            found[said] = {"update_ms": update, "peak_mb": peak[0] / 1e6, "ready_s": ready_s}
+                it = trainer_of(recipe, execution)
+                started = time.perf_counter()
+                for _ in range(2):
+                    it.update([batch], updates=1000)
+                torch.cuda.synchronize()
+                ready_s = time.perf_counter() - started
+            update = median_ms(lambda it=it: it.update([batch], updates=1000), rounds)
+            found[said] = {
+                "update_ms": update,
+                "peak_mb": peak[0] / 1e6,
+                "ready_s": ready_s,
+                **calls_ms(it, batch, rounds),
+            }
         except Exception as error:
             found[said] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
         torch.cuda.empty_cache()
-    model = build_model(recipe, device="cuda").eval()
-    for said in ("plain", "captured"):
-        model.captured_calls = CapturedCalls(CudaRecorder()) if said == "captured" else None
-        with torch.no_grad():
-            codes = model.encode(batch)
-            for _ in range(2):
-                model.encode(batch), model.decode(codes)
-            found[f"{said} calls"] = {
-                "encode_ms": median_ms(lambda: model.encode(batch), rounds),
-                "decode_ms": median_ms(lambda codes=codes: model.decode(codes), rounds),
-            }
     return found
+
+
+@torch.no_grad()
+def calls_ms(trainer: Trainer, batch: Tensor, rounds: int) -> dict[str, float]:
+    """Milliseconds of encoding and of decoding a batch, as the execution computes."""
+    model = trainer.model.eval()
+    with torch.autocast("cuda", torch.bfloat16, enabled=trainer.bfloat16):
+        codes = model.encode(batch)
+        for _ in range(2):
+            model.encode(batch), model.decode(codes)
+        return {
+            "encode_ms": median_ms(lambda: model.encode(batch), rounds),
+            "decode_ms": median_ms(lambda: model.decode(codes), rounds),
+        }
 
 
 def golden() -> dict[str, Any]:
@@ -174,19 +181,22 @@ def main() -> int:
         "graph": graph,
         "graph tf32": replace(graph, precision="tf32"),
         "graph bfloat16": bfloat16,
-        "graph inductor bfloat16": replace(bfloat16, inductor=True),
     }
-    every_stage = {said: replace(way, recompute=100) for said, way in ways.items() if said not in ("plain", "graph")}
+    compiled = {"graph inductor bfloat16": replace(bfloat16, inductor=True)}
+    recomputed = {said: replace(way, recompute=100) for said, way in ways.items() if said not in ("plain", "graph")}
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "golden numbers in float64": golden,
         "captured equals plain, mnist": lambda: captured_equals_plain("mnist"),
         "captured equals plain, svhn": lambda: captured_equals_plain("svhn"),
         "captured equals plain, recomputed": lambda: captured_equals_plain("mnist", recompute=10),
         "runs repeat": runs_repeat,
-        "auto": auto,
         "mnist": lambda: times("mnist", 30, ways),
         "svhn": lambda: times("svhn", 10, ways),
-        "cifar10": lambda: times("cifar10", 3, every_stage),
+        "cifar10, recomputed": lambda: times("cifar10", 3, recomputed),
+        "mnist compiled": lambda: times("mnist", 30, compiled),
+        "svhn compiled": lambda: times("svhn", 10, compiled),
+        "cifar10 compiled": lambda: times("cifar10", 3, compiled),
+        "auto": auto,
         "profile": profiled,
     }
     results: dict[str, Any] = {}

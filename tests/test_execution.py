@@ -122,6 +122,9 @@ def test_a_captured_function_is_recorded_once_for_each_signature() -> None:
     assert torch.equal(captured(torch.ones(2), 2.0), torch.full((2,), 2.0))
     assert recorder.recorded == 3
     assert first.data_ptr() not in seen
+    with torch.autocast("cpu", torch.bfloat16):
+        captured(first, 2.0)
+    assert recorder.recorded == 4, "what is captured in one precision must not answer in another"
 
 
 class _Blind(TorchDispatchMode):

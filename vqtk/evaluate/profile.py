@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -74,8 +75,10 @@ def profile_update(recipe: Recipe, *, batch: int, device: torch.device) -> Profi
     update()
     seconds = _median_s(update)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    with profile(activities=activities) as profiled:
-        update()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning: Profiler clears events")  # There is one cycle.
+        with profile(activities=activities) as profiled:
+            update()
     spent = {event.key: _self_ms(event, device) for event in profiled.key_averages()}
     kinds: Counter[str] = Counter()
     for name, milliseconds in spent.items():

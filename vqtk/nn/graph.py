@@ -74,7 +74,7 @@ class Captured:
 
     def __call__(self, *inputs: Any) -> Any:
         """Do the function's work on these inputs, tensors or values that belong to the signature."""
-        signature = repr(tree_map(_signature, inputs))
+        signature = repr((tree_map(_signature, inputs), _precision()))
         if signature not in self._recorded:
             self._recorded[signature] = self._record(inputs)
         static, replay, output = self._recorded[signature]
@@ -112,7 +112,7 @@ class CapturedCalls:
     def __call__(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Return what a function returns for these inputs."""
         name = function.__name__
-        key = repr((name, tree_map(_signature, inputs)))
+        key = repr((name, tree_map(_signature, inputs), _precision()))
         self._times[key] = self._times.get(key, 0) + 1
         if self._times[key] == 1 or key in self._refused:
             return function(*inputs)
@@ -121,6 +121,11 @@ class CapturedCalls:
         except RuntimeError:  # Something in it looks at a number.
             self._refused.add(key)
             return function(*inputs)
+
+
+def _precision() -> Any:
+    """Return what autocast computes in at the moment: a captured function stays in the precision it was captured in."""
+    return [torch.get_autocast_dtype(device) for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
 
 
 def _signature(value: Tensor) -> Any:

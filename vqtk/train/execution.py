@@ -23,7 +23,7 @@ from vqtk.nn.graph import CapturedCalls, CudaRecorder
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
 
-WORTH_COMPILING_S = {"cpu": 1800.0, "cuda": 600.0}
+WORTH_COMPILING_S = {"cpu": 1800.0, "cuda": 120.0}
 """Estimated seconds of training from which `auto` compiles: a few times what compilation takes."""
 ASSUMED_FLOPS_PER_S = {"cpu": 1e11, "cuda": 2e13}
 """Operations a second that the estimate assumes of any device, so that it is the same each time."""

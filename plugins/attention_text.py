@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vqtk.errors import ShapeError
 from vqtk.heads.conv import ConvHead
 from vqtk.nn.convolution import convolution
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Positions
 from vqtk.refiners import Refiner

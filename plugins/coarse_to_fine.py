@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqtk.errors import ShapeError
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.nn.types import Count, Size
 from vqtk.refiners import Refiner
 from vqtk.refiners.composed import Composed

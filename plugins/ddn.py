@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vqtk.errors import ShapeError
 from vqtk.nn.convolution import chosen_convolution, convolution
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.nn.types import Count, NonNegative, Size, Whole
 from vqtk.refiners.composed import Composed
 from vqtk.registry import Inherited, refiners

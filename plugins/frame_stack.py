@@ -6,7 +6,7 @@ An example of a refiner with a state. The state holds the earlier reconstruction
 import torch
 from torch import Tensor
 
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.nn.types import Count, Size
 from vqtk.refiners.composed import Composed
 from vqtk.registry import Inherited, refiners

@@ -8,7 +8,7 @@ from math import exp
 import torch
 from torch import Tensor
 
-from vqtk.nn.state import State, chosen_of
+from vqtk.nn.stage import State, chosen_of
 from vqtk.nn.types import Size
 from vqtk.refiners.composed import Composed
 from vqtk.registry import Inherited, refiners

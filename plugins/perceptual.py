@@ -17,11 +17,11 @@ from torchvision.models.vgg import VGG16_Weights, cfgs, make_layers
 
 from vqtk.datasets import data_root
 from vqtk.errors import DataError, ShapeError, VqtkError
-from vqtk.io.atomic import replacing
+from vqtk.io.files import replacing
 from vqtk.losses import Loss
 from vqtk.nn.types import DataSpec, Fraction
 from vqtk.registry import datasets, losses
-from vqtk.train.loop import Order
+from vqtk.train.batches import Order
 
 AT_ONCE = 256
 """Proposals that go through the network at a time; their activations are computed again in the backward pass."""

@@ -7,7 +7,7 @@ It reads what the stage saw and which option was taken, and is added to the feat
 import torch
 from torch import Tensor, nn
 
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.nn.types import Count, Size
 from vqtk.refiners.composed import Composed
 from vqtk.registry import Inherited, refiners

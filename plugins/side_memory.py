@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vqtk.errors import ShapeError
 from vqtk.nn.convolution import convolution
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.nn.types import Count, Size
 from vqtk.refiners.composed import Composed
 from vqtk.registry import Inherited, refiners

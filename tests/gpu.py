@@ -22,13 +22,10 @@ import torch
 from torch import Tensor
 
 from vqtk.errors import VqtkError, VqtkWarning
-from vqtk.evaluate.memory import peak_bytes
-from vqtk.evaluate.profile import profile_update
-from vqtk.recipe.build import build_model
+from vqtk.evaluate.profile import peak_bytes, profile_update
+from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe, load_recipe
-from vqtk.recipe.validate import synthetic
-from vqtk.train.device import choose_device
-from vqtk.train.execution import Execution, prepare, resolve
+from vqtk.train.execution import Execution, choose_device, prepare, resolve
 from vqtk.train.loop import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"

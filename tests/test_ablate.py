@@ -15,16 +15,15 @@ from typing import Any
 import pytest
 
 from tests.running import vqtk_main
-from vqtk.ablate.cells import Plan, plan, write_plan
-from vqtk.ablate.executor import Event, Settings
-from vqtk.ablate.local import Local
-from vqtk.ablate.progress import reached
-from vqtk.ablate.running import run_study
-from vqtk.ablate.state import State, read_state, write_state
-from vqtk.ablate.study import load_study
-from vqtk.ablate.worker import STOP, train_cell
 from vqtk.errors import VqtkError
-from vqtk.io.lock import locked
+from vqtk.io.files import locked
+from vqtk.study.executors import Local
+from vqtk.study.plan import Plan, plan, write_plan
+from vqtk.study.progress import progress_of
+from vqtk.study.protocol import STOP, Event, Settings, State, read_state, write_state
+from vqtk.study.runner import run_study
+from vqtk.study.study import load_study
+from vqtk.study.worker import train_run
 
 STUDY = """\
 name: tiny
@@ -55,7 +54,7 @@ class Here:
         while self.waiting:
             self.ran.append(self.waiting.pop(0))
             yield Event(self.ran[-1], "begun", "here")
-            train_cell(self.ran[-1], CPU)
+            train_run(self.ran[-1], CPU)
             yield Event(self.ran[-1], "ended", "here")
 
     def stop(self) -> None:
@@ -84,8 +83,8 @@ class Silent:
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study to run, without the pictures and pages that take the most time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqtk.experiment.write_report", lambda path: None)
-    monkeypatch.setattr("vqtk.experiment.write_all", lambda *_: [])
+    monkeypatch.setattr("vqtk.train.run.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.train.run.write_all", lambda *_: [])
     recipes = Path(__file__).parent.parent / "recipes"
     Path("study.yaml").write_text(STUDY.format(recipes=recipes))
 
@@ -141,12 +140,12 @@ def test_a_cell_that_was_stopped_goes_on_from_its_checkpoint() -> None:
     folder, other = Path("studies/tiny"), Path("other")
     path = folder / planned(folder).cells()[0].path
     (folder / STOP).touch()
-    assert train_cell(path, CPU).state == "stopped"
-    assert 0 < reached(path).update < 30
+    assert train_run(path, CPU).state == "stopped"
+    assert 0 < progress_of(path).update < 30
     (folder / STOP).unlink()
-    assert train_cell(path, CPU) == State("done", None, 2, f"pid {os.getpid()}")
+    assert train_run(path, CPU) == State("done", None, 2, f"pid {os.getpid()}")
     straight = other / planned(other).cells()[0].path
-    train_cell(straight, CPU)
+    train_run(straight, CPU)
     assert figures(path) == figures(straight)
 
 
@@ -165,7 +164,7 @@ def test_a_process_that_is_lost_costs_its_cell_alone(script: str, told: str, mon
     made = planned(folder)
     write_state(folder / made.cells()[1].path, State("done"))
     monkeypatch.setattr(sys, "executable", str(stub))
-    monkeypatch.setattr("vqtk.ablate.local.POLL_S", 0.01)
+    monkeypatch.setattr("vqtk.study.executors.POLL_S", 0.01)
     states = go(made, folder, Local(CPU, workers=2))
     assert [state.state for state in states] == ["failed", "done", "failed", "failed"]
     assert all(told in str(state.error) for state in states if state.state == "failed")

@@ -15,8 +15,8 @@ from tests.running import vqtk_main
 from vqtk.datasets import arrays
 from vqtk.datasets.arrays import Arrays
 from vqtk.nn.types import DataSpec
-from vqtk.report import lines
-from vqtk.report.cells import form, pictures, require_drawn
+from vqtk.render import points as lines
+from vqtk.render.pictures import form, pictures, require_drawn
 
 SIGNALS = """
 name: signals
@@ -179,10 +179,10 @@ def test_how_data_are_shown_depends_on_their_axes() -> None:
 
 def test_a_line_is_at_the_height_of_its_values_on_the_scale_that_is_shared() -> None:
     low, high = torch.zeros(1, 1, 50), torch.ones(1, 1, 50)
-    scale = lines.span(low, high)
+    scale = lines.span_of(low, high)
     places = []
     for one in (low, high):
-        ink = lines.render(one, scale=scale)[0, 0, 4:-4, 8:-8] < 0.8
+        ink = lines.render_signal(one, scale=scale)[0, 0, 4:-4, 8:-8] < 0.8
         (rows,) = ink.any(1).nonzero().T
         places.append(rows.float().mean().item() + 4)
     assert places[0] == pytest.approx(96 * (1 - 0.08 / 1.16), abs=1.5)
@@ -192,11 +192,16 @@ def test_a_line_is_at_the_height_of_its_values_on_the_scale_that_is_shared() -> 
 def test_a_peak_in_a_long_signal_is_seen() -> None:
     signal = torch.zeros(1, 1, 100_000)
     signal[0, 0, 50_001] = 1
-    ink = lines.render(signal, scale=lines.span(signal))[0, 0, 8:40, 4:-4] < 0.8
+    ink = lines.render_signal(signal, scale=lines.span_of(signal))[0, 0, 8:40, 4:-4] < 0.8
     assert ink.any()
     odd = torch.tensor([[[torch.nan, 1.0, torch.inf]], [[0.0, 0.0, 0.0]]])
-    assert lines.render(odd, scale=lines.span(odd)).isfinite().all()
-    assert lines.render(torch.zeros(1, 40, 1), scale=lines.span(torch.zeros(1, 40, 1))).shape == (1, 3, 512, 160)
+    assert lines.render_signal(odd, scale=lines.span_of(odd)).isfinite().all()
+    assert lines.render_signal(torch.zeros(1, 40, 1), scale=lines.span_of(torch.zeros(1, 40, 1))).shape == (
+        1,
+        3,
+        512,
+        160,
+    )
 
 
 # ── a run ────────────────────────────────────────────────────────────────────────────────────────
@@ -259,7 +264,7 @@ def test_data_that_cannot_be_drawn_are_trained_on_and_it_is_said_once(
 def test_a_picture_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.test_looking import built
     from tests.test_looking import items as examples
-    from vqtk.report import pictures as sheets
+    from vqtk.render import pictures as sheets
 
     def fail(*_: object, **__: object) -> None:
         raise MemoryError

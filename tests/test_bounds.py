@@ -14,12 +14,11 @@ from safetensors.torch import save_file
 
 from tests.parity import ROOT
 from tests.running import vqtk_main
-from vqtk.ablate.study import load_study
-from vqtk.ablate.tables import Column, as_rich
+from vqtk.compare.tables import Column, as_rich
 from vqtk.errors import RecipeError
-from vqtk.recipe.build import build_model
+from vqtk.recipe.build import build_model, validate
 from vqtk.recipe.recipe import load_recipe
-from vqtk.recipe.validate import validate
+from vqtk.study.study import load_study
 
 MNIST = ROOT / "recipes" / "mnist.yaml"
 ALIASES = "\n".join(

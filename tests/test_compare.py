@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 
 from tests.running import vqtk_main
-from vqtk.ablate.changes import changes
-from vqtk.ablate.collect import collect
-from vqtk.ablate.compare import Asked, compare, write, write_comparison
-from vqtk.ablate.effects import main_effects
-from vqtk.ablate.figures import pareto_front
-from vqtk.ablate.measured import measured
-from vqtk.ablate.terms import units_of
-from vqtk.ablate.words import spread
+from vqtk.compare.collect import collect
+from vqtk.compare.comparison import ComparisonRequest, compare, write, write_comparison
+from vqtk.compare.notes import format_spread
+from vqtk.compare.plots import pareto_front
+from vqtk.compare.statistics import main_effects
+from vqtk.compare.variants import changes, units_of, variant_measurements
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
 from vqtk.recipe.show import as_yaml
@@ -163,7 +161,7 @@ def test_runs_of_equal_recipes_are_one_variant(tmp_path: Path) -> None:
         made(tmp_path / "b" / str(seed), seed, 1.1 + seed, "name=any", "model.condition=none")
     made(tmp_path / "c", 0, 1.0, "name=other")
     (made(tmp_path / "d", 7, 1.0) / "summary.json").unlink()
-    found = compare([tmp_path], Asked(baseline="any-2"))
+    found = compare([tmp_path], ComparisonRequest(baseline="any-2"))
     assert [(row["name"], row["n"]) for row in found["variants"]] == [("any-2", 3), ("any", 3)]
     reasons = {Path(one["path"]).name: one["why"] for one in found["left_out"]}
     assert "same variant with the same seed" in reasons["c"]
@@ -199,11 +197,11 @@ def test_curves_that_still_fall_are_told(tmp_path: Path) -> None:
 
 def test_any_figure_can_be_the_metric(tmp_path: Path) -> None:
     made(tmp_path / "a", 0, 1.0)
-    assert compare([tmp_path], Asked(metric="stages.2.distortion"))["variants"][0]["mean"] == 3.0
-    assert compare([tmp_path], Asked(metric="area"))["variants"][0]["mean"] == pytest.approx(22.5)
-    assert compare([tmp_path], Asked(metric="used", higher=True))["better"] == "higher"
+    assert compare([tmp_path], ComparisonRequest(metric="stages.2.distortion"))["variants"][0]["mean"] == 3.0
+    assert compare([tmp_path], ComparisonRequest(metric="area"))["variants"][0]["mean"] == pytest.approx(22.5)
+    assert compare([tmp_path], ComparisonRequest(metric="used", higher=True))["better"] == "higher"
     with pytest.raises(VqtkError, match=r"--metric chioce: .* Did you mean 'choice'\?"):
-        compare([tmp_path], Asked(metric="chioce"))
+        compare([tmp_path], ComparisonRequest(metric="chioce"))
 
 
 @pytest.mark.parametrize(
@@ -243,8 +241,8 @@ def test_the_front_holds_what_no_other_beats_in_both() -> None:
 
 
 def test_a_metric_has_one_direction_whether_a_study_names_it_or_not(made_study: Path) -> None:
-    assert compare([made_study], Asked(metric="used"))["better"] == "higher"
-    assert compare([made_study], Asked(metric="choice"))["better"] == "lower"
+    assert compare([made_study], ComparisonRequest(metric="used"))["better"] == "higher"
+    assert compare([made_study], ComparisonRequest(metric="choice"))["better"] == "lower"
 
 
 def test_a_study_found_in_a_folder_is_compared_as_it_says(made_study: Path) -> None:
@@ -292,7 +290,7 @@ def of_losses(folder: Path, *, shared: bool = True) -> Path:
 
 
 def test_runs_of_different_losses_are_compared_by_what_they_share_and_it_says_why(tmp_path: Path) -> None:
-    found = compare([of_losses(tmp_path)], Asked(baseline="mse"))
+    found = compare([of_losses(tmp_path)], ComparisonRequest(baseline="mse"))
     assert (found["metric"], found["better"], found["unequal"]) == ("distance", "lower", [])
     assert found["variants"][1]["difference"]["verdict"] == "worse"
     assert found["variants"][1]["area"]["mean"] is None
@@ -309,7 +307,7 @@ def test_runs_of_different_losses_are_not_ranked_by_the_loss(metric: str, tmp_pa
     of_losses(tmp_path)
     for unequal in (False, True):
         with pytest.raises(VqtkError, match=rf"--metric {metric}: Losses differ.*--metric distance"):
-            compare([tmp_path], Asked(metric=metric, unequal=unequal))
+            compare([tmp_path], ComparisonRequest(metric=metric, unequal=unequal))
 
 
 def test_runs_of_an_earlier_version_are_told_how_to_be_measured_by_what_losses_share(tmp_path: Path) -> None:
@@ -341,11 +339,11 @@ def test_a_metric_that_some_runs_lack_is_not_averaged_in_silence(tmp_path: Path)
         test = {"items": 100, "final": 1.0 + seed, **({"choice": 1.0 + seed} if seed else {})}
         made(tmp_path / str(seed), seed, 1.0 + seed, test=test)
     with pytest.raises(VqtkError, match="has no such figure"):
-        compare([tmp_path], Asked(metric="choice"))
-    row = measured(collect([tmp_path]).variants[0], ["final", "choice"], None, curve="final", higher=False)
+        compare([tmp_path], ComparisonRequest(metric="choice"))
+    row = variant_measurements(collect([tmp_path]).variants[0], ["final", "choice"], None, curve="final", higher=False)
     assert row["also"]["choice"]["missing"] == 1
-    assert spread(row["also"]["choice"]) == "2.5 ± 0.71 (1 missing)"
-    assert spread(row) == "2 ± 1"
+    assert format_spread(row["also"]["choice"]) == "2.5 ± 0.71 (1 missing)"
+    assert format_spread(row) == "2 ± 1"
 
 
 def test_the_last_fifth_is_judged_on_one_set_of_items_to_the_end_or_not_at_all(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from tests.running import TINY, vqtk_main, without_data
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError, RecipeError
-from vqtk.evaluate.complete import Answers, Asked, complete, errors, guide_of
 from vqtk.io.weights import save_weights
 from vqtk.losses.mse import MSE
 from vqtk.models.vqdraw import VQDraw
@@ -29,6 +28,7 @@ from vqtk.nn.types import DataSpec
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.refiners._base import Refiner
+from vqtk.sampling.guided import Answers, GuidedRequest, errors, guide_of, sample_guided
 from vqtk.searches.greedy import Greedy
 from vqtk.selectors.argmin import Argmin
 
@@ -91,7 +91,7 @@ def targets() -> Tensor:
 
 def answered(model: Any, targets: Tensor, name: str, *settings: str, **asked: Any) -> Answers:
     guide = guide_of(model, name, settings)
-    return complete(model, guide, guide.observed(targets), asked=Asked(**asked), items=range(len(targets)))
+    return sample_guided(model, guide, guide.observed(targets), asked=GuidedRequest(**asked), items=range(len(targets)))
 
 
 def textbook(model: Any, targets: Tensor, score: Any) -> Tensor:
@@ -176,7 +176,7 @@ def test_a_label_guide_leads_to_items_of_its_class(model: VQDraw, monkeypatch: p
     for wanted in (0, 1):
         guide = guide_of(model, "label", [f"wanted={wanted}"])
         guide.prepare(lambda: Splits(split, split, "made up"), seed=0)
-        found = complete(model, guide, torch.empty(3, 0), asked=Asked(answers=2), items=range(3))
+        found = sample_guided(model, guide, torch.empty(3, 0), asked=GuidedRequest(answers=2), items=range(3))
         assert found.losses.max() < 0.1
         brightness.append(found.shown.mean())
     random = model.decode(model.random_codes(200, generator=torch.Generator().manual_seed(0)))
@@ -215,12 +215,12 @@ def test_every_answer_is_what_its_codes_decode_to(model: VQDraw, targets: Tensor
 
 
 def test_a_seed_gives_an_item_the_same_answers_in_any_company(model: VQDraw, targets: Tensor) -> None:
-    guide, asked = guide_of(model, "mask"), Asked(answers=4, temperature=1)
+    guide, asked = guide_of(model, "mask"), GuidedRequest(answers=4, temperature=1)
     observed = guide.observed(targets)
-    together = complete(model, guide, observed, asked=asked, items=range(5))
-    alone = complete(model, guide, observed[3:4], asked=Asked(answers=2, temperature=1), items=[3])
+    together = sample_guided(model, guide, observed, asked=asked, items=range(5))
+    alone = sample_guided(model, guide, observed[3:4], asked=GuidedRequest(answers=2, temperature=1), items=[3])
     assert torch.equal(alone.codes[0], together.codes[3, :2])
-    other = complete(model, guide, observed, asked=Asked(answers=4, temperature=1, seed=1), items=range(5))
+    other = sample_guided(model, guide, observed, asked=GuidedRequest(answers=4, temperature=1, seed=1), items=range(5))
     assert not torch.equal(other.codes, together.codes)
 
 
@@ -295,7 +295,7 @@ def test_the_command_draws_a_row_an_item_and_tells_the_error(
 @pytest.fixture
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget, after the test, the plugins that a command has loaded."""
-    from vqtk import plugin
+    from vqtk.plugin import loading as plugin
     from vqtk.registry import guides
 
     monkeypatch.setattr(guides, "_entries", guides.snapshot())

@@ -117,8 +117,8 @@ def test_a_damaged_file_is_told_or_done_without(
     without_data(monkeypatch, tmp_path)
     monkeypatch.setattr("vqtk.evaluate.references.STEPS", 2)
     if "VQTK_DAMAGES" not in os.environ:  # Plots are made, but drawing them as SVG takes most of the time.
-        monkeypatch.setattr("vqtk.report.page._svg", lambda figure: "")
-        monkeypatch.setattr("vqtk.ablate.compare.write_page", lambda comparison, path: path)
+        monkeypatch.setattr("vqtk.report.page.as_svg", lambda figure: "")
+        monkeypatch.setattr("vqtk.compare.comparison.write_page", lambda comparison, path: path)
     for number in range(DAMAGES):
         draw = random.Random(f"{name} {number}")
         place = tmp_path / str(number)

@@ -12,12 +12,12 @@ from tests.contracts import VQDRAW, draw
 from tests.tiny import few, shipped
 from vqtk.datasets._base import Splits
 from vqtk.errors import RecipeError, VqtkError
-from vqtk.experiment import Experiment, run
 from vqtk.io.weights import load_weights, save_weights
 from vqtk.models.distilled import Distilled
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.train.loop import Trainer
+from vqtk.train.run import Experiment, run_experiment
 from vqtk.train.run_directory import RunDirectory
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -133,11 +133,11 @@ def test_a_run_is_the_same_when_it_is_stopped_and_resumed(teacher: Path, digits:
         it = experiment(teacher, digits, stop)
         directory = RunDirectory.create(tmp_path / str(stop), it.recipe)
         directory.write_manifest(it.manifest())
-        finished = run(it, directory)
+        finished = run_experiment(it, directory)
         if not finished:
             it = experiment(teacher, digits)
             directory.restore(it.trainer)
-            assert run(it, directory)
+            assert run_experiment(it, directory)
         states.append(it.trainer.model.state_dict())
         last = [row for row in _rows(directory) if "test" in row][-1]["test"]
         assert {"final", "encoder", "decoder", "agreement", "teacher"} <= set(last)

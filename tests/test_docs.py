@@ -15,9 +15,9 @@ from tests.running import TINY, vqtk_main, without_data
 from vqtk.cli.app import app
 from vqtk.io.original import map_original
 from vqtk.io.weights import load_weights, shipped, weights_of
+from vqtk.plugin.scaffold import new_plugin
 from vqtk.recipe.recipe import load_recipe
 from vqtk.registry import REGISTRIES
-from vqtk.scaffold import new_plugin
 
 ROOT = Path(__file__).parent.parent
 PAGES = [page for folder in ("", "experiments", "examples") for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
@@ -87,8 +87,8 @@ def test_a_command_in_the_documents_runs(
         _write_original(stopped, place / "mnist_model.pt")
         words[2] = str(stopped / "recipe.yaml")
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception in tests"))
-    monkeypatch.setattr("vqtk.evaluate.features.UPDATES", 5)
-    monkeypatch.setattr("vqtk.ablate.running.step_s", lambda recipe, device, *, steps: 0.1)
+    monkeypatch.setattr("vqtk.evaluate.quality.UPDATES", 5)
+    monkeypatch.setattr("vqtk.study.runner.step_s", lambda recipe, device, *, steps: 0.1)
     assert vqtk_main(monkeypatch, *_small(words, stopped)) == 0
 
 

@@ -19,18 +19,17 @@ from vqtk.cli.eval import _overfits
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
-from vqtk.evaluate import features
+from vqtk.evaluate import quality as features
 from vqtk.evaluate.distortion import stage_figures
-from vqtk.evaluate.measure import measure
+from vqtk.evaluate.evaluation import Evaluation, evaluate, evaluate_fully
 from vqtk.evaluate.probe import OneHotLinear, labels_of, probe
 from vqtk.evaluate.quality import frechet_distance, kernel_distance, quality
-from vqtk.evaluate.walks import Evaluation, evaluate
 from vqtk.losses.bernoulli import Bernoulli
 from vqtk.losses.categorical import Categorical
 from vqtk.losses.mse import MSE
 from vqtk.models._base import Model
 from vqtk.nn.types import DataSpec
-from vqtk.report.plots import rate_distortion_figure
+from vqtk.report.plots import run_rate_distortion
 
 DIGITS = DataSpec("image", (1, 28, 28), mean=0.1307, std=0.3081)
 
@@ -74,7 +73,7 @@ class Whole(Model):
 
 def test_encoding_and_decoding_finds_what_the_walk_finds(model: Any) -> None:
     split = digits(23)
-    walked, measured = evaluate(model, split), measure(model, split, batch=7)
+    walked, measured = evaluate(model, split), evaluate_fully(model, split, batch=7)
     assert measured.evaluation.distortion == pytest.approx(walked.distortion, rel=1e-5)
     assert torch.equal(measured.evaluation.usage, walked.usage)
     assert torch.equal(measured.codes, model.encode(DIGITS.normalise(split.items)))
@@ -86,7 +85,7 @@ def test_encoding_and_decoding_finds_what_the_walk_finds(model: Any) -> None:
 
 def test_pixels_are_compared_from_0_to_1_after_every_stage(model: Any) -> None:
     split = digits(5)
-    found = measure(model, split).evaluation.stages()
+    found = evaluate_fully(model, split).evaluation.stages()
     codes = model.encode(DIGITS.normalise(split.items))
     for stage, row in enumerate(found):
         with torch.no_grad():
@@ -135,11 +134,11 @@ def test_a_model_of_whole_codes_is_measured_after_its_last_stage() -> None:
     split, whole = digits(9), Whole()
     target = DIGITS.normalise(split.items)
     error = (whole.decode(whole.encode(target)) - target).square().mean().item()
-    for figures in (evaluate(whole, split), measure(whole, split, batch=4).evaluation):
+    for figures in (evaluate(whole, split), evaluate_fully(whole, split, batch=4).evaluation):
         assert figures.distortion == [None, pytest.approx(error, rel=1e-5)]
         assert list(figures.row()) == ["final", "entropy_pooled_nats", "used"]
         assert [row["used"] for row in figures.stages()] == [len(whole.encode(target)[:, 0].unique()), 1]
-    first, last = measure(whole, split).evaluation.stages()
+    first, last = evaluate_fully(whole, split).evaluation.stages()
     assert first["psnr_db"] is None
     assert last["psnr_db"] > 0
 
@@ -147,7 +146,7 @@ def test_a_model_of_whole_codes_is_measured_after_its_last_stage() -> None:
 @pytest.mark.parametrize(("kind", "key"), [("image", "mse_pixels"), ("text", "distortion"), ("voxels", "iou")])
 def test_the_plot_has_a_point_for_every_reconstruction(kind: Any, key: str) -> None:
     rows = [{"bits": 6.0, key: None}, {"bits": 12.0, key: 0.5}, {"bits": 18.0, key: 0.25}]
-    (axes,) = rate_distortion_figure(rows, kind).axes
+    (axes,) = run_rate_distortion(rows, kind).axes
     assert axes.lines[0].get_xydata().tolist() == [[12, 0.5], [18, 0.25]]
     assert axes.get_xlabel() == "rate (bits per item)"
 

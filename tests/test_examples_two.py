@@ -21,9 +21,8 @@ from vqtk.errors import ShapeError
 from vqtk.heads.conv import ConvHead
 from vqtk.heads.conv_per_stage import ConvPerStageHead
 from vqtk.nn.unit import Unit
-from vqtk.recipe.build import build_model
+from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe, load_recipe
-from vqtk.recipe.validate import synthetic
 from vqtk.train.loop import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"

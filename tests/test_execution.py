@@ -20,7 +20,7 @@ from tests.tiny import experiment, few, resume, rows, shipped, train, weights
 from vqtk.errors import VqtkError, VqtkWarning
 from vqtk.models._compiled import CompiledStage
 from vqtk.nn.graph import Captured, CapturedCalls
-from vqtk.nn.state import leaves_of
+from vqtk.nn.stage import leaves_of
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.train.execution import has_bfloat16, resolve

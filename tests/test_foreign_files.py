@@ -22,7 +22,7 @@ from scipy.io import savemat
 from tests.images import items, message, noise, write_cifar, write_images, write_svhn
 from vqtk.datasets import _characters, _meshes, _stored, text
 from vqtk.datasets._base import Splits
-from vqtk.datasets._layout import held_out, in_order, laid_out
+from vqtk.datasets._layout import held_out, in_order, layout_of
 from vqtk.datasets._matlab import matlab_shapes, read_matlab
 from vqtk.datasets._pixels import read_image
 from vqtk.datasets._split import Held
@@ -51,14 +51,14 @@ def grid(path: Path, voxels: np.ndarray) -> None:
 @pytest.mark.parametrize("test", ["test", "Testing", "val", "valid", "Validation", "dev", "eval", "holdout"])
 def test_folders_of_any_usual_name_are_splits_and_it_is_said(train: str, test: str) -> None:
     files = paths(f"{train}/cat/1", f"{train}/dog/2", f"{test}/dog/3")
-    layout = laid_out(files, share=0.1)
+    layout = layout_of(files, share=0.1)
     assert (layout.train, layout.test, layout.names) == (files[:2], files[2:], ("cat", "dog"))
     assert layout.notes == [f"Folders that are splits: train on `{train}`, test on `{test}`."]
     assert layout.labels(layout.test) == [1]
 
 
 def test_a_validation_folder_is_not_used_where_there_is_one_to_test_on() -> None:
-    layout = laid_out(paths("dev/1", "test/2", "train/3", "holdout/4"), share=0.1)
+    layout = layout_of(paths("dev/1", "test/2", "train/3", "holdout/4"), share=0.1)
     assert layout.train == paths("train/3")
     assert layout.test == paths("test/2", "holdout/4")
     assert layout.notes[0].endswith("train on `train`, test on `holdout` and `test`.")
@@ -66,20 +66,20 @@ def test_a_validation_folder_is_not_used_where_there_is_one_to_test_on() -> None
 
 
 def test_splits_may_lie_below_each_class() -> None:
-    layout = laid_out(paths("bed/train/1", "bed/val/2", "sofa/train/3"), share=0.1)
+    layout = layout_of(paths("bed/train/1", "bed/val/2", "sofa/train/3"), share=0.1)
     assert (layout.train, layout.test) == (paths("bed/train/1", "sofa/train/3"), paths("bed/val/2"))
     assert layout.names == ("bed", "sofa")
 
 
 def test_a_train_folder_alone_is_divided_and_one_beside_other_folders_is_a_label() -> None:
-    alone = laid_out([Path(f"train/{name}/{i}") for name in ("cat", "dog") for i in range(20)], share=0.3)
+    alone = layout_of([Path(f"train/{name}/{i}") for name in ("cat", "dog") for i in range(20)], share=0.3)
     assert alone.names == ("cat", "dog")
     assert 1 <= len(alone.test) < 20
-    vehicles = laid_out([Path(f"{name}/{i}") for name in ("car", "train") for i in range(20)], share=0.3)
+    vehicles = layout_of([Path(f"{name}/{i}") for name in ("car", "train") for i in range(20)], share=0.3)
     assert vehicles.names == ("car", "train")
     assert "taken for a label" in vehicles.notes[0]
     with pytest.raises(DataError, match="`dev` and `test` are splits, and there is none to train on"):
-        laid_out(paths("dev/1", "test/2"), share=0.1)
+        layout_of(paths("dev/1", "test/2"), share=0.1)
 
 
 def test_numbers_are_in_numeric_order_and_words_in_that_of_letters() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import TINY, vqtk_main, without_data
-from vqtk.recipe.guard import fingerprint, unchanged
+from vqtk.recipe.build import fingerprint, unchanged
 from vqtk.recipe.recipe import load_recipe
 
 IGNORING = '''\

@@ -13,7 +13,7 @@ from vqtk.registry import ConditionFactory
 ROOT = Path(__file__).parent.parent
 CALLERS = [
     path
-    for folder in ("plugins", "docs", "vqtk/templates", "README.md", "CONTRIBUTING.md")
+    for folder in ("plugins", "docs", "vqtk/plugin/templates", "README.md", "CONTRIBUTING.md")
     for path in [ROOT / folder, *(ROOT / folder).rglob("*")]
     if path.suffix in (".py", ".md", ".ipynb", ".txt")
 ]

@@ -17,10 +17,9 @@ from tests.soaking.kinds import write_kind
 from tests.soaking.processes import end_of, start
 from tests.tiny import experiment, few, shipped, train
 from vqtk.errors import VqtkError
-from vqtk.experiment import run
-from vqtk.io.atomic import replacing, sweep, write_text
-from vqtk.io.lock import locked
+from vqtk.io.files import locked, replacing, sweep, write_text
 from vqtk.recipe.recipe import load_recipe
+from vqtk.train.run import run_experiment
 from vqtk.train.run_directory import RunDirectory
 
 
@@ -90,7 +89,7 @@ def test_a_run_sweeps_its_directory_and_a_state_without_weights(tmp_path: Path) 
     orphan = directory.path / "checkpoints" / "update_00000001.trainer.pt"
     write_text(orphan, "a state")
     left = temporary_of(dead(), directory.path / "checkpoints")
-    assert run(it, directory)
+    assert run_experiment(it, directory)
     assert not orphan.exists()
     assert not left.exists()
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.tiny import Watching
 from vqtk.datasets._split import Files, Held, HeldBits, Windows, batches_of
-from vqtk.experiment import Experiment, run
 from vqtk.recipe.recipe import load_recipe
+from vqtk.train.run import Experiment, run_experiment
 from vqtk.train.run_directory import RunDirectory
 
 RECIPE = """\
@@ -44,7 +44,7 @@ def trained(folder: Path, out: Path, stop_after: int | None = None) -> tuple[Exp
     it = Experiment.of(load_recipe(recipe_file), data_root=Path(), device=torch.device("cpu"), callbacks=[watcher])
     directory = RunDirectory.create(out, it.recipe)
     directory.write_manifest(it.manifest())
-    run(it, directory)
+    run_experiment(it, directory)
     return it, directory
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
 import json
 import re
@@ -24,9 +23,9 @@ from vqtk.io.weights import save_weights
 from vqtk.models.vqdraw import VQDraw
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.report import pictures, text
-from vqtk.report.cells import as_text
-from vqtk.report.voxels import render
+from vqtk.render import pictures, text
+from vqtk.render.pictures import as_text
+from vqtk.render.voxels import render_voxels
 
 SMALL = ["model.stages=3", "model.segment=2", "model.options=4", "model.refiner.blocks=[]"]
 RECIPES = {
@@ -71,12 +70,12 @@ def inked(picture: Tensor) -> int:
 
 def test_only_what_is_probably_solid_is_drawn_and_the_rest_is_white() -> None:
     grids = noise(1, 6, 0.4)
-    assert torch.equal(render(grids * 0.5), render(grids))
-    assert render(grids[:0]).shape == (0, 3, 96, 96)
+    assert torch.equal(render_voxels(grids * 0.5), render_voxels(grids))
+    assert render_voxels(grids[:0]).shape == (0, 3, 96, 96)
 
 
 def test_a_grid_without_anything_solid_is_an_empty_box_and_no_blank_paper() -> None:
-    empty, full = render(torch.full((1, 1, 6, 6, 6), 0.49))[0], render(torch.ones(1, 1, 6, 6, 6))[0]
+    empty, full = render_voxels(torch.full((1, 1, 6, 6, 6), 0.49))[0], render_voxels(torch.ones(1, 1, 6, 6, 6))[0]
     assert (empty[0] == empty[2]).all()
     assert 0.05 < inked(empty) / inked(full) < 0.4
     bounds = [
@@ -91,8 +90,8 @@ def test_what_lies_behind_or_inside_is_hidden() -> None:
     hollow[..., 1:-1, 1:-1, 1:-1] = 0
     filled_with_noise = hollow.clone()
     filled_with_noise[..., 1:-1, 1:-1, 1:-1] = noise(1, 4, 0.5)
-    assert torch.equal(render(hollow), render(full))
-    assert torch.equal(render(filled_with_noise), render(full))
+    assert torch.equal(render_voxels(hollow), render_voxels(full))
+    assert torch.equal(render_voxels(filled_with_noise), render_voxels(full))
 
 
 def test_the_third_axis_is_up_and_the_top_is_the_lightest_of_three_sides() -> None:
@@ -100,9 +99,9 @@ def test_the_third_axis_is_up_and_the_top_is_the_lightest_of_three_sides() -> No
     for z in range(8):
         grid = torch.zeros(1, 1, 8, 8, 8)
         grid[0, 0, 4, 4, z] = 1
-        heights.append((render(grid)[0] < 1).any(0).nonzero()[:, 0].float().mean().item())
+        heights.append((render_voxels(grid)[0] < 1).any(0).nonzero()[:, 0].float().mean().item())
     assert heights == sorted(heights, reverse=True)
-    cube = render(torch.ones(1, 1, 8, 8, 8))[0].mean(0)
+    cube = render_voxels(torch.ones(1, 1, 8, 8, 8))[0].mean(0)
     column = cube[:, 48][cube[:, 48] < 1]
     assert column[5] > column[-5] * 1.2
 
@@ -112,12 +111,12 @@ def test_lines_of_sight_are_parallel_so_that_size_does_not_depend_on_place() -> 
     small[..., :4, :4, :4] = 1
     moved[..., 9:13, 10:14, 12:] = 1
     double[..., 4:12, 4:12, 4:12] = 1
-    assert inked(render(moved)[0]) == pytest.approx(inked(render(small)[0]), rel=0.06)
-    assert inked(render(double)[0]) == pytest.approx(4 * inked(render(small)[0]), rel=0.15)
+    assert inked(render_voxels(moved)[0]) == pytest.approx(inked(render_voxels(small)[0]), rel=0.06)
+    assert inked(render_voxels(double)[0]) == pytest.approx(4 * inked(render_voxels(small)[0]), rel=0.15)
 
 
 def test_sides_may_differ_in_length() -> None:
-    tall = render(torch.ones(1, 1, 2, 2, 8))[0]
+    tall = render_voxels(torch.ones(1, 1, 2, 2, 8))[0]
     rows, columns = (tall < 1).any(0).nonzero().T
     assert rows.max() - rows.min() > 2 * (columns.max() - columns.min())
 
@@ -132,7 +131,7 @@ def test_a_token_is_its_character_and_what_cannot_be_shown_has_a_sign() -> None:
 
 
 def test_characters_that_differ_are_marked_in_text_and_terminal() -> None:
-    sheet = text.pairs(["<abc> & x", "same"], ["<aXc> & Y", "same"], [frozenset({2, 8}), frozenset()])
+    sheet = text.pair_lines(["<abc> & x", "same"], ["<aXc> & Y", "same"], [frozenset({2, 8}), frozenset()])
     lines = sheet.plain.splitlines()
     assert lines[1].endswith("<aXc> & Y")
     assert [lines[1][place.start()] for place in re.finditer(r"\^", lines[2])] == ["X", "Y"]
@@ -143,7 +142,7 @@ def test_characters_that_differ_are_marked_in_text_and_terminal() -> None:
 
 
 def test_long_lines_are_continued_in_the_terminal_without_loss() -> None:
-    sheet = text.samples(["a b" * 40, "c"])
+    sheet = text.sample_lines(["a b" * 40, "c"])
     console = Console(width=50, file=io.StringIO())
     console.print(sheet.drawn(50))
     printed = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
@@ -153,7 +152,7 @@ def test_long_lines_are_continued_in_the_terminal_without_loss() -> None:
 
 
 def test_wide_characters_are_marked_below_their_whole_width() -> None:
-    assert text.pairs(["日x"], ["本y"], [frozenset({0, 1})]).plain.splitlines()[2].strip() == "^^^"
+    assert text.pair_lines(["日x"], ["本y"], [frozenset({0, 1})]).plain.splitlines()[2].strip() == "^^^"
 
 
 def test_a_reconstruction_of_spaces_alone_is_wrong_only_where_the_item_has_none() -> None:
@@ -224,9 +223,7 @@ def weights(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model, recipe = built(kind)
     save_weights(tmp_path / "model.safetensors", model, recipe)
     monkeypatch.chdir(tmp_path)
-    for command in ("reconstruct", "stages", "proposals"):
-        module = importlib.import_module(f"vqtk.cli.{command}")
-        monkeypatch.setattr(module, "test_items", lambda *_: (items(kind, 2), [0, 1]))
+    monkeypatch.setattr("vqtk.cli.look.test_items", lambda *_: (items(kind, 2), [0, 1]))
     return Path("model.safetensors")
 
 
@@ -300,7 +297,7 @@ def trimesh() -> Any:
 
 @pytest.mark.parametrize("solid", [0.02, 0.3, 0.5, 0.8, 1.0])
 def test_a_mesh_of_noise_up_to_the_border_is_watertight(solid: float, trimesh: Any, tmp_path: Path) -> None:
-    from vqtk.report.stl import write_meshes
+    from vqtk.render.voxels import write_meshes
 
     written, empty = write_meshes(noise(6, 8, solid, seed=1), tmp_path)
     assert len(written) + len(empty) == 6
@@ -314,7 +311,7 @@ def test_a_mesh_of_noise_up_to_the_border_is_watertight(solid: float, trimesh: A
 
 
 def test_a_mesh_of_a_real_chair_is_watertight_and_as_large_as_the_chair(trimesh: Any, tmp_path: Path) -> None:
-    from vqtk.report.stl import write_meshes
+    from vqtk.render.voxels import write_meshes
 
     files = sorted(shared("data", "modelnet", "voxels32", "chair", "test").glob("*.npz"))[:3]
     grids = torch.from_numpy(np.stack([np.load(file)["voxels"] for file in files]))[:, None].float()
@@ -332,7 +329,7 @@ def test_samples_are_written_as_meshes_and_empty_ones_are_said(
 ) -> None:
     full = noise(3, 8, 0.5)
     full[1] = 0
-    monkeypatch.setattr("vqtk.report.pictures.shown_as", lambda *_: full)
+    monkeypatch.setattr("vqtk.render.pictures.shown_as", lambda *_: full)
     assert vqtk_main(monkeypatch, "sample", weights, "-n", "3", "--stl", "meshes") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "meshes: 2 meshes; skipped as empty: sample 1"
     assert sorted(path.name for path in Path("meshes").iterdir()) == ["sample_000.stl", "sample_002.stl"]

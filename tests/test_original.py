@@ -12,9 +12,9 @@ from torch import Tensor
 
 import vqtk
 from tests.parity import ROOT, shared
-from vqtk.cli.import_original import import_original
+from vqtk.cli.files import import_command
 from vqtk.datasets.mnist import MNIST
-from vqtk.evaluate.walks import evaluate
+from vqtk.evaluate.evaluation import evaluate
 from vqtk.io.weights import read_weights
 
 pytestmark = pytest.mark.original
@@ -29,7 +29,7 @@ SAMPLE, NEAR = torch.arange(0, 10_000, 40), 0.1
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("original") / "mnist.safetensors"
     checkpoint = shared("data", "original", "mnist_model.pt")
-    import_original(checkpoint, ROOT / "recipes" / "mnist.yaml", output=path)
+    import_command(checkpoint, ROOT / "recipes" / "mnist.yaml", output=path)
     return path
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.errors import CheckpointError, RegistryError, VqtkWarning
 from vqtk.io.weights import load_weights, weights_of
-from vqtk.plugin import active, hash_of, load, use
+from vqtk.plugin.loading import hash_of, load_plugin, loaded_plugins, use_plugins
 from vqtk.recipe.recipe import load_recipe
 from vqtk.registry import blocks, conditions
 
@@ -82,14 +82,17 @@ def test_a_file_in_the_working_directory_is_not_imported_unasked(monkeypatch: py
 
 
 def test_an_edited_plugin_is_loaded_anew_and_one_of_the_same_content_is_the_same() -> None:
-    first = load(Path("parts/shift.py"))
+    first = load_plugin(Path("parts/shift.py"))
     shutil.copy("parts/shift.py", "copy.py")
-    assert load(Path("copy.py")).entries == first.entries
+    assert load_plugin(Path("copy.py")).entries == first.entries
     Path("parts/shift.py").write_text(shift(start=1.0))
-    second = load(Path("parts/shift.py"))
+    second = load_plugin(Path("parts/shift.py"))
     assert second.sha256 != first.sha256
-    with active([Path("copy.py")]), pytest.raises(RegistryError, match=r"'shift' is registered twice: .* and .*"):
-        load(Path("parts/shift.py"))
+    with (
+        loaded_plugins([Path("copy.py")]),
+        pytest.raises(RegistryError, match=r"'shift' is registered twice: .* and .*"),
+    ):
+        load_plugin(Path("parts/shift.py"))
 
 
 def test_a_plugin_on_the_command_line_is_recorded_with_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,10 +189,10 @@ def test_weights_alone_need_their_plugin_given(run: Path, monkeypatch: pytest.Mo
     assert vqtk_main(monkeypatch, "export", run, "-o", "alone.safetensors") == 0
     with pytest.raises(CheckpointError, match=r"trained with the plugin shift\.py, .* give it with --plugin shift\.py"):
         load_weights(Path("alone.safetensors"))
-    with use([Path("parts/shift.py")]):
+    with use_plugins([Path("parts/shift.py")]):
         load_weights(Path("alone.safetensors"))
     Path("parts/shift.py").write_text(shift(start=2.0))
-    with use([Path("parts/shift.py")]), pytest.warns(VqtkWarning, match="is not the plugin that alone"):
+    with use_plugins([Path("parts/shift.py")]), pytest.warns(VqtkWarning, match="is not the plugin that alone"):
         load_weights(Path("alone.safetensors"))
 
 
@@ -241,5 +244,5 @@ def test_a_block_that_is_there_twice_is_told_with_both_places() -> None:
         load_recipe("twice.yaml")
     Path("conv.py").write_text(source.format("conv"))
     with pytest.raises(RegistryError, match=r"'conv' is registered twice: .*blocks/conv\.py:\d+ and .*conv\.py:2"):
-        load(Path("conv.py"))
+        load_plugin(Path("conv.py"))
     assert "Mine" not in blocks.entries()["conv"].component.__name__

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.datasets.mnist import MNIST
-from vqtk.evaluate import prior as module
-from vqtk.evaluate.prior import Markov, fit_markov, fitted_prior
 from vqtk.recipe.recipe import load_recipe
+from vqtk.sampling import prior as module
+from vqtk.sampling.prior import Markov, fit_markov, fitted_prior
 from vqtk.train.loop import Trainer
 from vqtk.train.run_directory import RunDirectory
 
@@ -138,7 +138,7 @@ def test_what_is_told_is_what_the_test_codes_cost(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import vqtk
-    from vqtk.evaluate.walks import fixed_subset
+    from vqtk.evaluate.evaluation import fixed_subset
 
     found, _ = sampled(run, monkeypatch, capsys)
     model, splits = vqtk.load(run), MNIST().load(run)
@@ -174,7 +174,7 @@ def test_a_prior_of_a_weights_file_is_kept_in_the_cache_and_uniform_samples_are_
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from vqtk.io.weights import load, weights_of
-    from vqtk.report import pictures
+    from vqtk.render import pictures
 
     monkeypatch.chdir(tmp_path)
     sampled(weights_of(run), monkeypatch, capsys)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vqtk.evaluate.cost import flops, parameters_by_part, total_parameters
-from vqtk.recipe.build import build_model
+from vqtk.evaluate.profile import flops, parameters_by_part, total_parameters
+from vqtk.recipe.build import build_model, validate
 from vqtk.recipe.recipe import load_recipe
-from vqtk.recipe.validate import validate
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PARAMETERS = {

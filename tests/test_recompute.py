@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tests.parity import ROOT
 from tests.test_update import batch, trainer
-from vqtk.evaluate.memory import peak_bytes
-from vqtk.evaluate.textbook import textbook_walk
+from vqtk.evaluate.bench import textbook_walk
+from vqtk.evaluate.profile import peak_bytes
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.train.execution import resolve

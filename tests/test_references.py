@@ -18,10 +18,10 @@ from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.evaluate import references as module
-from vqtk.evaluate.references import are_worth_it, gaussian_distortion, kmeans, nearest, references
+from vqtk.evaluate.references import are_worth_it, gaussian_distortion, kmeans, nearest_centroids, references
 from vqtk.nn.types import DataSpec
 from vqtk.recipe.recipe import load_recipe
-from vqtk.report.plots import rate_distortion_figure
+from vqtk.report.plots import run_rate_distortion
 
 # ── the Gaussian ─────────────────────────────────────────────────────────────────────────────────
 
@@ -60,7 +60,7 @@ def test_kmeans_by_mini_batches_comes_as_near_as_lloyds_over_all_vectors() -> No
     start = vectors[torch.randperm(1500, generator=torch.Generator().manual_seed(4))[:6]]
     expected, _ = kmeans2(vectors.numpy(), start.numpy(), iter=25, minit="matrix")
     error, least = (
-        (vectors - centres[nearest(vectors, centres)]).square().mean()
+        (vectors - centres[nearest_centroids(vectors, centres)]).square().mean()
         for centres in (kmeans(vectors, 6, seed=4), torch.from_numpy(expected))
     )
     assert error < 1.1 * least
@@ -150,12 +150,13 @@ def test_text_is_refused(mixture: Splits) -> None:
 def test_the_plot_says_which_line_is_what(mixture: Splits) -> None:
     found = references(small(), mixture, seed=0).plain()
     rows = [{"bits": 1.0, "mse_pixels": 0.02}, {"bits": 2.0, "mse_pixels": 0.01}]
-    (axes,) = rate_distortion_figure(rows, "image", references=found).axes
-    texts = [" ".join(text.get_text().split()) for text in axes.get_legend().get_texts()]
+    plot = run_rate_distortion(rows, "image", references=found)
+    (axes,), (legend,) = plot.axes, plot.legends
+    texts = [" ".join(text.get_text().split()) for text in legend.get_texts()]
     assert texts == ["the model", *(found[name]["label"] for name in ("kmeans", "gaussian"))]
     assert "neither floor nor ceiling" in texts[2]
     assert list(axes.lines[1].get_ydata()) == [point["mse_pixels"] for point in found["kmeans"]["stages"]]
-    assert rate_distortion_figure(rows, "image").axes[0].get_legend() is None
+    assert not run_rate_distortion(rows, "image").legends
 
 
 def test_eval_keeps_references_beside_the_run(

@@ -14,7 +14,7 @@ from tests.bad_recipes import GOOD
 from vqtk.errors import RegistryError
 from vqtk.nn.types import Count, Fraction
 from vqtk.nn.unit import Unit
-from vqtk.plugin import active, load
+from vqtk.plugin.loading import load_plugin, loaded_plugins
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Betas, load_recipe
 from vqtk.recipe.schema import Scope, parse
@@ -91,10 +91,10 @@ def test_a_plugin_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
     path = tmp_path / "mine.py"
     path.write_text(SOURCE.format(name="early", kind="Early") + "1 / 0\n")
     with pytest.raises(RegistryError, match=r"mine\.py:6: the import failed with ZeroDivisionError"):
-        load(path)
+        load_plugin(path)
     assert set(blocks.entries()) == before
     path.write_text(SOURCE.format(name="early", kind="Late"))
-    with active([path]):
+    with loaded_plugins([path]):
         assert set(blocks.entries()) == before | {"early"}
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.running import TINY, vqtk_main, without_data
-from vqtk.ablate.collect import collect
-from vqtk.ablate.compare import Asked, compare
-from vqtk.ablate.figures import rate_distortion_figure
-from vqtk.ablate.terms import differing
+from vqtk.compare.collect import collect
+from vqtk.compare.comparison import ComparisonRequest, compare
+from vqtk.compare.plots import compared_rate_distortion
+from vqtk.compare.variants import differing
 from vqtk.errors import DataError, VqtkError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -32,9 +32,9 @@ equal: {updates: 2}
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     without_data(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqtk.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.train.run.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception here"))
-    monkeypatch.setattr("vqtk.evaluate.features.UPDATES", 3)
+    monkeypatch.setattr("vqtk.evaluate.quality.UPDATES", 3)
     monkeypatch.setattr("vqtk.evaluate.references.STEPS", 1)
     Path("tiny.yaml").write_text(TINY)
     Path("study.yaml").write_text(STUDY)
@@ -51,10 +51,10 @@ class Here:
         self._cells.append(cell)
 
     def events(self) -> Any:
-        from vqtk.ablate.worker import train_cell
+        from vqtk.study.worker import train_run
 
         while self._cells:
-            train_cell(self._cells.pop(0), self.settings)
+            train_run(self._cells.pop(0), self.settings)
             yield None
 
     def stop(self) -> None: ...
@@ -63,7 +63,7 @@ class Here:
 
 
 def ablate(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("vqtk.ablate.local.Local", Here)
+    monkeypatch.setattr("vqtk.study.executors.Local", Here)
     return vqtk_main(monkeypatch, "ablate", "study.yaml", "--device", "cpu", "--threads", "1")
 
 
@@ -71,7 +71,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vqtk.ablate.referred.are_worth_it", lambda *_: True)
+    monkeypatch.setattr("vqtk.study.runner.are_worth_it", lambda *_: True)
     Path("study.yaml").write_text(STUDY.replace("[samples_frechet, samples_kernel, final]", "[final]"))
     assert ablate(monkeypatch) == 0
     before = {path: json.loads(path.read_text()) for path in Path("studies").rglob("summary.json")}
@@ -96,7 +96,7 @@ def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_the
 def check_references(found: dict[str, Any]) -> None:
     """They are those of the baseline's rates, and drawn with a name each."""
     assert [point["bits"] for point in found["references"]["kmeans"]["stages"]] == [2, 4, 6]
-    figure = rate_distortion_figure(found)
+    figure = compared_rate_distortion(found)
     assert figure is not None
     drawn = {str(line.get_label()): line.get_ydata() for line in figure.axes[0].lines}
     assert list(drawn["K-means"]) == [point["mse"] for point in found["references"]["kmeans"]["stages"]]
@@ -114,7 +114,7 @@ def test_runs_whose_samples_were_compared_in_different_features_are_not_compared
     one.write_text(json.dumps({**said, "quality": {**said["quality"], "features": "Inception v3"}}))
     assert "Features of samples differ: " in differing(collect([study]))[0]
     with pytest.raises(VqtkError, match="equal terms"):
-        compare([study], Asked())
+        compare([study], ComparisonRequest())
 
 
 @pytest.mark.usefixtures("place")
@@ -127,7 +127,7 @@ def test_data_that_samples_cannot_be_compared_on_are_told_before_anything_is_tra
     assert "study.yaml: metrics: samples_frechet is a distance between images" in " ".join(told.split())
     assert not list(Path("studies").rglob("metrics.jsonl"))
     Path("study.yaml").write_text(STUDY)
-    monkeypatch.setattr("vqtk.ablate.running.features_at_hand", refuses)
+    monkeypatch.setattr("vqtk.study.runner.features_at_hand", refuses)
     assert ablate(monkeypatch) == 2
     assert not list(Path("studies").rglob("metrics.jsonl"))
 

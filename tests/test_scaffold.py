@@ -10,9 +10,9 @@ import pytest
 
 from tests.refusing import Refusing
 from tests.running import vqtk_main
-from vqtk.plugin import load
+from vqtk.plugin.loading import load_plugin
+from vqtk.plugin.scaffold import new_plugin
 from vqtk.registry import REGISTRIES
-from vqtk.scaffold import new_plugin
 from vqtk.testing import plugin_contract
 
 
@@ -20,7 +20,7 @@ from vqtk.testing import plugin_contract
 def test_a_new_plugin_registers_its_name_and_keeps_to_its_contract(kind: str, tmp_path: Path) -> None:
     plugin, test = new_plugin("my_own", kind, tmp_path)
     assert (plugin.name, test.name) == ("my_own.py", "test_my_own.py")
-    ((registry, entry),) = load(plugin).entries
+    ((registry, entry),) = load_plugin(plugin).entries
     assert (registry.kind, entry.name, entry.component.__name__) == (kind, "my_own", "MyOwn")
     assert "xample" not in plugin.read_text().replace("example={", "").replace("EXAMPLE", "").replace("example=_", "")
     checks = plugin_contract(plugin)
@@ -39,7 +39,7 @@ def test_a_new_plugins_own_test_passes(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_class_does_not_take_the_name_of_what_the_template_imports(tmp_path: Path) -> None:
     plugin, _ = new_plugin("tensor", "condition", tmp_path)
-    ((_, entry),) = load(plugin).entries
+    ((_, entry),) = load_plugin(plugin).entries
     assert entry.component.__name__ == "TensorCondition"
 
 

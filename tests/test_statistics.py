@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vqtk.ablate.statistics import area, holm, late_fall, paired
+from vqtk.compare.statistics import area, holm, late_fall, paired
 
 STUDIES, SEEDS = 5000, 5
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqtk.ablate.cells import Plan, plan, try_out
-from vqtk.ablate.equal import items_per_update, training_flops
-from vqtk.ablate.study import Study, load_study
 from vqtk.errors import RecipeError
-from vqtk.evaluate.cost import flops
-from vqtk.evaluate.walks import fixed_subset
+from vqtk.evaluate.evaluation import fixed_subset
+from vqtk.evaluate.profile import flops
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.loop import Batches, Trainer
+from vqtk.study.equal import examples_an_update, training_flops
+from vqtk.study.plan import Plan, plan, try_out
+from vqtk.study.study import Study, load_study
+from vqtk.train.batches import Batches
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SHIPPED = sorted((RECIPES / "ablations").glob("*.yaml"))
@@ -172,7 +172,7 @@ def test_equal_operations_are_those_of_each_variant() -> None:
     text = GOOD.replace('["model.condition=film"]', '["model.stages=4"]').replace("updates: 30", "flops: 1e6")
     few, _, many, _ = planned(text).variants
     for variant in (few, many):
-        each = training_flops(variant.recipe) * items_per_update(variant.recipe)
+        each = training_flops(variant.recipe) * examples_an_update(variant.recipe)
         assert variant.recipe.train.updates == int(1e6 // each)
     assert few.recipe.train.updates > 1.8 * many.recipe.train.updates
 
@@ -187,7 +187,7 @@ def test_variants_of_one_seed_train_on_the_same_items_in_the_same_order_and_are_
     seen = []
     for recipe in (scale.at(0), film.at(0), film.at(1)):
         splits = build_dataset(recipe).load(Path())
-        batches = Batches(Trainer(recipe, build_model(recipe)), splits.train)
+        batches = Batches(recipe, build_model(recipe), splits.train)
         trained = torch.cat([item for _ in range(12) for item in next(batches)])
         seen.append((trained, fixed_subset(splits.test, 10, recipe.seed)))
     assert torch.equal(seen[0][0], seen[1][0])

@@ -21,14 +21,14 @@ from vqtk.conditions.scale import Scale
 from vqtk.datasets._densities import DENSITIES
 from vqtk.datasets.toy2d import Toy2D
 from vqtk.errors import DataError, RecipeError, ShapeError
-from vqtk.evaluate.measure import measure
-from vqtk.experiment import Experiment, run
+from vqtk.evaluate.evaluation import evaluate_fully
 from vqtk.heads.conv import ConvHead
 from vqtk.io.weights import load_weights, weights_of
 from vqtk.nn.convolution import chosen_convolution, convolution
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.report import pictures
+from vqtk.render import pictures
+from vqtk.train.run import Experiment, run_experiment
 from vqtk.train.run_directory import RunDirectory
 
 RECIPE = ROOT / "recipes" / "toy2d.yaml"
@@ -167,12 +167,12 @@ def resumed(path: Path, parent: Path) -> Any:
     first = Experiment.of(recipe, data_root=parent, device=cpu, callbacks=[Watching(stop_after=40)])
     directory = RunDirectory.create(parent, recipe)
     directory.write_manifest(first.manifest())
-    assert not run(first, directory)
+    assert not run_experiment(first, directory)
     again = Experiment.of(recipe, data_root=parent, device=cpu)
     directory.restore(again.trainer)
     assert again.trainer.done == 40
     again.check_same_data(directory.manifest())
-    assert run(again, directory)
+    assert run_experiment(again, directory)
     return again.trainer
 
 
@@ -180,7 +180,7 @@ def test_training_lowers_the_distortion_far_below_that_of_the_initial_model(trai
     summary = json.loads((trained / "summary.json").read_text())
     recipe = load_recipe(RECIPE, SHORT)
     items = Toy2D(test=200).load(trained).test
-    before = measure(build_model(recipe), items).evaluation.distortion[-1]
+    before = evaluate_fully(build_model(recipe), items).evaluation.distortion[-1]
     after = summary["test"]["final"]
     assert after < 0.02 * before
     distortions = [row["distortion"] for row in summary["stages"]]
@@ -198,7 +198,7 @@ def test_a_run_on_points_leaves_scatter_plots_and_a_report(trained: Path) -> Non
     assert sorts == {"samples", "reconstructions", "stages", "proposals"}
     page = (trained / "report.html").read_text(encoding="utf-8")
     assert "each joined to its reconstruction (blue)" in page
-    assert "image-rendering: pixelated" not in page
+    assert 'class="pixels"' not in page
 
 
 def test_eval_tells_the_distance_of_points_and_nothing_of_pixels(

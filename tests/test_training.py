@@ -14,10 +14,9 @@ from torch import Tensor
 from tests.tiny import experiment, few, resume, rows, shipped, train, weights
 from vqtk.datasets._base import Splits
 from vqtk.errors import CheckpointError, DataError
-from vqtk.experiment import _final_s
 from vqtk.io.weights import load_weights, read_weights, save_weights
 from vqtk.recipe.build import build_model
-from vqtk.train.budget import measure
+from vqtk.train.budget import _final_s, durations
 from vqtk.train.loop import Trainer
 from vqtk.train.run_directory import _read_state
 
@@ -214,7 +213,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, splits: Splits) -> N
 
 def test_measuring_for_a_budget_changes_nothing(tmp_path: Path, splits: Splits) -> None:
     one, other = (experiment(tmp_path, splits, "train.updates=3") for _ in range(2))
-    measured = measure(one.trainer, splits.train, one.evaluate, lambda: one.picture(tmp_path / "scratch", 0))
+    measured = durations(one.trainer, splits.train, one.evaluate, lambda: one.picture(tmp_path / "scratch", 0))
     assert min(measured.step_s, measured.evaluation_s, measured.pictures_s) > 0
     train(one, tmp_path)
     train(other, tmp_path)
@@ -224,10 +223,10 @@ def test_measuring_for_a_budget_changes_nothing(tmp_path: Path, splits: Splits) 
 def test_a_resumed_run_is_shown_before_its_first_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    from vqtk.cli.progress import Plain
+    from vqtk.cli.progress import PlainDisplay
     from vqtk.train.loop import Progress
 
-    shown, row = Plain(Console(), None), {"choice": 0.5, "entropy_pooled_nats": 1.0, "used": 2, "lr": 1e-3}
+    shown, row = PlainDisplay(Console(), None), {"choice": 0.5, "entropy_pooled_nats": 1.0, "used": 2, "lr": 1e-3}
     shown.on_update(Progress(11, 20, {}, 100.0))
     assert not capsys.readouterr().out
     for done in (19, 20):
@@ -251,7 +250,7 @@ def test_what_the_end_is_measured_on_is_the_recipes_to_say_and_not_the_clocks(
     final_items: str, items: int, tmp_path: Path, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10**9, 1000))
-    monkeypatch.setattr("vqtk.experiment.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("vqtk.train.budget.time.monotonic", lambda: float(next(clock)))
     directory = train(experiment(tmp_path, splits, SHORT, f"train.final_items={final_items}"), tmp_path)
     summary = json.loads((directory.path / "summary.json").read_text())
     assert (summary["test_items"], summary["test"]["items"]) == (items, items)

@@ -19,8 +19,8 @@ from vqtk.errors import VqtkError
 from vqtk.io.weights import save_weights
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.report.mosaic import mosaic
-from vqtk.report.tree import tree
+from vqtk.render.sheets import mosaic
+from vqtk.render.tree import tree
 
 
 def plane(*overrides: str) -> Any:
@@ -68,7 +68,7 @@ def test_options_are_the_first_where_nothing_says_which_are_used() -> None:
 def test_by_default_points_show_all_stages_that_can_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     model = plane("model.stages=3", "model.options=4")
     assert len(tree(model)[1]) == 4
-    monkeypatch.setattr("vqtk.report.tree.MOST_NODES", 4 + 16)
+    monkeypatch.setattr("vqtk.render.tree.MOST_NODES", 4 + 16)
     assert len(tree(model)[1]) == 3
 
 

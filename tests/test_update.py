@@ -14,9 +14,10 @@ from tests.tiny import RECIPE
 from vqtk.errors import VqtkError
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Schedule, load_recipe
-from vqtk.train.budget import Measured, seconds
-from vqtk.train.loop import Order, Trainer, learning_rate
-from vqtk.train.seeds import generator
+from vqtk.train.batches import Order
+from vqtk.train.budget import Durations, seconds
+from vqtk.train.execution import generator
+from vqtk.train.loop import Trainer, learning_rate
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.5}"
 
@@ -176,7 +177,7 @@ def test_a_budget_that_is_no_duration_is_refused(text: str) -> None:
 
 
 def test_a_budget_counts_evaluations_pictures_and_the_end() -> None:
-    measured = Measured(step_s=0.1, evaluation_s=2.0, pictures_s=1.0)
+    measured = Durations(step_s=0.1, evaluation_s=2.0, pictures_s=1.0)
     often = {"evaluate_every": 20, "picture_minutes": 5.0}
     # Pictures: the first after a minute, then every five until the end: 2 + (600 - 60) // 300.
     updates = measured.updates_within(600, **often, final_s=10)

@@ -14,9 +14,9 @@ from torch import Tensor
 from vqtk.datasets._base import Splits, data_root
 from vqtk.datasets._split import Held
 from vqtk.datasets.mnist import MNIST
-from vqtk.experiment import Experiment, run
 from vqtk.recipe.recipe import load_recipe
 from vqtk.train.loop import Callback, Progress
+from vqtk.train.run import Experiment, run_experiment
 from vqtk.train.run_directory import RunDirectory
 
 RECIPE = """\
@@ -87,7 +87,7 @@ def train(it: Experiment, parent: Path) -> RunDirectory:
     """Start a run as `vqtk run` does."""
     directory = RunDirectory.create(parent, it.recipe)
     directory.write_manifest(it.manifest())
-    run(it, directory)
+    run_experiment(it, directory)
     return directory
 
 
@@ -101,7 +101,7 @@ def resume(path: Path, splits: Splits) -> tuple[Experiment, str | None]:
     note = directory.restore(resumed.trainer)
     resumed.check_same_data(directory.manifest())
     directory.rewind_metrics(resumed.trainer.done)
-    assert run(resumed, directory)
+    assert run_experiment(resumed, directory)
     return resumed, note
 
 

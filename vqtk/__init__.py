@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vqtk.process import settle
+from vqtk.process import VERSION, settle
 
 settle()
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["build", "load"]
 
 if TYPE_CHECKING:

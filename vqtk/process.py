@@ -1,13 +1,22 @@
-"""What this process asks of the C library, before torch is loaded: threads that wait politely, memory that is kept.
+"""The process: what it asks of the C library before torch is loaded, and what a manifest records of it.
 
-Both are chosen for a machine that others use too; a user's own settings stand.
+Threads wait briefly and freed memory is kept: both suit a machine that others use, too. A user's own settings win.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
+import subprocess
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = "0.1.0"
 
 SPINS = "10000"
 """How often an OpenMP thread looks for work before it sleeps.
@@ -41,3 +50,33 @@ def _keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return the versions, hardware and thread count that a run depends on."""
+    import torch
+
+    return {
+        "vqtk": VERSION,
+        "git": _git(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "command": ["vqtk", *sys.argv[1:]],
+    }
+
+
+def _git() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

@@ -19,7 +19,7 @@ from annotated_types import Ge
 from vqtk.errors import RegistryError, nearest
 
 if TYPE_CHECKING:
-    from vqtk.installed import Installed
+    from vqtk.plugin.loading import Installed
 
 Component = TypeVar("Component", bound=type)
 Settings = dict[str, Any]
@@ -154,7 +154,7 @@ def installed() -> list[Installed]:
     global _installed
     if _installed is None:
         _installed = []
-        from vqtk.installed import import_installed
+        from vqtk.plugin.loading import import_installed
 
         _installed = import_installed()
     return _installed

@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 
 from tests.tiny import experiment, few, shipped, train
-from vqtk.ablate.collect import collect
-from vqtk.ablate.study import load_study
+from vqtk.compare.collect import collect
 from vqtk.datasets import cifar10, mnist, svhn, voxels
 from vqtk.datasets._meshes import read_off, solid
 from vqtk.datasets._pixels import read_image
@@ -32,6 +31,7 @@ from vqtk.io.weights import load_weights
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.report.page import write_report
+from vqtk.study.study import load_study
 from vqtk.train.execution import Execution
 from vqtk.train.loop import Trainer
 from vqtk.train.run_directory import RunDirectory

@@ -14,13 +14,13 @@ import pytest
 
 from tests.fuzz import mutate
 from tests.parity import ROOT
-from vqtk.ablate.cells import _made_of
-from vqtk.ablate.study import load_study
 from vqtk.errors import RecipeError
 from vqtk.recipe.build import build_model
 from vqtk.recipe.node import Node, parse_text, read
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.recipe.show import as_yaml
+from vqtk.study.plan import _made_of
+from vqtk.study.study import load_study
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 STUDIES = sorted((ROOT / "recipes" / "ablations").glob("*.yaml"))
@@ -115,7 +115,7 @@ def _in_place(random: Random, plain: Any, folder: Path) -> Iterator[Path]:
             return root() if asked == path else _read(asked).copy()
 
         patch.setattr("vqtk.recipe.merge.read", instead)
-        patch.setattr("vqtk.ablate.study.read", instead)
+        patch.setattr("vqtk.study.study.read", instead)
         patch.setattr(Path, "is_file", lambda self: self == path or _is_file(self))
         yield path
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqtk.io.atomic import write_text
+from vqtk.io.files import write_text
 
 WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree"}
 LIMIT_S = 300.0
@@ -53,14 +53,14 @@ def start(arguments: Sequence[str], log: Path, moment: Moment | None = None, *, 
 
 
 def _command(arguments: Sequence[str], moment: Moment) -> int:
-    import vqtk.ablate.local
     import vqtk.datasets._images
-    import vqtk.experiment
+    import vqtk.study.executors
+    import vqtk.train.run
     from vqtk.cli import main
 
     vqtk.datasets._images.HELD_AT_MOST = 0  # Images are read by workers.
-    vqtk.experiment.write_report = _write_page  # type: ignore[assignment]
-    vqtk.ablate.local.subprocess = Forking  # type: ignore[assignment]
+    vqtk.train.run.write_report = _write_page  # type: ignore[assignment]
+    vqtk.study.executors.subprocess = Forking  # type: ignore[assignment]
     _arm(moment)
     sys.argv = ["vqtk", *arguments]
     try:
@@ -132,14 +132,14 @@ class Forking:
                 self._become(command[3:], stdout)
 
         def _become(self, arguments: Sequence[str], out: Any) -> None:
-            from vqtk.ablate import worker
+            from vqtk.study import worker
 
             code = 70
             try:
                 os.dup2(out.fileno(), 1)
                 os.dup2(out.fileno(), 2)
                 sys.argv = ["worker", *arguments]
-                worker.main()
+                worker.run_worker()
             except SystemExit as end:
                 code = int(end.code or 0)
             finally:

@@ -18,7 +18,7 @@ def main() -> None:
     """Run the command line. An expected error is one paragraph and exit code 2, never a traceback."""
     from vqtk.cli.app import app
     from vqtk.errors import VqtkError, VqtkWarning, is_out_of_memory, told_by_system
-    from vqtk.plugin import in_plugin, told
+    from vqtk.plugin.loading import described, in_plugin
 
     try:
         with warnings.catch_warnings():
@@ -37,7 +37,7 @@ def main() -> None:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             print(f"error: out of memory: {first}. {_LESS_MEMORY}", file=sys.stderr)
         elif in_plugin(error):
-            print(f"error: a plugin failed: {told(error)}", file=sys.stderr)
+            print(f"error: a plugin failed: {described(error)}", file=sys.stderr)
         else:
             raise
         sys.exit(2)

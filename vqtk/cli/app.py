@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from vqtk.cli.ablate import ablate
-from vqtk.cli.bench import bench
-from vqtk.cli.compare import compare
-from vqtk.cli.complete import complete
-from vqtk.cli.eval import evaluate
-from vqtk.cli.export import export
-from vqtk.cli.import_original import import_original
-from vqtk.cli.list import list_components
+from vqtk.cli.bench import bench_command
+from vqtk.cli.complete import complete_command
+from vqtk.cli.eval import eval_command
+from vqtk.cli.files import export_command, import_command
+from vqtk.cli.look import proposals_command, reconstruct_command, report_command, stages_command, tree_command
 from vqtk.cli.plugin import app as plugin
-from vqtk.cli.proposals import proposals
-from vqtk.cli.reconstruct import reconstruct
-from vqtk.cli.report import report
-from vqtk.cli.run import run
-from vqtk.cli.sample import sample
-from vqtk.cli.show import show
-from vqtk.cli.stages import stages
-from vqtk.cli.tree import tree
-from vqtk.cli.validate import validate
+from vqtk.cli.recipes import list_command, show_command, validate_command
+from vqtk.cli.run import run_command
+from vqtk.cli.sample import sample_command
+from vqtk.cli.studies import ablate_command, compare_command
 
 app = typer.Typer(
     name="vqtk",
@@ -35,24 +27,24 @@ app = typer.Typer(
 
 _TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and components"
 
-app.command("run", rich_help_panel=_TRAIN)(run)
-app.command("eval", rich_help_panel=_TRAIN)(evaluate)
-app.command("ablate", rich_help_panel=_TRAIN)(ablate)
-app.command("bench", rich_help_panel=_TRAIN)(bench)
-app.command("compare", rich_help_panel=_TRAIN)(compare)
-app.command("sample", rich_help_panel=_LOOK)(sample)
-app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct)
-app.command("stages", rich_help_panel=_LOOK)(stages)
-app.command("report", rich_help_panel=_LOOK)(report)
-app.command("proposals", rich_help_panel=_LOOK)(proposals)
-app.command("tree", rich_help_panel=_LOOK)(tree)
-app.command("complete", rich_help_panel=_LOOK)(complete)
-app.command("list", rich_help_panel=_RECIPES)(list_components)
-app.command("show", rich_help_panel=_RECIPES)(show)
-app.command("validate", rich_help_panel=_RECIPES)(validate)
-app.command("export", rich_help_panel=_RECIPES)(export)
+app.command("run", rich_help_panel=_TRAIN)(run_command)
+app.command("eval", rich_help_panel=_TRAIN)(eval_command)
+app.command("ablate", rich_help_panel=_TRAIN)(ablate_command)
+app.command("bench", rich_help_panel=_TRAIN)(bench_command)
+app.command("compare", rich_help_panel=_TRAIN)(compare_command)
+app.command("sample", rich_help_panel=_LOOK)(sample_command)
+app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct_command)
+app.command("stages", rich_help_panel=_LOOK)(stages_command)
+app.command("report", rich_help_panel=_LOOK)(report_command)
+app.command("proposals", rich_help_panel=_LOOK)(proposals_command)
+app.command("tree", rich_help_panel=_LOOK)(tree_command)
+app.command("complete", rich_help_panel=_LOOK)(complete_command)
+app.command("list", rich_help_panel=_RECIPES)(list_command)
+app.command("show", rich_help_panel=_RECIPES)(show_command)
+app.command("validate", rich_help_panel=_RECIPES)(validate_command)
+app.command("export", rich_help_panel=_RECIPES)(export_command)
 app.add_typer(plugin, rich_help_panel=_RECIPES)
-app.command("import-original", rich_help_panel=_RECIPES)(import_original)
+app.command("import-original", rich_help_panel=_RECIPES)(import_command)
 
 
 @app.callback()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vqtk.evaluate.profile import Profile
 
 
-def bench(
+def bench_command(
     recipe: RecipePath,
     overrides: Overrides = None,
     rounds: Annotated[int, typer.Option(min=1, help="Times that each side is timed, after one warm-up.")] = 7,
@@ -32,7 +32,7 @@ def bench(
     from vqtk.evaluate.bench import bench as compare
     from vqtk.evaluate.profile import profile_update
     from vqtk.recipe.recipe import load_recipe
-    from vqtk.train.device import choose_device
+    from vqtk.train.execution import choose_device
 
     loaded, chosen = load_recipe(recipe, overrides or []), choose_device(device)
     if profile:

@@ -24,11 +24,11 @@ from vqtk.cli.options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vqtk.evaluate.complete import Answers
-    from vqtk.report.sheet import Sheet
+    from vqtk.render.sheets import Sheet
+    from vqtk.sampling.guided import Answers
 
 
-def complete(
+def complete_command(
     model: ModelPath,
     guide: Annotated[str | None, typer.Argument(metavar="GUIDE", help="A guide, as `vqtk list guide` shows.")] = None,
     settings: Annotated[
@@ -57,8 +57,8 @@ def complete(
     """
     from vqtk.cli.options import tracked
     from vqtk.errors import VqtkError
-    from vqtk.evaluate import complete as evaluate
     from vqtk.registry import REGISTRIES
+    from vqtk.sampling import guided
 
     if guide is None:
         raise VqtkError(
@@ -67,12 +67,12 @@ def complete(
         )
     opened = open_model(model, device, data_dir, data)
     loaded = opened.model
-    made = evaluate.guide_of(loaded, guide, settings or [])
+    made = guided.guide_of(loaded, guide, settings or [])
     targets, indices = _observable(opened, made, item, count)
     made.prepare(lambda: opened.splits, seed=opened.recipe.seed)
-    asked = evaluate.Asked(answers=answers, beam=beam, stages=stages, temperature=temperature, seed=seed)
+    asked = guided.GuidedRequest(answers=answers, beam=beam, stages=stages, temperature=temperature, seed=seed)
     observed = made.observed(targets) if made.observes else targets
-    found = evaluate.complete(loaded, made, observed, asked=asked, items=indices, track=tracked)
+    found = guided.sample_guided(loaded, made, observed, asked=asked, items=indices, track=tracked)
     facts = _facts(made, targets, found, indices)
     sheet = _sheet(made, targets, observed, found)
     write_sheet(sheet, opened, name=f"complete_{guide}", output=output, show=show, json=json, facts=facts)
@@ -96,7 +96,7 @@ def _observable(opened: Opened, guide: Any, items: list[int] | None, count: int)
 
 def _facts(guide: Any, targets: Tensor, found: Answers, indices: list[int]) -> dict[str, Any]:
     """Return codes and losses, and errors of the answers (n, answers) and of their mean (n,) where they are known."""
-    from vqtk.evaluate.complete import errors
+    from vqtk.sampling.guided import errors
 
     facts = {"items": indices, "codes": found.codes.tolist(), "losses": found.losses.tolist()}
     if not guide.observes or not found.shown.is_floating_point():
@@ -111,17 +111,16 @@ def _facts(guide: Any, targets: Tensor, found: Answers, indices: list[int]) -> d
 def _sheet(guide: Any, targets: Tensor, observed: Tensor, found: Answers) -> Sheet:
     import torch
 
-    from vqtk.report import points, text
-    from vqtk.report.cells import form, pictures, require_drawn, texts
-    from vqtk.report.grid import grid
-    from vqtk.report.sheet import ImageSheet
+    from vqtk.render import points, text
+    from vqtk.render.pictures import form, pictures, require_drawn, texts
+    from vqtk.render.sheets import ImageSheet, grid
 
     require_drawn(guide.data)
     n, answers = found.shown.shape[:2]
     if form(guide.data) == "text":
-        return text.samples(texts(guide.data, found.shown.flatten(0, 1)))
+        return text.sample_lines(texts(guide.data, found.shown.flatten(0, 1)))
     if form(guide.data) == "points":
-        return points.samples(found.shown.flatten(0, 1).cpu(), over=targets.cpu() if guide.observes else None)
+        return points.sample_plots(found.shown.flatten(0, 1).cpu(), over=targets.cpu() if guide.observes else None)
     every = [found.shown.flatten(0, 1), *([targets] if guide.observes else [])]
     columns = [pictures(guide.data, found.shown[:, answer], alike=every) for answer in range(answers)]
     told = f"{n} rows of {answers} answers"

@@ -51,7 +51,7 @@ _WIDTH = 100
 """Columns to lay a table out in where there is no terminal."""
 
 
-def evaluate(
+def eval_command(
     model: ModelPath,
     items: Annotated[int | None, typer.Option(min=1, help="Only so many test items, a seeded subset.")] = None,
     batch: Annotated[
@@ -77,7 +77,7 @@ def evaluate(
     A run keeps what was found: RUN/eval.json, and a plot, RUN/images/rate_distortion.png; that on other data apart.
     """
     from vqtk.errors import VqtkError
-    from vqtk.evaluate.findings import Asked, findings
+    from vqtk.evaluate.overview import EvaluationRequest, overview
 
     if probe_items and not probe:
         raise VqtkError("--probe-items limits what --probe trains on. Give --probe, too.")
@@ -86,10 +86,10 @@ def evaluate(
 
         torch.set_num_threads(threads)
     opened, unkept = open_model(model, device, data_dir, data), list[str]()
-    asked = Asked(items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality)
+    asked = EvaluationRequest(items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality)
     splits = opened.splits
     compared = _references(opened, unkept) if references else {}
-    found = {**findings(opened.model, opened.recipe, splits, asked=asked, track=tracked), **compared}
+    found = {**overview(opened.model, opened.recipe, splits, asked=asked, track=tracked), **compared}
     if json:
         print_json(found)
     else:
@@ -103,9 +103,9 @@ def evaluate(
 
 def _references(opened: Opened, unkept: list[str]) -> dict[str, Any]:
     """Return the references as a part of what was found; a run keeps them."""
-    from vqtk.evaluate.references import references
+    from vqtk.evaluate.references import REFERENCES_FILE, references
 
-    keep = opened.folder / "references.json" if opened.folder else None
+    keep = opened.folder / REFERENCES_FILE if opened.folder else None
     found = references(
         opened.model, opened.splits, seed=opened.recipe.seed, keep=keep, track=tracked, unkept=unkept.append
     )
@@ -126,12 +126,12 @@ def _kept(found: dict[str, Any], folder: Path, unkept: list[str]) -> list[Path]:
 def _write(found: dict[str, Any], run: Path) -> list[Path]:
     from json import dumps
 
-    from vqtk.io.atomic import write_text
-    from vqtk.report.plots import rate_distortion_figure, write_figure
+    from vqtk.io.files import write_text
+    from vqtk.report.plots import run_rate_distortion, write_plot
 
     figures, plot = run / "eval.json", run / "images" / "rate_distortion.png"
     write_text(figures, dumps(found, indent=2, ensure_ascii=False) + "\n")
-    write_figure(rate_distortion_figure(found["stages"], found["kind"], references=found.get("references")), plot)
+    write_plot(run_rate_distortion(found["stages"], found["kind"], references=found.get("references")), plot)
     return [figures, plot]
 
 

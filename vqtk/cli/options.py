@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vqtk.datasets import Splits
     from vqtk.models import Model
     from vqtk.recipe.recipe import Recipe
-    from vqtk.report.sheet import Sheet
+    from vqtk.render.sheets import Sheet
 
 ModelPath = Annotated[
     Path,
@@ -29,9 +29,9 @@ Overrides = Annotated[
 
 def _use_plugins(context: typer.Context, paths: list[Path] | None) -> None:
     if paths:
-        from vqtk.plugin import use
+        from vqtk.plugin.loading import use_plugins
 
-        context.with_resource(use(paths))
+        context.with_resource(use_plugins(paths))
 
 
 Plugins = Annotated[
@@ -127,7 +127,7 @@ class Opened:
 def open_model(path: Path, device: str, data_dir: Path | None = None, other: Sequence[str] | None = None) -> Opened:
     """Return the model of a run directory or weights file on a device; its data are read when they are needed."""
     from vqtk.io.weights import load_weights, weights_of
-    from vqtk.train.device import choose_device
+    from vqtk.train.execution import choose_device
 
     model, recipe = load_weights(weights_of(path), device=choose_device(device))
     return Opened(path, model, recipe, data_dir, other or ())
@@ -179,7 +179,7 @@ def say_unkept(reasons: Iterable[str]) -> None:
 
 def code_facts(model: Model, targets: Any, codes: Any, indices: list[int]) -> dict[str, Any]:
     """Return the indices, codes and distortions of test items, for `--json`."""
-    from vqtk.report.pictures import distortion
+    from vqtk.render.pictures import distortion
 
     return {"items": indices, "codes": codes.tolist(), "distortion": distortion(model, targets, codes).tolist()}
 
@@ -203,7 +203,7 @@ def test_items(opened: Opened, items: list[int] | None, count: int) -> tuple[Any
     import torch
 
     from vqtk.errors import DataError
-    from vqtk.evaluate.walks import fixed_subset
+    from vqtk.evaluate.evaluation import fixed_subset
 
     test = opened.splits.test
     for item in items or []:

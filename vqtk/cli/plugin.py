@@ -10,7 +10,7 @@ import typer
 from vqtk.cli.options import Json
 
 if TYPE_CHECKING:
-    from vqtk.testing.plugin import Result
+    from vqtk.testing.contract import Result
 
 app = typer.Typer(
     name="plugin",
@@ -33,8 +33,8 @@ def new(
     """Write a plugin that works, to be changed, and its test: NAME.py and test_NAME.py."""
     from vqtk.cli.options import print_json
     from vqtk.errors import RegistryError
+    from vqtk.plugin.scaffold import new_plugin
     from vqtk.registry import REGISTRIES
-    from vqtk.scaffold import new_plugin
 
     if registry is None:
         raise RegistryError(
@@ -58,7 +58,7 @@ def check(
     """Hold every component of a plugin to the contract of its registry; exit with 2 if one does not keep to it."""
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError
-    from vqtk.testing.plugin import check_plugin
+    from vqtk.testing.contract import check_plugin
 
     results = list(check_plugin(file, backend="inductor" if compile else "eager"))
     failed = [result for result in results if result.outcome == "failed"]

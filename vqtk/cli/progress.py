@@ -20,13 +20,13 @@ _TELLING = 5
 """Updates after which the time of the whole run is foretold."""
 
 
-def make_watcher(*, shorter: str | None) -> Plain | Live:
+def make_display(*, shorter: str | None) -> PlainDisplay | LiveDisplay:
     """Return the watcher that suits where the output goes; `shorter` is a command for a shorter run."""
     console = Console(highlight=False, soft_wrap=True)
-    return Live(console, shorter) if console.is_terminal else Plain(console, shorter)
+    return LiveDisplay(console, shorter) if console.is_terminal else PlainDisplay(console, shorter)
 
 
-class Plain(Callback):
+class PlainDisplay(Callback):
     """One line every ten seconds."""
 
     def __init__(self, console: Console, shorter: str | None):
@@ -36,7 +36,7 @@ class Plain(Callback):
         self.first: tuple[float, int] | None = None
         self.warned = False
 
-    def __enter__(self) -> Plain:
+    def __enter__(self) -> PlainDisplay:
         return self
 
     def __exit__(
@@ -89,7 +89,7 @@ class Plain(Callback):
         return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-class Live(Plain):
+class LiveDisplay(PlainDisplay):
     """A progress bar, and the figures below it, redrawn in place."""
 
     def __init__(self, console: Console, shorter: str | None):
@@ -105,7 +105,7 @@ class Live(Plain):
         self.figures = Text("", no_wrap=True)
         self.live = RichLive(Group(self.bar, self.figures), console=console, refresh_per_second=4)
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> LiveDisplay:
         self.live.start()
         return self
 

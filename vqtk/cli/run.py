@@ -14,12 +14,12 @@ import typer
 from vqtk.cli.options import DataDir, Device, Overrides, Plugins
 
 if TYPE_CHECKING:
-    from vqtk.cli.progress import Plain
-    from vqtk.experiment import Experiment
+    from vqtk.cli.progress import PlainDisplay
+    from vqtk.train.run import Experiment
     from vqtk.train.run_directory import RunDirectory
 
 
-def run(
+def run_command(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe, a .yaml file.")] = None,
     overrides: Overrides = None,
     budget: Annotated[str | None, typer.Option(help="Train for so long, as in 90s, 5m, 1h30m.")] = None,
@@ -35,9 +35,9 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Train a recipe: watch, sample, look. Ctrl-C stops it with a checkpoint."""
-    from vqtk.cli.progress import make_watcher
+    from vqtk.cli.progress import make_display
     from vqtk.errors import RecipeError
-    from vqtk.io.lock import RUN, locked
+    from vqtk.io.files import RUN, locked
 
     if recipe is None and resume is None:
         raise RecipeError("vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume with a run directory.")
@@ -51,7 +51,7 @@ def run(
         import torch
 
         torch.set_num_threads(threads)
-    watcher = make_watcher(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
+    watcher = make_display(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
     with ExitStack() as held:
         if resume:
             experiment, directory = _resumed(resume, device, data_dir, watcher, held, keep_threads=threads is None)
@@ -69,17 +69,16 @@ def _started(
     device: str,
     data_dir: Path | None,
     out: Path,
-    watcher: Plain,
+    watcher: PlainDisplay,
     weights: Path | None,
 ) -> tuple[Experiment, RunDirectory]:
     from vqtk.datasets import data_root
-    from vqtk.experiment import Experiment, begin_with, updates_within
     from vqtk.io.weights import weights_of
-    from vqtk.recipe.build import build_dataset
-    from vqtk.recipe.guard import unchanged
+    from vqtk.recipe.build import build_dataset, unchanged
     from vqtk.recipe.recipe import load_recipe
-    from vqtk.train.budget import seconds
-    from vqtk.train.device import choose_device
+    from vqtk.train.budget import seconds, updates_within
+    from vqtk.train.execution import choose_device
+    from vqtk.train.run import Experiment, begin_with
     from vqtk.train.run_directory import RunDirectory
 
     begun = weights_of(weights) if weights else None
@@ -102,13 +101,13 @@ def _started(
 
 
 def _resumed(
-    path: Path, device: str, data_dir: Path | None, watcher: Plain, held: ExitStack, *, keep_threads: bool
+    path: Path, device: str, data_dir: Path | None, watcher: PlainDisplay, held: ExitStack, *, keep_threads: bool
 ) -> tuple[Experiment, RunDirectory]:
     import torch
 
-    from vqtk.experiment import Experiment, go_on
-    from vqtk.io.lock import RUN, locked
-    from vqtk.train.device import choose_device
+    from vqtk.io.files import RUN, locked
+    from vqtk.train.execution import choose_device
+    from vqtk.train.run import Experiment, go_on
     from vqtk.train.run_data import own_splits
     from vqtk.train.run_directory import RunDirectory
 
@@ -131,8 +130,8 @@ def _resumed(
     return experiment, directory
 
 
-def _train(experiment: Experiment, directory: RunDirectory, watcher: Plain) -> None:
-    from vqtk.experiment import run as run_experiment
+def _train(experiment: Experiment, directory: RunDirectory, watcher: PlainDisplay) -> None:
+    from vqtk.train.run import run_experiment as run_experiment
 
     experiment.say(f"Run directory: {directory.path}")
     with watcher, stopping_on_signals(watcher) as received:

@@ -30,27 +30,28 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vqtk.evaluate.prior import Fitted
     from vqtk.models import Model
-    from vqtk.report.sheet import Sheet
+    from vqtk.render.sheets import Sheet
+    from vqtk.sampling.prior import Fitted
 
 
-class Prior(str, Enum):
+class PriorName(str, Enum):
     """How codes are drawn."""
 
     uniform = "uniform"
     markov = "markov"
 
 
-def sample(
+def sample_command(
     model: ModelPath,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many samples.")] = 64,
     columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
     stages: Annotated[int | None, typer.Option(min=1, help="Decode only the first so many stages.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which codes are drawn.")] = 0,
     prior: Annotated[
-        Prior, typer.Option(help="Draw codes uniformly, or each given the last one, as they follow in training items.")
-    ] = Prior.uniform,
+        PriorName,
+        typer.Option(help="Draw codes uniformly, or each given the last one, as they follow in training items."),
+    ] = PriorName.uniform,
     prior_items: Annotated[
         int | None, typer.Option(min=1, help="Fit the prior on so many training items; 2,000 by default.")
     ] = None,
@@ -67,10 +68,10 @@ def sample(
 ) -> None:
     """Decode random codes into a grid of samples, or into lines of text."""
     from vqtk.errors import VqtkError
-    from vqtk.report.pictures import random_codes, require_stepwise
-    from vqtk.report.stl import check_meshes
+    from vqtk.render.pictures import random_codes, require_stepwise
+    from vqtk.render.voxels import check_meshes
 
-    if prior_items and prior is Prior.uniform:
+    if prior_items and prior is PriorName.uniform:
         raise VqtkError("--prior-items says on how many items a prior is fitted. Give --prior markov, too.")
     opened = open_model(model, device, data_dir, data)
     loaded = opened.model
@@ -84,7 +85,7 @@ def sample(
     facts: dict[str, Any] = {"count": count, "seed": seed, "stages": stages or loaded.stages}
     name = f"samples_{stages}_stages" if stages else "samples"
     codes = random_codes(loaded, count=count, seed=seed, stages=stages)
-    if prior is Prior.markov:
+    if prior is PriorName.markov:
         fitted = _fitted(opened, items=prior_items, unkept=unkept.append)
         codes = _drawn(fitted, count=count, seed=seed).to(codes)[:, :stages]
         facts, name = {**facts, "prior": {"name": "markov", **fitted.facts()}}, f"{name}_markov"
@@ -101,8 +102,7 @@ def sample(
 
 def _sheet(opened: Opened, codes: Tensor, *, columns: int) -> Sheet:
     """Return the samples; those of points over as many test items."""
-    from vqtk.report.cells import form
-    from vqtk.report.pictures import decoded
+    from vqtk.render.pictures import decoded, form
 
     over = test_items(opened, None, len(codes))[0] if form(opened.model.data) == "points" else None
     return decoded(opened.model, codes, columns=columns, over=over)
@@ -113,8 +113,8 @@ def _fitted(opened: Opened, *, items: int | None, unkept: Callable[[str], object
     import sys
 
     from vqtk.cli.options import tracked
-    from vqtk.evaluate.prior import ITEMS, TEST_ITEMS, fitted_prior, place_of
     from vqtk.io.weights import weights_of
+    from vqtk.sampling.prior import ITEMS, TEST_ITEMS, fitted_prior, place_of
 
     weights, asked = weights_of(opened.path), items or ITEMS
     place = place_of(opened.folder, weights)
@@ -141,14 +141,14 @@ def _fitted(opened: Opened, *, items: int | None, unkept: Callable[[str], object
 
 
 def _drawn(fitted: Fitted, *, count: int, seed: int) -> Tensor:
-    from vqtk.train.seeds import generator
+    from vqtk.train.execution import generator
 
     return fitted.prior.sample(count, generator(seed, "sample", "markov"))
 
 
 def _write_meshes(model: Model, codes: Tensor, folder: Path) -> dict[str, list[Any]]:
-    from vqtk.report.pictures import shown_as
-    from vqtk.report.stl import write_meshes
+    from vqtk.render.pictures import shown_as
+    from vqtk.render.voxels import write_meshes
 
     written, empty = write_meshes(shown_as(model, codes), folder)
     return {"meshes": [str(path) for path in written], "empty": empty}

@@ -56,10 +56,10 @@ def read_examples(path: Path, shape: Size) -> dict[str, Examples]:
 def count_examples(path: Path, shape: Size) -> int:
     """Return how many examples the headers of a file claim. Raises: ValueError, OSError, DataError or BadZipFile."""
     shapes = claimed_shapes(path)
-    return sum(fit(shapes[key], shape).count for key in _keys(list(shapes)))
+    return sum(fit_of(shapes[key], shape).count for key in _keys(list(shapes)))
 
 
-def fit(found: Size, shape: Size) -> Fit:
+def fit_of(found: Size, shape: Size) -> Fit:
     """Return how an array holds examples of a shape. Raises: ValueError that says what was expected."""
     held = _fit(found, shape)
     if held is None:
@@ -90,7 +90,7 @@ def _keys(stored: list[str]) -> list[str]:
 
 def _examples(array: np.ndarray, labels: np.ndarray | None, shape: Size) -> Examples:
     """Return the examples of an array. Raises: ValueError if it does not fit, or holds no finite numbers."""
-    held = fit(array.shape, shape)
+    held = fit_of(array.shape, shape)
     if array.dtype.kind not in "buif":
         raise ValueError(f"its values are of type {array.dtype}; expected real numbers")
     if held.windows:

@@ -50,7 +50,7 @@ class GridFile:
     label: int | None = None
 
 
-def laid_out(folder: Path, suffix: str) -> dict[str, list[GridFile]]:
+def files_by_class(folder: Path, suffix: str) -> dict[str, list[GridFile]]:
     """Return the files <class>/{train,test}/*<suffix> of each class that has any, in order of name."""
     classes: dict[str, list[GridFile]] = {}
     for path in sorted(folder.glob(f"*/*/*{suffix}")):

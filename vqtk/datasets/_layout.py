@@ -51,7 +51,7 @@ class Layout:
         return self
 
 
-def laid_out(files: Sequence[Path], *, share: float) -> Layout:
+def layout_of(files: Sequence[Path], *, share: float) -> Layout:
     """Return how files are divided: by folders that are splits, else by their names, a share of them held out.
 
     Splits are the folders just below, or those below each class. Where there are a train folder and a test folder,
@@ -60,7 +60,7 @@ def laid_out(files: Sequence[Path], *, share: float) -> Layout:
     lie in such, and there are several. Raises: DataError if there are only folders to test on.
     """
     for depth, labels_at in ((0, 1), (1, 0)):
-        found = own_splits(files, depth)
+        found = splits_by_folder(files, depth)
         if found:
             return _labelled(*found, depth=labels_at)
     parts = {_part(file, 0) for file in files}
@@ -97,7 +97,7 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def own_splits(files: Sequence[Path], depth: int = 0) -> tuple[list[Path], list[Path], list[str]] | None:
+def splits_by_folder(files: Sequence[Path], depth: int = 0) -> tuple[list[Path], list[Path], list[str]] | None:
     """Return the files in folders that are splits, at a depth, and what was decided; None if there are none."""
     found: dict[str, list[Path]] = {"train": [], "validation": [], "test": [], "": []}
     for file in files:

@@ -12,7 +12,7 @@ from annotated_types import Gt, Len, Lt, doc
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._examples import Examples, count_examples, read_examples
-from vqtk.datasets._layout import laid_out, own_splits
+from vqtk.datasets._layout import layout_of, splits_by_folder
 from vqtk.datasets._paths import existing, files_below, required, shown
 from vqtk.datasets._split import DAMAGED_AT_MOST, HELD_AT_MOST, Held
 from vqtk.errors import DataError
@@ -100,7 +100,7 @@ class Arrays(Dataset):
         notes = _left_over(list(parts.values()))
         if len(parts) == 1:
             return *_divided(*parts.values(), share=self.test), notes, None
-        own = own_splits([Path(key) / path.name for key in parts])
+        own = splits_by_folder([Path(key) / path.name for key in parts])
         if own is None:
             keys = ", ".join(list(parts)[:8]) or "none"
             raise DataError(f"{path}: its arrays are {keys}. Expected a single one, or `train` and `test`.")
@@ -109,7 +109,7 @@ class Arrays(Dataset):
 
     def _of_folder(self, folder: Path) -> Divided:
         """Divide a folder's files, each of one array. Raises: DataError."""
-        layout = laid_out(files_below(folder, wanted=_is_array), share=self.test).check(folder, self.test)
+        layout = layout_of(files_below(folder, wanted=_is_array), share=self.test).check(folder, self.test)
         errors: dict[Path, DataError] = {}
         splits, arrays = list[Held](), list[Examples]()
         for part in (layout.train, layout.test):

@@ -9,7 +9,7 @@ from annotated_types import Gt, Lt
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._images import Images, load_images
-from vqtk.datasets._layout import laid_out
+from vqtk.datasets._layout import layout_of
 from vqtk.datasets._paths import existing, files_below, required, shown
 from vqtk.datasets._pixels import read_image
 from vqtk.errors import DataError
@@ -56,7 +56,7 @@ class ImageFolder(Dataset):
         folder = existing(self.path, root)
         if folder is None or not folder.is_dir():
             return None
-        layout = laid_out(files_below(folder, wanted=_is_image), share=self.test)
+        layout = layout_of(files_below(folder, wanted=_is_image), share=self.test)
         return len(layout.train) + len(layout.test)
 
     def load(self, root: Path) -> Splits:
@@ -67,7 +67,7 @@ class ImageFolder(Dataset):
         files = files_below(folder, wanted=_is_image)
         if not files:
             raise DataError(f"{folder} holds no images. Expected {', '.join(sorted(_SUFFIXES))}, at any depth.")
-        layout = laid_out(files, share=self.test).check(folder, self.test)
+        layout = layout_of(files, share=self.test).check(folder, self.test)
         parts = [Images([folder / file for file in part], layout.labels(part)) for part in (layout.train, layout.test)]
         read = partial(read_image, size=self.size, crop=self.crop, colours=self.colours)
         train, test, skipped = load_images(*parts, read=read, shape=self.spec.shape)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vqtk.datasets._base import Splits
-from vqtk.datasets._grids import GridFile, Grids, assembled, labelled, laid_out
+from vqtk.datasets._grids import GridFile, Grids, assembled, files_by_class, labelled
 from vqtk.datasets._meshes import mesh_grids
 from vqtk.errors import DataError, nearest
 from vqtk.nn.types import CountTo1000, Side
@@ -36,7 +36,7 @@ class ModelNet(Grids):
         folder = _find(root)
         if folder is None:
             return None
-        chosen = laid_out(folder, ".off")
+        chosen = files_by_class(folder, ".off")
         names = chosen if self.classes is None else self.classes
         return self.variations * sum(len(chosen.get(name, [])) for name in names)
 
@@ -49,7 +49,7 @@ class ModelNet(Grids):
                 "Download ModelNet10 or ModelNet40 from https://modelnet.cs.princeton.edu and unpack it there, so that "
                 f"there is {root}/ModelNet10/chair/train/chair_0001.off; or set VQTK_DATA or --data-dir."
             )
-        found = laid_out(folder, ".off")
+        found = files_by_class(folder, ".off")
         chosen = self._chosen(found, folder)
         files = labelled(chosen)
         grids = mesh_grids([file.path for file in files], size=self.size, variations=self.variations)

@@ -7,7 +7,7 @@ from annotated_types import Gt, Lt
 
 from vqtk.datasets._base import Splits
 from vqtk.datasets._characters import Characters, read_text, windows
-from vqtk.datasets._layout import own_splits
+from vqtk.datasets._layout import splits_by_folder
 from vqtk.datasets._paths import existing, files_below, required, shown
 from vqtk.datasets._split import HELD_AT_MOST
 from vqtk.errors import DataError
@@ -110,7 +110,7 @@ def _ends(texts: dict[Path, str], share: float) -> Divided:
 
 def _by_folder(texts: dict[Path, str]) -> Divided | None:
     """Return the texts of the folders that are splits, and what was decided; None if there are none."""
-    found = own_splits(list(texts))
+    found = splits_by_folder(list(texts))
     if found is None:
         return None
     train, test, notes = found

@@ -8,7 +8,7 @@ from annotated_types import Gt, Lt
 
 from vqtk.datasets._base import Splits
 from vqtk.datasets._grids import GridFile, Grids, assembled
-from vqtk.datasets._layout import Layout, laid_out
+from vqtk.datasets._layout import Layout, layout_of
 from vqtk.datasets._paths import existing, files_below, required
 from vqtk.datasets._stored import read_arrays
 from vqtk.errors import DataError
@@ -43,7 +43,7 @@ class Voxels(Grids):
         found = existing(self.path, root)
         if found is None or not found.is_dir():
             return None
-        layout = laid_out(files_below(found, wanted=_is_grid), share=self.test)
+        layout = layout_of(files_below(found, wanted=_is_grid), share=self.test)
         return len(layout.train) + len(layout.test)
 
     def load(self, root: Path) -> Splits:
@@ -54,7 +54,7 @@ class Voxels(Grids):
         names = files_below(found, wanted=_is_grid)
         if not names:
             raise DataError(f"{found} holds no .npz file. Expected {_EXPECTED}.")
-        layout = laid_out(names, share=self.test).check(found, self.test)
+        layout = layout_of(names, share=self.test).check(found, self.test)
         files = [*_grid_files(found, layout, train=True), *_grid_files(found, layout, train=False)]
         read = (_read(file.path, self.size) for file in files)
         splits = assembled(files, read, spec=self.spec, source=found)

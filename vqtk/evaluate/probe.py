@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from vqtk.datasets import Split
 from vqtk.errors import DataError
-from vqtk.evaluate.measure import Track, untracked
-from vqtk.train.seeds import generator
+from vqtk.evaluate.evaluation import Track, untracked
+from vqtk.train.execution import generator
 
 EPOCHS = 10
 BATCH = 100
@@ -96,7 +96,7 @@ def probe(
     cells = [(stages, hidden) for stages in range(1, train[0].shape[1] + 1) for hidden in accuracy]
     for stages, hidden in track(cells, "classifiers"):
         model = classifier(stages, options, classes=classes, hidden=hidden, seed=seed)
-        fit(model, train[0][:, :stages].contiguous(), train[1], seed=seed)
+        fit_classifier(model, train[0][:, :stages].contiguous(), train[1], seed=seed)
         for found, (codes, labels) in ((learned, train), (accuracy, test)):
             with torch.no_grad():
                 right = model(codes[:, :stages]).argmax(1) == labels
@@ -114,7 +114,7 @@ def classifier(stages: int, options: int, *, classes: int, hidden: int, seed: in
         return nn.Sequential(OneHotLinear(stages, options, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
-def fit(model: nn.Module, codes: Tensor, labels: Tensor, *, seed: int, epochs: int = EPOCHS) -> None:
+def fit_classifier(model: nn.Module, codes: Tensor, labels: Tensor, *, seed: int, epochs: int = EPOCHS) -> None:
     """Train a classifier on codes (n, s) and labels (n,), shuffled anew in each epoch, the last part batch included."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
     for epoch in range(epochs):

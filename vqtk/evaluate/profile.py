@@ -1,24 +1,29 @@
-"""Where the time of an update goes, and which share of the device's peak it reaches."""
+"""What an update costs: where its time goes, its operations, its memory."""
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import finalize
 
 import torch
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from vqtk.models import Model
 from vqtk.recipe.affordable import check_update
-from vqtk.recipe.build import build_model
+from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe
-from vqtk.recipe.validate import synthetic
-from vqtk.train.device import synchronize
-from vqtk.train.execution import Execution, resolve
+from vqtk.train.execution import Execution, resolve, synchronize
 from vqtk.train.loop import Trainer
 
 _KINDS = (
@@ -143,3 +148,87 @@ def _median_s(call: Callable[[], object]) -> float:
         call()
         times.append(time.perf_counter() - started)
     return sorted(times)[_ROUNDS // 2]
+
+
+@contextmanager
+def peak_bytes(device: torch.device) -> Iterator[list[int]]:
+    """Fill a list with the most bytes that tensors made within the block hold at a time, once it is left.
+
+    On CUDA the allocator counts them; elsewhere what operations return is counted, and not what compiled code
+    allocates for itself.
+    """
+    found: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield found
+        found.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    with _Counting() as counting:
+        yield found
+    found.append(counting.peak)
+
+
+class _Counting(TorchDispatchMode):
+    """Counts the bytes of the storages that operations return, from their making to their end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: set[int] = set()
+        self.held = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {value.untyped_storage()._cdata for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        output = func(*args, **(kwargs or {}))
+        for value in tree_leaves(output):
+            if isinstance(value, Tensor):
+                self._add(value.untyped_storage(), given)
+        return output
+
+    def _add(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key = storage._cdata
+        if key in self.known or key in given:
+            return
+        self.known.add(key)
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        finalize(storage, self._drop, key, storage.nbytes())
+
+    def _drop(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.held -= size
+
+
+def parameters_by_part(model: Model) -> dict[str, int]:
+    """Return the parameters of each part of a model; those of the refiners are summed over segments."""
+    parts: dict[str, int] = {}
+    for name, value in model.named_parameters():
+        part = re.sub(r"^refiners\.\d+\.", "", name).split(".")[0]
+        parts[part] = parts.get(part, 0) + value.numel()
+    return parts
+
+
+def total_parameters(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def flops(recipe: Recipe) -> dict[str, int]:
+    """Return the operations of encoding and of decoding one item: 2 for each multiply–add of a convolution or product.
+
+    Counted on tensors without storage, so that the largest recipe takes no memory.
+    """
+    model = build_model(recipe, device="meta").eval().requires_grad_(False)
+    with torch.no_grad():
+        target = synthetic(model.data, 1).to("meta")
+        codes = torch.zeros(1, model.stages, dtype=torch.int64, device="meta")
+        return {
+            "encode": _counted(lambda: model.encode(target)),
+            "decode": _counted(lambda: model.decode(codes)),
+        }
+
+
+def _counted(call: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from vqtk.datasets import Splits, batches_of
 from vqtk.errors import CheckpointError, DataError, VqtkError
-from vqtk.evaluate.cost import flops
-from vqtk.evaluate.measure import Track, targets, untracked
-from vqtk.evaluate.walks import fixed_subset
-from vqtk.io.atomic import write_text
+from vqtk.evaluate.evaluation import Track, fixed_subset, targets, untracked
+from vqtk.evaluate.profile import flops
+from vqtk.io.files import write_text
 from vqtk.io.run_files import ReferencesFile, read_file
 from vqtk.models import Model
 from vqtk.recipe.recipe import Recipe
-from vqtk.train.seeds import generator
+from vqtk.train.execution import generator
 
 STEPS = 600
 """Mini-batches that K-means takes a stage, whatever the size of the data."""
@@ -39,6 +38,8 @@ LABELS = {
 }
 WORTH_SHARE = 0.1
 """The part of a training's operations that theirs may come to where nobody asked for them."""
+REFERENCES_FILE = "references.json"
+"""Where a run keeps them."""
 _FORMAT = "vqtk references 3"
 
 
@@ -187,7 +188,7 @@ def kmeans(vectors: Tensor, options: int, *, seed: int) -> Tensor:
     return torch.from_numpy(found.cluster_centers_).to(vectors.dtype)
 
 
-def nearest(vectors: Tensor, centres: Tensor) -> Tensor:
+def nearest_centroids(vectors: Tensor, centres: Tensor) -> Tensor:
     """Return which centre (k, d) is the nearest to each of the vectors (n, d) → (n,)."""
     return torch.cat([(centres.square().sum(1) - 2 * some @ centres.T).argmin(1) for some in vectors.split(BATCH)])
 
@@ -201,8 +202,8 @@ def _kmeans_points(model: Model, splits: Splits, *, seed: int, track: Track) -> 
     for stage in track(range(model.stages), "stages of K-means"):
         drawn_by = generator(seed, "references", stage).initial_seed() % 2**32
         centres = kmeans(train, model.options, seed=drawn_by)
-        train -= centres[nearest(train, centres)]
-        decoded += centres[nearest(target - decoded, centres)]
+        train -= centres[nearest_centroids(train, centres)]
+        decoded += centres[nearest_centroids(target - decoded, centres)]
         error = (decoded - target).square().mean(dtype=torch.float64)
         pixels = (model.data.pixels(decoded) - model.data.pixels(target)).square().mean(dtype=torch.float64)
         points.append(Point(stage + 1, (stage + 1) * log2(model.options), float(error), float(pixels)))

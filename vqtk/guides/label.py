@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from vqtk.datasets import Splits
 from vqtk.errors import DataError
-from vqtk.evaluate import features
-from vqtk.evaluate.probe import BATCH, fit
-from vqtk.evaluate.walks import fixed_subset
+from vqtk.evaluate import quality as features
+from vqtk.evaluate.evaluation import fixed_subset
+from vqtk.evaluate.probe import BATCH, fit_classifier
 from vqtk.guides._base import Guide
 from vqtk.models import Model
 from vqtk.nn.types import Count, Whole
 from vqtk.registry import guides
-from vqtk.train.seeds import generator
+from vqtk.train.execution import generator
 
 Wanted = Annotated[Whole | str, doc("the name of a class, or its number")]
 EPOCHS = 5
@@ -62,7 +62,7 @@ class Label(Guide):
             torch.default_generator.manual_seed(generator(seed, "label").initial_seed())
             self.classifier = features.Classifier(self.data.shape, classes).to(self.device)
         epochs = min(EPOCHS, -(-features.UPDATES // -(-len(chosen) // BATCH)))
-        fit(self.classifier, images, labels, seed=seed, epochs=epochs)
+        fit_classifier(self.classifier, images, labels, seed=seed, epochs=epochs)
         self.classifier.eval()
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from vqtk.guides._base import HIDDEN, Guide
 from vqtk.models import Model
 from vqtk.nn.types import Fraction, Whole
 from vqtk.registry import guides
-from vqtk.train.seeds import generator
+from vqtk.train.execution import generator
 
 SIDES = ("right", "left", "top", "bottom", "centre", "random")
 Hide = Annotated[str, doc(f"{', '.join(SIDES)}, or the path of a picture whose white is hidden")]

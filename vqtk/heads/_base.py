@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from vqtk.nn.state import chosen_of
+from vqtk.nn.stage import chosen_of
 from vqtk.nn.types import Size
 
 

@@ -13,15 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from vqtk import __version__
 from vqtk.errors import CheckpointError, VqtkError, nearest
-from vqtk.io.atomic import write_bytes
-from vqtk.io.plugins import found, records
+from vqtk.io.files import write_bytes
 from vqtk.io.run_files import parse_json
 from vqtk.models import Model
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
+from vqtk.plugin.records import found, records
+from vqtk.process import VERSION
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain
 
@@ -46,7 +46,7 @@ def save_weights(path: Path, model: Model, recipe: Recipe, *, trainer_sha256: st
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     metadata = {
         "format": FORMAT,
-        "version": __version__,
+        "version": VERSION,
         "recipe": json.dumps(recipe.plain()),
         "plugins": json.dumps(records(recipe.plugins)),
         "facts": json.dumps({**facts, **known}),
@@ -135,7 +135,7 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
         model = build_model(recipe)
     except VqtkError as error:
         raise CheckpointError(f"{path}: the recipe that these weights carry cannot be built here: {error}") from None
-    fit(model, tensors, path)
+    copy_into(model, tensors, path)
     model.data = replace(model.data, characters=metadata["facts"].get("characters"))
     model = model.to(device).eval()
     if prefers_channels_last(model):
@@ -145,7 +145,7 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
     return model, recipe
 
 
-def fit(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def copy_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a model. Raises: CheckpointError that names those that do not fit."""
     own = model.state_dict()
     differing = [told for name in dict.fromkeys([*own, *tensors]) if (told := _differing(name, tensors, own))]

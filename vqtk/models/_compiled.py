@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vqtk.errors import VqtkWarning
 from vqtk.losses import Loss
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.refiners import Refiner
 
 _SHIFT = 2

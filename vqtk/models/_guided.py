@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vqtk.models.vqdraw import VQDraw
-from vqtk.nn.state import tree_map
+from vqtk.nn.stage import tree_map
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """Proposals (p, k, *shape) and the items (p,) that they are of → grid (p, k), lower is better."""

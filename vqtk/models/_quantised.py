@@ -26,7 +26,7 @@ SQUEEZED = 16
 
 
 @dataclass(frozen=True)
-class Quantisation:
+class Nearest:
     """What quantising a batch found.
 
     `codes` (n, stages); `vectors` (n, p, d), the sum of the chosen ones, with the encoder's gradient straight through;
@@ -95,7 +95,7 @@ class Quantised(Model):
     def _books(self) -> list[Codebook]:
         return cast(list[Codebook], list(self.codebooks))
 
-    def quantise(self, target: Tensor) -> Quantisation:
+    def quantise(self, target: Tensor) -> Nearest:
         """Encode a target (n, c, h, w), and measure how far codebooks and encoder are from each other."""
         self._check_target(target)
         encoded = self.encoder(target).to(self.dtype)
@@ -108,7 +108,7 @@ class Quantised(Model):
             commitment = commitment + F.mse_loss(left, vectors.detach())
             left, total = left - vectors.detach(), total + vectors
         codes = rearrange(torch.stack(chosen, 2), "n p q -> n (p q)")
-        return Quantisation(codes, encoded + (total - encoded).detach(), codebook, commitment)
+        return Nearest(codes, encoded + (total - encoded).detach(), codebook, commitment)
 
     @torch.no_grad()
     def encode(self, target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vqtk.models._walk import Walk
-from vqtk.nn.state import State, leaves_of, with_leaves
+from vqtk.nn.stage import State, leaves_of, with_leaves
 
 if TYPE_CHECKING:
     from vqtk.models.vqdraw import VQDraw

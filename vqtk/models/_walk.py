@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 
 
 @dataclass(frozen=True)

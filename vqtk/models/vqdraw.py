@@ -26,7 +26,7 @@ from vqtk.models._base import Model
 from vqtk.models._recompute import recomputed
 from vqtk.models._walk import Walk
 from vqtk.nn.graph import is_capturing
-from vqtk.nn.state import State, chosen_of, decay_gradient, repeat_batch, tree_map
+from vqtk.nn.stage import State, chosen_of, decay_gradient, repeat_batch, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction, Options, Stages
 from vqtk.registry import ConditionFactory, LossFactory, RefinerFactory, SearchFactory, SelectorFactory, models
 

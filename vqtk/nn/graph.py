@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vqtk.nn.state import leaves_of, tree_map, with_leaves
+from vqtk.nn.stage import leaves_of, tree_map, with_leaves
 
 WARM_UP = 3
 """Calls before a capture: libraries choose algorithms and allocate workspaces in them, which a capture cannot hold."""

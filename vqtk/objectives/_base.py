@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 
 Load = Callable[[str], Any]
 """Returns the trained model that a run directory, a weights file or a shipped model's name stands for."""

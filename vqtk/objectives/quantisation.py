@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vqtk.errors import ShapeError
 from vqtk.models import Quantised
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.nn.types import NonNegative
 from vqtk.objectives._base import Load, Objective, Pass
 from vqtk.registry import objectives

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vqtk.errors import ShapeError
 from vqtk.models.vqdraw import VQDraw
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.nn.types import Count, NonNegative
 from vqtk.objectives._base import Load, Objective, Pass
 from vqtk.registry import objectives

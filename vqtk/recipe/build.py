@@ -1,14 +1,25 @@
-"""The one place that joins names to objects: from a recipe to its data set and its model."""
+"""A recipe's model and data, built; recipes validated by a trial; and what guards against a changed result."""
 
 from __future__ import annotations
 
+import hashlib
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from vqtk.datasets import Dataset
+from vqtk.errors import RecipeError, VqtkError
 from vqtk.models import Model
-from vqtk.recipe.affordable import affordable
+from vqtk.models.vqdraw import VQDraw
+from vqtk.nn.types import DataSpec
+from vqtk.plugin.loading import described
+from vqtk.recipe.affordable import affordable, check_update
+from vqtk.recipe.node import Node, shown_path, walk
 from vqtk.recipe.recipe import Recipe, load_recipe
 
 
@@ -36,3 +47,116 @@ def build(recipe: str | Path, *overrides: str, device: str = "cpu") -> Model:
     Raises: RecipeError for all that is wrong with the recipe, at once.
     """
     return build_model(load_recipe(recipe, overrides), device=device)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What trying a recipe out showed."""
+
+    parameters: int
+    bits: float
+    seconds: float
+
+
+def validate(recipe: Recipe) -> Validation:
+    """Build the model and try it out, forwards and backwards, on one item.
+
+    Raises: RecipeError if it cannot be built, a pass fails, or a result is not finite.
+    """
+    started = time.monotonic()
+    model = build_model(recipe)
+    check_update(recipe, model)
+    target = synthetic(model.data, 1)
+    try:
+        outcome = model.trial(target)
+        outcome.backward()
+    except VqtkError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"recipe {recipe.name!r}: its model fails on one item: {described(error)}") from error
+    if not torch.isfinite(outcome):
+        raise RecipeError(f"recipe {recipe.name!r}: the losses of a new model are not finite. Check norms and scales.")
+    silent = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    if silent:
+        raise RecipeError(
+            f"recipe {recipe.name!r}: the gradient of {silent[0]!r} is not finite. Check norms and scales."
+        )
+    parameters = sum(p.numel() for p in model.parameters())
+    return Validation(parameters, model.bits, time.monotonic() - started)
+
+
+def synthetic(data: DataSpec, n: int) -> Tensor:
+    """Return n random items in training units, of the shape of the data: (n, *shape)."""
+    generator = torch.Generator().manual_seed(0)
+    if data.kind in ("points", "signals"):
+        return data.normalise(torch.randn(n, *data.shape, generator=generator))
+    high = {"image": 256, "text": data.classes or 1, "voxels": 2}[data.kind]
+    raw = torch.randint(high, (n, *data.shape), generator=generator)
+    return data.normalise(raw if data.kind == "text" else raw.to(torch.uint8))
+
+
+_DRAWN = 4096
+
+
+def unchanged(recipe: Recipe) -> list[str]:
+    """Return a warning for each recipe that this one means to vary, where the model is the same all the same.
+
+    Raises: RecipeError if the other recipe is wrong.
+    """
+    bases = ((path, load_recipe(path)) for path in recipe.varies)
+    return [told for path, base in bases if (told := _told(recipe, path, base))]
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Return a hash of a recipe's model: its module tree and parameter shapes, and what it does when drawn from a seed.
+
+    What it does is its codes, the outcome and gradients of a pass through the stages that differ, and the draws of its
+    selector. Two models of one fingerprint are one model, as far as training goes.
+    """
+    model = build_model(replace(recipe, seed=0))
+    digest = hashlib.sha256(f"{model.stages} stages of {model.options} options\n".encode())
+    for name, module in model.named_modules():
+        digest.update(f"{name} {type(module).__qualname__}\n".encode())
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+    for part in ("selector", "search"):
+        settings = vars(getattr(model, part, model)) if hasattr(model, part) else {}
+        digest.update(f"{type(getattr(model, part, None)).__qualname__} {sorted(settings.items())}\n".encode())
+    for value in _outcome(model):
+        digest.update(np.ascontiguousarray(value.detach().numpy()).data)
+    return digest.hexdigest()
+
+
+def _outcome(model: Model) -> list[Tensor]:
+    outcome = model.train().trial(synthetic(model.data, 1))
+    outcome.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    drawn = None
+    if isinstance(model, VQDraw):
+        drawn = model.draw(_DRAWN, torch.Generator().manual_seed(0), progress=0.0)
+    return [outcome.reshape(1), *gradients, *([] if drawn is None else [drawn])]
+
+
+def _told(recipe: Recipe, path: Path, base: Recipe) -> str | None:
+    changed = _changed(recipe.plain(), base.plain())
+    if not changed:
+        return f"this recipe says the same as {shown_path(path)}, but for its name: the variant changes nothing."
+    in_model = [place for place in changed if place.startswith("model")]
+    if not in_model or fingerprint(recipe) != fingerprint(base):
+        return None
+    return (
+        f"{', '.join(in_model[:3])}{' …' if len(in_model) > 3 else ''} differs from {shown_path(path)}, but the model "
+        "is the same one: the same modules and parameters, and from one seed the same outcome and gradients. "
+        "As far as the model goes, the variant changes nothing; is the setting used?"
+    )
+
+
+def _changed(plain: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    """Return the dotted paths of the values that differ, the name aside."""
+    sides = [
+        {place: node.value for place, node in walk(Node.of(side, "")) if not isinstance(node.value, (dict, list))}
+        for side in (plain, base)
+    ]
+    places = [place for place in dict.fromkeys([*sides[0], *sides[1]]) if place != "name"]
+    absent = object()
+    return [place for place in places if sides[0].get(place, absent) != sides[1].get(place, absent)]

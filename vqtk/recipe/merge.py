@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vqtk.errors import RecipeError, nearest, shortened
-from vqtk.plugin import source_of
+from vqtk.plugin.loading import source_of
 from vqtk.recipe.node import MOST_DEPTH, Node, below, beside, is_file, parse_text, read, shown_path
 
 MOST_EXTENDED = 20

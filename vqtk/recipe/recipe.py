@@ -11,7 +11,7 @@ from annotated_types import Ge, Len, Lt, doc
 from pydantic import StringConstraints
 
 from vqtk.nn.types import Count, CountTo1000, NonNegative, Positive, Whole
-from vqtk.plugin import Plugin, active, used
+from vqtk.plugin.loading import Plugin, loaded_plugins, used_plugins
 from vqtk.recipe.merge import gather, merge, overridden
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
@@ -166,12 +166,12 @@ def with_data(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:
     problems = Problems()
     check_written_out(node)
-    with active(plugins) as named:
+    with loaded_plugins(plugins) as named:
         sections = parse(node, _Sections, "", Scope(problems))
     problems.raise_any()
     assert sections is not INVALID
     check_written_out(node)  # With its defaults, as a run keeps it: what is taken now can be read again.
-    by_content = {plugin.sha256: plugin for plugin in [*named, *used()]}
+    by_content = {plugin.sha256: plugin for plugin in [*named, *used_plugins()]}
     return Recipe(
         sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(by_content.values())
     )

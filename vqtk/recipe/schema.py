@@ -12,7 +12,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from vqtk.errors import RecipeError, RegistryError, VqtkError, closest, nearest, shortened
-from vqtk.plugin import told
+from vqtk.plugin.loading import described
 from vqtk.recipe.node import MOST_NODES, Node, Problems, below, too_many
 from vqtk.recipe.show import inline
 from vqtk.recipe.signature import Parameter, article, describe, parameters, registry_of
@@ -50,7 +50,7 @@ class Chosen:
         except Exception as error:
             raise RecipeError(
                 f"{self.where}: {self.registry.kind} {self.entry.name!r} ({self.entry.origin}) could not be "
-                f"built: {told(error, named=False)}"
+                f"built: {described(error, named=False)}"
             ) from error
 
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vqtk.nn.state import State, chosen_of
+from vqtk.nn.stage import State, chosen_of
 
 
 class Refiner(nn.Module, ABC):

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from vqtk.backbones import Rise, SkipBackbone
-from vqtk.nn.stage import StageSequential
-from vqtk.nn.state import State
+from vqtk.nn.stage import StageSequential, State
 from vqtk.nn.types import Size
 from vqtk.refiners._base import Refiner
 from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners

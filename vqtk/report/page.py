@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 import warnings
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from vqtk.errors import CheckpointError, VqtkWarning
-from vqtk.evaluate.references import kept
-from vqtk.io.atomic import write_text
+from vqtk.evaluate.references import REFERENCES_FILE, kept
+from vqtk.io.files import write_text
 from vqtk.io.run_files import EvaluationFile, File, ManifestFile, SummaryFile, read_file, read_metrics
-from vqtk.report.curves import entropy_figure, losses_figure, usage_figure
-from vqtk.report.plots import rate_distortion_figure
+from vqtk.report.plots import as_svg, entropy_plot, losses_plot, run_rate_distortion, usage_plot
 
 PICTURES = {
     "samples": ("Samples", "Codes drawn uniformly, or from the model's own prior if it has one; decoded."),
@@ -63,20 +58,20 @@ def write_report(run: Path, path: Path | None = None) -> Path:
     metrics = _metrics(run / "metrics.jsonl")
     kinds: dict[str, type[File]] = {"manifest": ManifestFile, "summary": SummaryFile, "evaluation": EvaluationFile}
     manifest, summary, tested = (_whole(run / f"{name}.json", kind) for name, kind in kinds.items())
-    references = kept(run / "references.json")
+    references = kept(run / REFERENCES_FILE)
     training = [row for row in metrics if "test" not in row]
     last = training[-1] if training else {}
     stages = tested.get("stages", [])
-    page = _environment().get_template("report.html.j2").render(
+    page = page_template("vqtk.report", "report.html.j2").render(
         name=manifest.get("name", run.parent.name),
         state=_state(run, last, summary),
         facts=_facts(manifest, last, summary, tested),
-        curves=[_svg(figure) for figure in _curves(metrics, manifest)] if training else [],
+        curves=_curves(metrics, manifest) if training else [],
         pictures=_pictures(run / "images", manifest.get("shown_as", manifest.get("kind"))),
         tested=_tested(tested) if stages else "",
         stages=stages,
         rate_distortion=_rate_distortion(stages, manifest, references.plain() if references else {}),
-        usage=_svg(usage_figure(tested["usage"])) if stages else "",
+        usage=Markup(as_svg(usage_plot(tested["usage"]))) if stages else "",
         recipe=_read(run / "recipe.yaml"),
         manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
     )  # fmt: skip
@@ -96,15 +91,15 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     return alike
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("vqtk.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["figure"] = _figure
-    return environment
+def page_template(package: str, name: str) -> Template:
+    """Return a page's template from a package; it may extend the frame of all pages, `base.html.j2`."""
+    loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("vqtk.report", ".")])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["number"] = _number
+    return environment.get_template(name)
 
 
-def _figure(value: Any) -> str:
+def _number(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -125,8 +120,8 @@ def _facts(
         "bits an item": f"{manifest['bits_per_item']:g}" if "bits_per_item" in manifest else None,
         "parameters": f"{manifest['parameters']:,}" if "parameters" in manifest else None,
         "items, train + test": f"{data['train_items']:,} + {data['test_items']:,}" if "test_items" in data else None,
-        f"test distortion ({_part(tested)})": _figure(float(tested["row"]["final"])) if tested else None,
-        "training loss": _figure(last.get("choice", last.get("end_to_end", last.get("final")))) if last else None,
+        f"test distortion ({_part(tested)})": _number(float(tested["row"]["final"])) if tested else None,
+        "training loss": _number(last.get("choice", last.get("end_to_end", last.get("final")))) if last else None,
         "time per update": f"{last['step_ms']:,.0f} ms" if last else None,
         "time in training": f"{summary['train_s'] / 60:.1f} min" if summary else None,
         "device": f"{manifest['device']}, {manifest['threads']} threads" if "device" in manifest else None,
@@ -147,8 +142,8 @@ def _part(tested: dict[str, Any]) -> str:
     return f"all {items:,}" if items == every else f"a fixed {items:,} of {every:,}"
 
 
-def _curves(metrics: list[dict[str, Any]], manifest: dict[str, Any]) -> list[Figure]:
-    return [losses_figure(metrics), entropy_figure(metrics, manifest["options"])]
+def _curves(metrics: list[dict[str, Any]], manifest: dict[str, Any]) -> list[Markup]:
+    return [Markup(as_svg(plot)) for plot in (losses_plot(metrics), entropy_plot(metrics, manifest["options"]))]
 
 
 def _rate_distortion(
@@ -157,36 +152,36 @@ def _rate_distortion(
     reached = [row for row in stages if row["distortion"] is not None]
     if len(reached) < (1 if references else 2):
         return ""
-    return _svg(rate_distortion_figure(stages, manifest["kind"], references=references, loss=manifest.get("loss")))
+    return Markup(
+        as_svg(run_rate_distortion(stages, manifest["kind"], references=references, loss=manifest.get("loss")))
+    )
 
 
 def _pictures(folder: Path, form: str | None) -> list[_Picture]:
     """Return the newest picture of each sort."""
     found = []
     for sort, (title, caption) in PICTURES.items():
-        files = sorted(path for path in folder.glob(f"{sort}_*") if re.fullmatch(rf"{sort}_\d{{8}}", path.stem))
-        if files:
-            update = int(files[-1].stem.rpartition("_")[2])
+        newest = newest_image(folder, sort)
+        if newest:
+            update = int(newest.stem.rpartition("_")[2])
             told = {"points": _POINTS, "lines": _LINES}.get(form or "", {}).get(sort, caption)
-            content = _content(files[-1], title, pixelated=form not in ("points", "lines"))
+            content = as_html(newest, title, pixelated=form not in ("points", "lines"))
             found.append(_Picture(title, f"{told} After update {update:,}.", content))
     return found
 
 
-def _content(path: Path, alt: str, *, pixelated: bool) -> Markup:
+def newest_image(folder: Path, sort: str) -> Path | None:
+    """Return the newest file of images of a sort, such as `samples`, in a run's folder; None if there is none."""
+    files = (path for path in folder.glob(f"{sort}_*") if re.fullmatch(rf"{sort}_\d{{8}}", path.stem))
+    return max(files, default=None)
+
+
+def as_html(path: Path, alt: str, *, pixelated: bool) -> Markup:
+    """Return a file of images, or of text, as a part of a page; `pixelated` keeps the edges of enlarged pixels."""
     if path.suffix == ".txt":
-        return Markup(f"<pre>{html.escape(_read(path))}</pre>")
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    style = ' style="image-rendering: pixelated"' if pixelated else ""
-    return Markup(f'<img alt="{alt}"{style} src="data:image/png;base64,{encoded}">')
-
-
-def _svg(figure: Figure) -> Markup:
-    """Return a figure as SVG, its text as text."""
-    written = StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "vqtk"}):
-        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return Markup(written.getvalue()[written.getvalue().index("<svg") :])
+        return Markup("<pre>{}</pre>").format(_read(path))
+    encoded, classes = base64.b64encode(path.read_bytes()).decode(), "pixels" if pixelated else ""
+    return Markup('<img alt="{}" class="{}" src="data:image/png;base64,{}">').format(alt, classes, encoded)
 
 
 def _read(path: Path) -> str:

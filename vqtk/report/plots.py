@@ -1,22 +1,43 @@
-"""Plots of figures, as matplotlib figures without global state."""
+"""The plots of a run, and the style of all plots.
+
+Matplotlib is imported when a plot is drawn: a process that only trains does without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from math import log
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+import numpy as np
 
 from vqtk.errors import VqtkError
-from vqtk.io.atomic import replacing
+from vqtk.io.files import replacing
 
-INK = "#1b4f72"
-REFERENCES = {"kmeans": ("#b9770e", "-"), "gaussian": ("#7d8a93", "--")}
-"""How the references are drawn: colour and line."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, GRID = "#1c2834", "#dddde0"
+"""The colours of text and of grids; a page puts its own in their place, so that plots follow light and dark."""
+COLOURS = ("#3987e5", "#d95926", "#199e70", "#c98500", "#d55181", "#9085e9", "#4a9c2d", "#e34948")
+DASHES = ("-", "--", ":", "-.")
+REFERENCES: dict[str, tuple[Any, str]] = {
+    "kmeans": ((0, (1, 1)), "K-means"),
+    "gaussian": ((0, (5, 2)), "Gaussian R(D)"),
+}
+"""How the references without a network are drawn and named."""
+BESIDE_LOSSES = ("update", "items", "of", "entropy_pooled_nats", "used", "lr", "step_ms", "end", "agreement", "teacher")
+"""What rows of metrics hold besides losses."""
+WIDTH, _HEIGHT = 5.4, 3.4
+"""Of a plot, in inches."""
+
+
+# ── rate and distortion ──────────────────────────────────────────────────────────────────────────
 
 
 class _Axis(NamedTuple):
@@ -34,58 +55,216 @@ _DISTORTION = {
 }
 
 
-def rate_distortion_figure(
-    rows: Sequence[dict[str, Any]],
-    kind: Literal["image", "text", "voxels", "points", "signals"],
-    *,
-    references: dict[str, Any] | None = None,
-    loss: str | None = None,
-) -> Figure:
-    """Return a plot of distortion over rate, a point a stage, from the rows of `Evaluation.stages`.
+@dataclass(frozen=True)
+class Curve:
+    """Distortions over rates in bits: (rate, distortion) by stage, and the standard deviation where there are seeds."""
 
-    Images show the error of pixels, points their distance, and signals their error, on a logarithmic axis; text nats
-    per token; voxels intersection over union. Stages without a reconstruction are left out. `references`, as
-    `References.plain` has them, are drawn beside errors of pixels, and beside the loss where it is `mse`.
+    name: str
+    points: list[tuple[float, float]]
+    stds: list[float] | None = None
+
+
+def rate_distortion_plot(
+    curves: Sequence[Curve],
+    label: str,
+    *,
+    logarithmic: bool | None = None,
+    references: dict[str, Any] | None = None,
+    error: str = "mse",
+    explained: bool = False,
+) -> Figure:
+    """Plot distortion over rate, a point a stage, with a band of one standard deviation.
+
+    Arguments:
+        curves: one for each model or variant.
+        label: of the distortion, with its unit.
+        logarithmic: whether the distortion is; by default where it spans a factor of 1.5.
+        references: as `References.plain` has them; thin lines.
+        error: their error that is comparable: `mse` or `mse_pixels`.
+        explained: whether the legend says what the references are, where no caption does.
+    """
+    figure, axes = blank_plot("rate (bits per example)", label)
+    values: list[float] = []
+    for style, curve in zip(line_styles([curve.name for curve in curves]), curves, strict=True):
+        bits, means = (np.array(column) for column in zip(*curve.points, strict=True))
+        axes.plot(bits, means, **style, **markers(len(bits)))
+        values += means.tolist()
+        if curve.stds is not None:
+            low, high = means - curve.stds, means + curve.stds
+            axes.fill_between(bits, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            values += low.tolist()
+    for name, (line, title) in REFERENCES.items() if references else ():
+        points = [(point["bits"], point[error]) for point in references[name]["stages"]]  # type: ignore[index]
+        named = fill(references[name]["label"], 70) if explained else title  # type: ignore[index]
+        axes.plot(*zip(*points, strict=True), color=INK, linewidth=0.9, linestyle=line, label=named)
+        values += [distortion for _, distortion in points]
+    axes.set_xlim(left=0)
+    if logarithmic is not False:
+        maybe_logarithmic(axes, values, factor=1.0 if logarithmic else 1.5)
+    return with_legend(figure, axes) if len(curves) > 1 or references else figure
+
+
+def run_rate_distortion(
+    rows: Sequence[dict[str, Any]], kind: str, *, references: dict[str, Any] | None = None, loss: str | None = None
+) -> Figure:
+    """Plot a model's rate and distortion from the rows of `Evaluation.stages`.
+
+    Images show the error of pixels, points their distance, and signals their error; text nats per token; voxels
+    intersection over union. Stages without a reconstruction are left out. References are drawn beside errors of
+    pixels, and beside the loss if it is `mse`.
     """
     axis = _DISTORTION[kind]
     if axis.key not in rows[0]:
         axis = _Axis("distortion", "distortion (loss)", kind in ("image", "points", "signals"))
-    points = [(row["bits"], row[axis.key]) for row in rows if row[axis.key] is not None]
     error = {"mse_pixels": "mse_pixels", "distortion": "mse" if loss == "mse" else None}.get(axis.key)
+    curve = Curve("the model", [(row["bits"], row[axis.key]) for row in rows if row[axis.key] is not None])
     compared = references if references and error else None
-    figure = Figure(figsize=(5.6, 4.6 if compared else 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    size = 4 if len(points) < 40 else 2
-    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.5, marker="o", markersize=size, label="the model")
-    if compared:
-        _draw(axes, compared, str(error))
-    if axis.logarithmic and min(value for _, value in points) > 0:
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set_xlim(left=0)
-    axes.set_xlabel("rate (bits per item)")
-    axes.set_ylabel(axis.label)
-    axes.grid(True, which="both", color="#dddddd", linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    return rate_distortion_plot(
+        [curve], axis.label, logarithmic=axis.logarithmic, references=compared, error=error or "mse", explained=True
+    )
+
+
+# ── a run ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def losses_plot(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Plot the losses over updates, from a run's metrics: training as lines, the test examples as points.
+
+    The points are of the same test examples from the first to the last.
+    """
+    training = [row for row in rows if "test" not in row]
+    tests = [(row["update"], row.get("subset", row["test"])) for row in rows if "test" in row]
+    figure, axes = blank_plot("update", "loss (lines: training; points: test)")
+    names = [name for name in (training or [{}])[0] if name not in BESIDE_LOSSES]
+    updates, values = [row["update"] for row in training], []
+    for style, name in zip(line_styles(names), names, strict=True):
+        losses = [row[name] for row in training]
+        _smoothed_line(axes, updates, losses, style)
+        points = [(update, metrics[name]) for update, metrics in tests if name in metrics]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=style["color"], marker="o", markersize=4, linestyle="none")
+        values += losses
+    maybe_logarithmic(axes, values)
+    return with_legend(figure, axes) if names else figure
+
+
+def entropy_plot(rows: Sequence[dict[str, Any]], options: int) -> Figure:
+    """Plot the entropy of the codes of all stages, pooled, over updates; and its maximum, ln options."""
+    training = [row for row in rows if "test" not in row]
+    figure, axes = blank_plot("update", "entropy (nats)")
+    (style,) = line_styles(["codes of a batch"])
+    updates, entropies = ([row[key] for row in training] for key in ("update", "entropy_pooled_nats"))
+    _smoothed_line(axes, updates, entropies, style)
+    axes.axhline(log(options), color=INK, linewidth=0.9, linestyle="--", label=f"ln {options}")
+    axes.set_ylim(bottom=0)
+    return with_legend(figure, axes)
+
+
+def usage_plot(usage: Sequence[Sequence[int]]) -> Figure:
+    """Plot how often each stage (a row) chose each option (a column), as a share of the stage's examples."""
+    shares = np.asarray(usage, dtype=float)
+    shares /= shares.sum(1, keepdims=True)
+    figure, axes = blank_plot("option", "stage")
+    figure.set_size_inches(8.0, min(8.0, 1.4 + 0.16 * len(shares)))
+    drawn = axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
+    shown = sorted({0, len(shares) // 2, len(shares) - 1})
+    axes.set_yticks(shown, [str(stage + 1) for stage in shown])
+    axes.grid(False)
+    figure.colorbar(drawn, ax=axes, label="share of examples")
     return figure
 
 
-def _draw(axes: Axes, references: dict[str, Any], error: str) -> None:
-    """Draw the references as lines, and a legend below the axes."""
-    for name, (colour, line) in REFERENCES.items():
-        curve = references[name]
-        points = [(point["bits"], point[error]) for point in curve["stages"]]
-        label = fill(curve["label"], 60)
-        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, linestyle=line, label=label)
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+# ── written ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, replacing the file whole. Raises: VqtkError if it cannot be written."""
+def as_svg(figure: Figure) -> str:
+    """Return a plot as SVG for a page: no background, text as text, in the page's colours."""
+    import matplotlib
+
+    written, metadata = StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "vqtk"}
+    with matplotlib.rc_context(settings):
+        figure.savefig(written, format="svg", transparent=True, metadata=metadata)
+    text = written.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor").replace(GRID, "var(--grid)")
+
+
+def write_plot(figure: Figure, path: Path) -> None:
+    """Write a plot as PNG, atomically. Raises: VqtkError if it cannot be written."""
     try:
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
     except OSError as error:
         raise VqtkError(f"{path}: the plot cannot be written ({error}).") from None
+
+
+# ── the style ────────────────────────────────────────────────────────────────────────────────────
+
+
+def line_styles(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return how the line of each name is drawn."""
+    return [
+        {
+            "color": COLOURS[index % len(COLOURS)],
+            "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+            "linewidth": 1.8,
+            "label": name,
+        }
+        for index, name in enumerate(names)
+    ]
+
+
+def markers(points: int) -> dict[str, Any]:
+    """Return how the points of a line are marked: not at all if they are many."""
+    return {"marker": "o" if points < 40 else None, "markersize": 3}
+
+
+def blank_plot(across: str, up: str) -> tuple[Figure, Axes]:
+    """Return an empty plot with labelled axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, _HEIGHT), layout="constrained")
+    axes = figure.add_subplot()
+    set_style(axes, across, up)
+    return figure, axes
+
+
+def set_style(axes: Axes, across: str, up: str) -> None:
+    """Label axes and give them the colours of all plots."""
+    axes.set_xlabel(across, color=INK)
+    axes.set_ylabel(up, color=INK)
+    axes.tick_params(which="both", color=INK, labelcolor=INK)
+    axes.grid(True, which="both", color=GRID, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(INK)
+
+
+def _smoothed_line(axes: Axes, updates: Sequence[int], values: Sequence[float], style: dict[str, Any]) -> None:
+    """Draw values faintly, and their running mean over a fiftieth of them; shorter at the ends."""
+    axes.plot(updates, values, color=style["color"], linewidth=0.6, alpha=0.35)
+    width = max(1, len(values) // 50)
+    sums = np.cumsum([0.0, *values])
+    ends = np.minimum(np.arange(len(values)) + width, len(values))
+    starts = np.maximum(np.arange(len(values)) - width, 0)
+    axes.plot(updates, (sums[ends] - sums[starts]) / (ends - starts), **style)
+
+
+def maybe_logarithmic(axes: Axes, values: Sequence[float], *, factor: float = 10) -> None:
+    """Make the axis logarithmic if all values are positive and span more than a factor."""
+    from matplotlib.ticker import LogLocator
+
+    if values and 0 < factor * min(values) < max(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+
+
+def with_legend(figure: Figure, axes: Axes) -> Figure:
+    """Put the names below the plot, where they cover nothing however many they are."""
+    handles, names = axes.get_legend_handles_labels()
+    columns = max(1, min(4, int(60 / (4 + max(map(len, names))))))
+    lines = -(-len(names) // columns) if columns > 1 else sum(name.count("\n") + 1 for name in names)
+    figure.set_size_inches(WIDTH, _HEIGHT + 0.2 * lines)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK)
+    return figure

@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.nn.state import leaves_of
-from vqtk.testing._case import ITEMS, OPTIONS, STAGES, Case, Clause
-from vqtk.testing._compare import Untouched, apart, near
-from vqtk.testing._maps import CODES, tried
+from vqtk.nn.stage import leaves_of
+from vqtk.testing._case import ITEMS, OPTIONS, STAGES, Case, Clause, Untouched, apart, near
+from vqtk.testing._maps import CODES, tried_maps
 
 
 def chooses_what_it_would_have_yielded_for_that_option(case: Case) -> None:
     """`choose`, the decoder's path, gives the chosen options' deltas of the full path; for each option."""
-    for module, x in tried(case):
+    for module, x in tried_maps(case):
         for first in range(OPTIONS):
             state = module.initial_state(x) if case.registry.kind == "refiner" else None
             for stage in range(STAGES):
@@ -34,7 +33,7 @@ def chooses_what_it_would_have_yielded_for_that_option(case: Case) -> None:
 
 def keeps_a_state_of_tensors_with_an_entry_for_each_item(case: Case) -> None:
     """A state is None, or a tensor, tuple, list or dict of such, whose first axis is the batch."""
-    for module, x in tried(case):
+    for module, x in tried_maps(case):
         state = module.initial_state(x)
         _check_state(case, state, "initial_state")
         for stage in range(STAGES):
@@ -45,7 +44,7 @@ def keeps_a_state_of_tensors_with_an_entry_for_each_item(case: Case) -> None:
 
 def leaves_state_and_codes_as_they_are(case: Case) -> None:
     """Neither `choose` nor `advance` changes what it is given in place, state and carry included."""
-    for module, x in tried(case):
+    for module, x in tried_maps(case):
         state = module.initial_state(x)
         for stage in range(STAGES):
             inputs = Untouched(case, x=x, state=state, codes=CODES)

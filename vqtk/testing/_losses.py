@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
 from vqtk.nn.types import DataSpec
-from vqtk.testing._case import ITEMS, OPTIONS, Case, Clause, ContractError, draw
-from vqtk.testing._compare import Untouched, apart, compiled, near
+from vqtk.testing._case import ITEMS, OPTIONS, Case, Clause, ContractError, Untouched, apart, compiled, draw, near
 from vqtk.testing._surroundings import own_data
 
 CODES = torch.tensor([1, 3, 0])
@@ -21,7 +20,7 @@ _EXACT_AT_MOST = 200
 
 def translates_between_reconstructions_channels_and_data(case: Case) -> None:
     """`shape`, `channels`, `out_channels` and `size` are what `to_channels`, `from_channels` and `show` keep to."""
-    for loss, x, deltas, target in tried(case):
+    for loss, x, deltas, target in tried_losses(case):
         one = draw(ITEMS, OPTIONS, loss.out_channels, *loss.size, seed=1)[:, 2]
         for call, found, expected in (
             ("to_channels", loss.to_channels(x), (ITEMS, loss.channels, *loss.size)),
@@ -37,9 +36,9 @@ def translates_between_reconstructions_channels_and_data(case: Case) -> None:
             case.fail("`from_channels` gives one option another delta than among all.", "Count axes from the last.")
 
 
-def scores_each_option_of_each_item_alone(case: Case) -> None:
+def scores_each_option_alone(case: Case) -> None:
     """A grid (n, k), finite, whose entries are the loss of that proposal for that item."""
-    for loss, x, deltas, target in tried(case):
+    for loss, x, deltas, target in tried_losses(case):
         grid = loss(x[:, None] + deltas, target)
         if tuple(grid.shape) != (ITEMS, OPTIONS):
             case.fail(f"the grid has shape {tuple(grid.shape)}; expected {(ITEMS, OPTIONS)}.", "Average over values.")
@@ -56,9 +55,9 @@ def scores_each_option_of_each_item_alone(case: Case) -> None:
                     )
 
 
-def scores_the_same_each_time_and_changes_nothing(case: Case) -> None:
+def scores_the_same_again_and_changes_nothing(case: Case) -> None:
     """Deterministic, in either mode; proposals, reconstruction, deltas and target stay as they are."""
-    for loss, x, deltas, target in tried(case):
+    for loss, x, deltas, target in tried_losses(case):
         proposals = x[:, None] + deltas
         inputs = Untouched(case, x=x, deltas=deltas, target=target, proposals=proposals)
         grids = [loss.train(training)(proposals, target) for training in (True, True, False)]
@@ -75,7 +74,7 @@ def scores_the_same_each_time_and_changes_nothing(case: Case) -> None:
 
 def takes_as_from_materialised_proposals(case: Case) -> None:
     """`grid` and `take` give the grid and the new reconstruction of the plain definition, and their gradients."""
-    for loss, x, deltas, target in tried(case):
+    for loss, x, deltas, target in tried_losses(case):
         for shared in (False, True):
             # Before the first choice, one example's reconstruction and deltas stand for all.
             one, its = (x[:1], deltas[:1]) if shared else (x, deltas)
@@ -109,7 +108,7 @@ def _check_taken(case: Case, loss: Any, x: Tensor, deltas: Tensor, target: Tenso
 
 def has_the_gradient_of_finite_differences(case: Case) -> None:
     """Of a selection, by reconstruction and deltas."""
-    for loss, x, deltas, target in tried(case):
+    for loss, x, deltas, target in tried_losses(case):
 
         def select(x: Tensor, deltas: Tensor, loss: Any = loss, target: Tensor = target) -> tuple[Tensor, Tensor]:
             return loss.take(x, deltas, target, loss.grid(x, deltas, target), CODES)
@@ -124,9 +123,9 @@ def has_the_gradient_of_finite_differences(case: Case) -> None:
             )
 
 
-def compiles(case: Case) -> None:
+def its_grid_and_choice_compile(case: Case) -> None:
     """Under `torch.compile` it gives the grid that it gives without."""
-    for loss, x, deltas, target in tried(case):
+    for loss, x, deltas, target in tried_losses(case):
         proposals = x[:, None] + deltas
         found, expected = compiled(case, loss.forward)(proposals, target), loss(proposals, target)
         if not near(found, expected, tolerance=1e-6):
@@ -136,15 +135,15 @@ def compiles(case: Case) -> None:
 
 CHECKS: list[Clause] = [
     translates_between_reconstructions_channels_and_data,
-    scores_each_option_of_each_item_alone,
-    scores_the_same_each_time_and_changes_nothing,
+    scores_each_option_alone,
+    scores_the_same_again_and_changes_nothing,
     takes_as_from_materialised_proposals,
     has_the_gradient_of_finite_differences,
-    compiles,
+    its_grid_and_choice_compile,
 ]
 
 
-def tried(case: Case) -> Iterator[tuple[Any, Tensor, Tensor, Tensor]]:
+def tried_losses(case: Case) -> Iterator[tuple[Any, Tensor, Tensor, Tensor]]:
     """Yield a loss, reconstructions, four deltas of each as a network yields them, and targets."""
     for size in case.sizes():
         loss, data = _fitting(case, len(size))

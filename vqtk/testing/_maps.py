@@ -9,8 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vqtk.testing._case import ITEMS, OPTIONS, STAGES, WIDTH, Case, Clause, draw
-from vqtk.testing._compare import Untouched, apart, check_gradients, compiled, named, near
+from vqtk.testing._case import (
+    ITEMS,
+    OPTIONS,
+    STAGES,
+    WIDTH,
+    Case,
+    Clause,
+    Untouched,
+    apart,
+    check_gradients,
+    compiled,
+    draw,
+    named,
+    near,
+)
 
 CHANNELS = 2
 """Channels of a reconstruction, which a refiner takes and yields and a head yields."""
@@ -20,7 +33,7 @@ CODES = (torch.arange(ITEMS)[:, None] + torch.arange(STAGES)) % OPTIONS
 
 def yields_finite_features_of_the_shape_that_it_says(case: Case) -> None:
     """The shape by `width` and `size` (a head: options, channels, `size`), at every stage."""
-    for module, features in tried(case):
+    for module, features in tried_maps(case):
         expected = _shape(case, module, features)
         for stage, found in enumerate(outputs(case, module, features, CODES)):
             if tuple(found.shape) != expected:
@@ -35,7 +48,7 @@ def yields_finite_features_of_the_shape_that_it_says(case: Case) -> None:
 
 def every_parameter_receives_a_gradient(case: Case) -> None:
     """From the sum over all stages."""
-    for module, features in tried(case):
+    for module, features in tried_maps(case):
         yielded = torch.stack(outputs(case, module, features.requires_grad_(), CODES))
         (yielded * draw(*yielded.shape, seed=1)).sum().backward()
         check_gradients(case, module, over=f"all {STAGES} stages")
@@ -43,7 +56,7 @@ def every_parameter_receives_a_gradient(case: Case) -> None:
 
 def yields_the_same_each_time(case: Case) -> None:
     """In training and in evaluation mode, whatever the default random generator's state."""
-    for module, features in tried(case):
+    for module, features in tried_maps(case):
         for training in (True, False):
             module.train(training)
             first, second = (outputs(case, module, features, CODES) for _ in range(2))
@@ -59,7 +72,7 @@ def yields_the_same_each_time(case: Case) -> None:
 
 def leaves_its_input_as_it_is(case: Case) -> None:
     """Neither features nor a reconstruction are changed in place."""
-    for module, features in tried(case):
+    for module, features in tried_maps(case):
         inputs = Untouched(case, features=features)
         outputs(case, module, features, CODES)
         inputs.check("propose" if case.registry.kind == "refiner" else "forward")
@@ -67,7 +80,7 @@ def leaves_its_input_as_it_is(case: Case) -> None:
 
 def treats_each_item_alone(case: Case) -> None:
     """What it yields for an item does not depend on the others of the batch, in either mode."""
-    for module, features in tried(case):
+    for module, features in tried_maps(case):
         cause = named(module, nn.modules.batchnorm._BatchNorm)
         advice = (
             f"Likely because of {cause}, which mixes the items of a batch. Use GroupNorm or LayerNorm."
@@ -98,7 +111,7 @@ def depends_on_the_stage_where_it_says_so(case: Case) -> None:
     """A component that is `staged` yields something else at each stage for the same input."""
     if not case.entry.staged:
         return
-    for module, features in tried(case):
+    for module, features in tried_maps(case):
         at = [_at(module, features, stage) for stage in range(STAGES)]
         for stage in range(1, STAGES):
             if torch.equal(at[0], at[stage]):
@@ -110,7 +123,7 @@ def depends_on_the_stage_where_it_says_so(case: Case) -> None:
 
 def works_under_autocast(case: Case) -> None:
     """In bfloat16, forwards and backwards, as `train.precision: bfloat16` asks."""
-    for module, features in tried(case):
+    for module, features in tried_maps(case):
         module.float()
         with torch.autocast("cpu", torch.bfloat16):
             yielded = torch.stack(outputs(case, module, features.float(), CODES))
@@ -122,7 +135,7 @@ def works_under_autocast(case: Case) -> None:
 
 def compiles(case: Case) -> None:
     """Under `torch.compile` it yields what it yields without."""
-    for module, features in tried(case):
+    for module, features in tried_maps(case):
         found, expected = compiled(case, partial(_at, module))(features, STAGES - 1), _at(module, features, STAGES - 1)
         if not near(found, expected, tolerance=1e-6):
             case.fail(
@@ -144,7 +157,7 @@ CHECKS: list[Clause] = [
 ]
 
 
-def tried(case: Case) -> Iterator[tuple[Any, Tensor]]:
+def tried_maps(case: Case) -> Iterator[tuple[Any, Tensor]]:
     """Yield a module and its input (n, channels, *size), in each number of dimensions."""
     for size in case.sizes():
         width = CHANNELS if case.registry.kind == "refiner" else WIDTH

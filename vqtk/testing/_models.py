@@ -13,9 +13,8 @@ from vqtk.io.weights import load_weights, save_weights
 from vqtk.models import usage_of
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last
-from vqtk.plugin import use
-from vqtk.testing._case import ITEMS, STAGES, Case, Clause
-from vqtk.testing._compare import Untouched, apart, check_gradients, near
+from vqtk.plugin.loading import use_plugins
+from vqtk.testing._case import ITEMS, STAGES, Case, Clause, Untouched, apart, check_gradients, near
 from vqtk.testing._surroundings import model_of
 
 
@@ -92,7 +91,7 @@ def is_the_same_after_saving_and_loading(case: Case) -> None:
     target = target.float() if target.is_floating_point() else target
     if model.stepwise:
         _update(model, target)
-    with use(case.plugins), tempfile.TemporaryDirectory() as folder:
+    with use_plugins(case.plugins), tempfile.TemporaryDirectory() as folder:
         save_weights(Path(folder) / "it.safetensors", model, recipe)
         loaded, same = load_weights(Path(folder) / "it.safetensors")
     channels_last(model)  # As loaded ones are: another layout rounds in another order.

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from vqtk.errors import VqtkError
 from vqtk.models import Model
-from vqtk.recipe.validate import synthetic
+from vqtk.recipe.build import synthetic
 from vqtk.registry import REGISTRIES
-from vqtk.testing._case import ITEMS, Case, Clause, seeded
-from vqtk.testing._compare import Untouched, apart, check_gradients, near
+from vqtk.testing._case import ITEMS, Case, Clause, Untouched, apart, check_gradients, near, seeded
 from vqtk.testing._surroundings import moved_model, recipe_with
 
 

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from vqtk.errors import VqtkError
 from vqtk.nn.types import DataSpec
-from vqtk.recipe.build import build_model
+from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Recipe, from_plain
 from vqtk.recipe.schema import Scope, parse
-from vqtk.recipe.validate import synthetic
 from vqtk.registry import REGISTRIES, Settings
 from vqtk.testing._case import ITEMS, OPTIONS, Case, moved
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 from unittest import SkipTest
 
 import torch
 
 from vqtk.errors import RegistryError, VqtkError, nearest
-from vqtk.plugin import active, load, told
+from vqtk.plugin.loading import PREFIX, described, load_plugin, loaded_plugins
 from vqtk.registry import REGISTRIES, Entry, Registry, Settings
-from vqtk.testing import _datasets, _deltas, _guides, _losses, _maps, _models, _objectives, _selection
+from vqtk.testing import _choosing, _datasets, _deltas, _losses, _maps, _models, _objectives
 from vqtk.testing._case import Case, Clause, ContractError
 
 _OWN: dict[str, list[Clause]] = {
@@ -22,9 +24,9 @@ _OWN: dict[str, list[Clause]] = {
     "head": [*_maps.CHECKS, *_deltas.HEAD_CHECKS],
     "refiner": [*_maps.CHECKS, *_deltas.REFINER_CHECKS],
     "loss": _losses.CHECKS,
-    "selector": _selection.CHECKS,
+    "selector": _choosing.SELECTION_CHECKS,
     "objective": _objectives.CHECKS,
-    "guide": _guides.CHECKS,
+    "guide": _choosing.GUIDE_CHECKS,
     "dataset": _datasets.CHECKS,
 }
 """What a component is asked by itself."""
@@ -56,14 +58,14 @@ class Check:
         """
         case = self._case
         case.place = ""
-        with active(case.plugins), torch.random.fork_rng(devices=[]):
+        with loaded_plugins(case.plugins), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             try:
                 self._function(case)
             except (ContractError, SkipTest):
                 raise
             except Exception as error:
-                found = " ".join(str(error).split()) if isinstance(error, VqtkError) else told(error)
+                found = " ".join(str(error).split()) if isinstance(error, VqtkError) else described(error)
                 place = f", {case.place}" if case.place else ""
                 small = case.registry.kind == "loss" and case.entry.data is None
                 advice = (
@@ -87,7 +89,7 @@ def contract(
     if kind not in REGISTRIES:
         known = ", ".join(REGISTRIES)
         raise RegistryError(f"there is no registry {kind!r}. {nearest(kind, list(REGISTRIES))}Known: {known}.")
-    with active(plugins):
+    with loaded_plugins(plugins):
         entry = REGISTRIES[kind].get(name)
     entry = entry if example is None else replace(entry, example=example)
     return _checks(REGISTRIES[kind], entry, tuple(plugins), backend)
@@ -98,7 +100,7 @@ def plugin_contract(path: Path, *, backend: str = "eager") -> list[Check]:
 
     Raises: RegistryError if it cannot be loaded.
     """
-    entries = load(path).entries
+    entries = load_plugin(path).entries
     return [check for registry, entry in entries for check in _checks(registry, entry, (path,), backend)]
 
 
@@ -112,3 +114,71 @@ def _checks(registry: Registry, entry: Entry, plugins: tuple[Path, ...], backend
 
 def _sentence(check: Clause) -> str:
     return check.__name__.replace("_", " ")
+
+
+_REGISTER = (
+    'Decorate a class, as in: `from vqtk.registry import blocks`, then `@blocks.register("my_block")` above '
+    "`class MyBlock`."
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one check of one component; `message` says why it failed or was skipped."""
+
+    component: str
+    check: str
+    origin: str
+    outcome: Literal["ok", "failed", "skipped"]
+    message: str = ""
+
+
+def check_plugin(path: Path, *, backend: str = "eager") -> Iterator[Result]:
+    """Hold every component of a plugin, a file or a package folder, to its contract; yield each check's result.
+
+    Raises: RegistryError if it cannot be loaded, with file, line and cause, or if it registers nothing.
+    """
+    try:
+        checks = plugin_contract(path, backend=backend)
+    except RegistryError as error:
+        cycle = _cycle(error.__cause__)
+        if cycle is None:
+            raise
+        raise RegistryError(
+            f"{error} This is an import cycle: {' → '.join(cycle)}. Move what both need into a module of its own, or "
+            "import it inside the function that uses it."
+        ) from None
+    if not checks:
+        raise RegistryError(f"plugin {path}: it registers no component. {_REGISTER}")
+    for check in checks:
+        yield _result(check)
+
+
+def _result(check: Check) -> Result:
+    try:
+        check()
+    except ContractError as error:
+        return Result(check.component, check.name, check.origin, "failed", str(error))
+    except SkipTest as reason:
+        return Result(check.component, check.name, check.origin, "skipped", str(reason))
+    return Result(check.component, check.name, check.origin, "ok")
+
+
+def _cycle(error: BaseException | None) -> list[str] | None:
+    """Return the modules of the import cycle that an error came of, the first one again at the end; None if of none."""
+    if not isinstance(error, (ImportError, AttributeError)) or "partially initialized module" not in str(error):
+        return None
+    half_imported = error.name if isinstance(error, ImportError) else getattr(error.obj, "__name__", None)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    importing = [str(frame.f_globals.get("__name__")) for frame in frames if frame.f_code.co_name == "<module>"]
+    within = [name for name in importing if name.startswith(PREFIX)]
+    if half_imported not in within:
+        return None
+    cycle = [*within[within.index(half_imported) :], half_imported]
+    return [_shown(name) for name in cycle]
+
+
+def _shown(module: str) -> str:
+    """Return a plugin module's name as its author knows it: without the prefix and the hash that it is imported by."""
+    package, dot, inner = module.removeprefix(PREFIX).partition(".")
+    return f"{package.rpartition('_')[0]}{dot}{inner}"

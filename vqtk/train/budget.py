@@ -5,16 +5,22 @@ from __future__ import annotations
 import copy
 import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from vqtk.datasets import Split
 from vqtk.errors import VqtkError
-from vqtk.train.device import synchronize
-from vqtk.train.loop import FIRST_PICTURES_S, Batches, Trainer
+from vqtk.train.batches import Batches
+from vqtk.train.execution import synchronize
+from vqtk.train.loop import FIRST_PICTURES_S, Trainer
+from vqtk.train.run import Experiment
 
 WARM_UP = 20
+MOST_OF_BUDGET = 0.5
+"""The part of a budget that is kept for the evaluation at the end, at most."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -29,7 +35,7 @@ def seconds(text: str) -> float:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Durations:
     """What the parts of a run take on this machine."""
 
     step_s: float
@@ -43,10 +49,12 @@ class Measured:
         return max(1, int((left_s - final_s - pictures * self.pictures_s) / per_update))
 
 
-def measure(trainer: Trainer, data: Split, evaluate: Callable[[], object], picture: Callable[[], object]) -> Measured:
+def durations(
+    trainer: Trainer, data: Split, evaluate: Callable[[], object], picture: Callable[[], object]
+) -> Durations:
     """Time 20 updates of a copy of the trainer, one evaluation and one set of pictures; the trainer stays as it is."""
     trial = copy.deepcopy(trainer)
-    batches = Batches(trial, data)
+    batches = Batches(trial.recipe, trial.model, data, done=trial.done)
     times = []
 
     def update() -> None:
@@ -55,10 +63,50 @@ def measure(trainer: Trainer, data: Split, evaluate: Callable[[], object], pictu
 
     for _ in range(WARM_UP):
         times.append(_timed(update))
-    return Measured(statistics.mean(times[WARM_UP // 4 :]), _timed(evaluate), _timed(picture))
+    return Durations(statistics.mean(times[WARM_UP // 4 :]), _timed(evaluate), _timed(picture))
 
 
 def _timed(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
+
+
+def updates_within(experiment: Experiment, budget: str) -> int:
+    """Return the number of updates that fit the budget on this machine; the experiment stays as it is."""
+    allowed, settings = seconds(budget), experiment.recipe.train
+    started = time.monotonic()
+    experiment.say(f"Measuring on {WARM_UP} updates how many fit into {budget} …")
+    with tempfile.TemporaryDirectory() as scratch:
+        measured = durations(
+            experiment.trainer,
+            experiment.splits.train,
+            experiment.evaluate,
+            lambda: experiment.picture(Path(scratch), 0),
+        )
+    left_s = allowed - (time.monotonic() - started)
+    updates = measured.updates_within(
+        left_s,
+        evaluate_every=settings.evaluate_every,
+        picture_minutes=settings.picture_minutes,
+        final_s=_final_s(experiment, measured.evaluation_s, left_s, budget),
+    )
+    if updates == 1:
+        experiment.say(f"Measuring alone takes about as long as {budget} here: training for one update.")
+    experiment.say(f"{budget}: {updates} updates of {1e3 * measured.step_s:.0f} ms each.")
+    return updates
+
+
+def _final_s(experiment: Experiment, evaluation_s: float, left_s: float, budget: str) -> float:
+    """Return the seconds to keep for the evaluation at the end; say so where it takes more than a budget can give.
+
+    It is of the items that the recipe says, whatever the budget: what a run measures does not depend on the machine.
+    """
+    items, subset = len(experiment.final), len(experiment.subset)
+    takes, most = evaluation_s * (items + subset) / subset, MOST_OF_BUDGET * max(0.0, left_s)
+    if takes > most:
+        experiment.say(
+            f"Evaluating {items:,} test items at the end will take about {takes:.0f} s of {budget} or beyond. "
+            f"train.final_items={subset} has fewer evaluated."
+        )
+    return min(takes, most)

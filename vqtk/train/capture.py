@@ -1,4 +1,4 @@
-"""An update captured as CUDA graphs: one for the forward and backward pass of a piece of a batch, one for the step."""
+"""The optimiser, and an update that is captured as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,41 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqtk.errors import VqtkWarning
 from vqtk.nn.graph import Captured, Recorder
-from vqtk.nn.state import State
+from vqtk.nn.stage import State
 from vqtk.objectives import Pass
+from vqtk.recipe.recipe import Optimizer
+
+
+def make_optimizer(chosen: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser that a recipe chooses, for all of a model's parameters.
+
+    On CUDA the learning rate and the count of steps are tensors on the device, so that a captured step reads them.
+    """
+    parameters = list(model.parameters())
+    on_cuda = parameters[0].device.type == "cuda"
+    first, second = chosen.betas
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name](
+        parameters,
+        lr=torch.tensor(chosen.lr, device=parameters[0].device) if on_cuda else chosen.lr,
+        betas=(first, second),
+        eps=chosen.eps,
+        weight_decay=chosen.weight_decay,
+        fused=parameters[0].device.type in ("cpu", "cuda"),
+        capturable=on_cuda,
+    )
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:
+    """Take back a state, with the form of the optimiser that takes it: it may have been saved on another device."""
+    own = [{key: group[key] for key in ("lr", "fused", "capturable")} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, form in zip(optimizer.param_groups, own, strict=True):
+        group.update(form)
+
 
 Backward = Callable[[Tensor, State, float], Pass]
 """A piece of a batch, what was drawn for it, and its share of the batch → what the pass over it left behind."""

@@ -1,12 +1,10 @@
-"""How a run computes its updates: compiled or captured, in which precision, and what it recomputes to save memory.
-
-A recipe's `auto` is decided here, once, by the recipe and the machine alone and not by the clock, so that a run can be
-repeated bit for bit; the manifest records what was decided, and a resumed run keeps it.
-"""
+"""Which device a run is on, and how much of its memory it took."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -16,12 +14,57 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from vqtk.errors import VqtkError
 from vqtk.models import CompiledStage, Model
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for auto, cpu, cuda, cuda:N or mps; auto takes the fastest at hand. Raises: VqtkError."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    kind, colon, index = name.partition(":")
+    if kind not in present or (colon and not (kind == "cuda" and index.isdecimal() and len(index) < 4)):
+        raise VqtkError(f"--device {name[:50]!r}: expected auto, cpu, cuda, cuda:N or mps.")
+    if not present[kind] or (index and int(index) >= torch.cuda.device_count()):
+        there = ", ".join(kind for kind, is_there in present.items() if is_there)
+        raise VqtkError(f"--device {name}: torch finds no such device here. Present: {there}.")
+    if kind == "cuda":
+        # Convolutions in TF32 give one example in eight another code; training asks for it by `precision: tf32`.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+    return torch.device(name)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given, so that a clock tells the time of the work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory that this process has held so far, in 10⁶ bytes: on CUDA the device's, else the host's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Not a Unix: the host's peak is not known.
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def generator(seed: int, *place: str | int) -> torch.Generator:
+    """Return a CPU generator for one place of a run, such as ("epoch", 3)."""
+    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
 
 WORTH_COMPILING_S = {"cpu": 1800.0, "cuda": 120.0}
 """Estimated seconds of training from which `auto` compiles: a few times what compilation takes."""

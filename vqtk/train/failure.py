@@ -11,7 +11,7 @@ from typing import Any
 
 from vqtk.errors import CheckpointError, DataError, DivergenceError, VqtkError, is_out_of_memory, told_by_system
 from vqtk.io.weights import checkpoints, read_weights
-from vqtk.plugin import in_plugin
+from vqtk.plugin.loading import in_plugin
 from vqtk.train.loop import Trainer
 from vqtk.train.run_directory import RunDirectory
 

@@ -21,19 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets import Split, batches_of
+from vqtk.datasets import Split
 from vqtk.errors import DivergenceError
 from vqtk.io.weights import load
 from vqtk.models import Model, usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
-from vqtk.nn.state import State, tree_map
+from vqtk.nn.stage import State, tree_map
 from vqtk.objectives import Pass
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe, Schedule
-from vqtk.train.capture import CapturedUpdate
-from vqtk.train.execution import Execution, prepare, resolve
-from vqtk.train.optimizer import make_optimizer, restore
-from vqtk.train.seeds import generator
+from vqtk.train.batches import Batches
+from vqtk.train.capture import CapturedUpdate, make_optimizer, restore
+from vqtk.train.execution import Execution, generator, prepare, resolve
 
 LOG_EVERY = 10
 """Updates between two readings of the training metrics: reading waits for the device."""
@@ -81,7 +80,11 @@ def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], 
 
     What is due by the clock changes no number. Raises: DivergenceError if the losses are no longer finite.
     """
-    settings, updates, batches = trainer.settings, trainer.settings.updates, Batches(trainer, data)
+    settings, updates, batches = (
+        trainer.settings,
+        trainer.settings.updates,
+        Batches(trainer.recipe, trainer.model, data, done=trainer.done),
+    )
     pictures_every, checkpoints_every = 60 * settings.picture_minutes, 60 * settings.checkpoint_minutes
     pictures_at = time.monotonic() + min(FIRST_PICTURES_S, pictures_every)
     checkpoint_at = time.monotonic() + checkpoints_every
@@ -268,53 +271,3 @@ def _check_finite(row: dict[str, float], done: int) -> None:
         raise DivergenceError(
             f"training diverged: at update {done} the losses are no longer finite: {losses}. {_ADVICE}"
         )
-
-
-class Batches:
-    """The batches of each update that a trainer has still to do, in training units on the model's device."""
-
-    def __init__(self, trainer: Trainer, data: Split):
-        recipe = trainer.recipe
-        self.device = trainer.model.device
-        self.normalise = trainer.model.data.normalise
-        self.batch = recipe.batch
-        self.examples_per_update = recipe.batch * recipe.train.accumulate
-        self._order = Order(len(data), recipe.seed)
-        self._raw = batches_of(data.to(self.device), self._indices(trainer.done))
-
-    def _indices(self, done: int) -> Iterator[Tensor]:
-        while True:
-            yield self._order(done * self.examples_per_update, self.examples_per_update)
-            done += 1
-
-    def __next__(self) -> list[Tensor]:
-        raw = next(self._raw).to(self.device, non_blocking=True)
-        return list(map(self.normalise, raw.split(self.batch)))
-
-
-class Order:
-    """The order in which training takes the items: each epoch a permutation of its own.
-
-    Any stretch can be asked for, so a resumed run goes on without replaying; no item is dropped.
-    """
-
-    def __init__(self, items: int, seed: int):
-        self.items, self.seed = items, seed
-        self._epoch = -1
-        self._permutation = torch.empty(0, dtype=torch.int64)
-
-    def __call__(self, start: int, count: int) -> torch.Tensor:
-        """Return the indices at positions start … start + count of the endless sequence of epochs."""
-        parts = []
-        while count:
-            epoch, offset = divmod(start, self.items)
-            taken = min(count, self.items - offset)
-            parts.append(self._of(epoch)[offset : offset + taken])
-            start, count = start + taken, count - taken
-        return torch.cat(parts)
-
-    def _of(self, epoch: int) -> torch.Tensor:
-        if epoch != self._epoch:
-            drawn = torch.randperm(self.items, generator=generator(self.seed, "epoch", epoch))
-            self._epoch, self._permutation = epoch, drawn
-        return self._permutation

@@ -6,23 +6,18 @@ import errno
 import hashlib
 import io
 import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import vqtk
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.io.atomic import file_sha256, new_folder, sweep, write_bytes, write_text
-from vqtk.io.plugins import check_copies, keep
+from vqtk.io.files import file_sha256, new_folder, sweep, write_bytes, write_text
 from vqtk.io.run_files import ManifestFile, SummaryFile, read_file, read_metrics, read_rows
-from vqtk.io.weights import checkpoints, fit, nearest_run, read_weights, save_weights
+from vqtk.io.weights import checkpoints, copy_into, nearest_run, read_weights, save_weights
+from vqtk.plugin.records import check_copies, keep
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.recipe.show import as_yaml
@@ -227,7 +222,7 @@ class RunDirectory:
                     "run, or start another, from its weights if they are to be trained further: vqtk run --from "
                     f"{self.path} {self.path / 'recipe.yaml'}."
                 )
-            fit(trainer.model, tensors, weights)
+            copy_into(trainer.model, tensors, weights)
             try:
                 trainer.restore(state)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
@@ -301,31 +296,3 @@ def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _stays(line: str, done: int) -> bool:
     return any(row["update"] <= done and not row.get("end") for row in read_rows([line]))
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return the versions, hardware and thread count that a run depends on."""
-    return {
-        "vqtk": vqtk.__version__,
-        "git": _git(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "command": ["vqtk", *sys.argv[1:]],
-    }
-
-
-def _git() -> str | None:
-    folder = Path(vqtk.__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=5, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None

@@ -1,1 +1,0 @@
-"""Ablation studies, and their comparison."""

@@ -1,0 +1,230 @@
+"""vqtk list, show and validate: components and recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqtk.cli.options import DataDir, Json, Overrides, Plugins, RecipePath
+
+if TYPE_CHECKING:
+    from vqtk.registry import Registry
+
+
+def list_command(
+    registry: Annotated[str | None, typer.Argument(metavar="REGISTRY", help="Only this one, in full.")] = None,
+    plugin: Plugins = None,
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page in docs/.")] = False,
+) -> None:
+    """List components: names by registry, or one registry with purpose, parameters and origin."""
+    from vqtk.cli.options import print_json
+    from vqtk.errors import RegistryError, nearest
+    from vqtk.registry import REGISTRIES, installed
+
+    if registry is not None and registry not in REGISTRIES:
+        raise RegistryError(
+            f"there is no registry {registry!r}. {nearest(registry, list(REGISTRIES))}Known: {', '.join(REGISTRIES)}."
+        )
+    chosen = [REGISTRIES[registry]] if registry else list(REGISTRIES.values())
+    described = {one.kind: [_described(one, name) for name in one.entries()] for one in chosen}
+    broken = [one for one in installed() if one.error]
+    if json:
+        print_json({**described, "broken": [vars(one) for one in broken]} if broken else described)
+    elif markdown:
+        print(_reference(described), end="")
+    elif registry:
+        _print_registry(chosen[0], described[registry])
+    else:
+        _print_names(described)
+    if not json and not markdown:
+        for one in broken:
+            print(f"broken: {one.name}, of the installed package {one.package} {one.version}: {one.error}")
+
+
+def _described(registry: Registry, name: str) -> dict[str, Any]:
+    import inspect
+
+    from vqtk.recipe.signature import describe, parameters
+
+    entry = registry.get(name)
+    settings = {}
+    for key, parameter in parameters(entry.component).items():
+        settings[key] = {"type": describe(parameter.hint)}
+        if parameter.default is not inspect.Parameter.empty:
+            settings[key]["default"] = parameter.default
+    return {
+        "name": name,
+        "purpose": entry.purpose,
+        "documentation": inspect.getdoc(entry.component),
+        "parameters": settings,
+        "origin": entry.origin,
+    }
+
+
+def _print_names(described: dict[str, list[dict[str, Any]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    for kind, components in described.items():
+        table.add_row(kind, ", ".join(component["name"] for component in components))
+    Console().print(table)
+    print("\nvqtk list REGISTRY shows what each one is, and what a recipe may set.")
+
+
+def _print_registry(registry: Registry, components: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for component in components:
+        default = "  (default)" if component["name"] == registry.default else ""
+        console.print(f"[bold]{component['name']}[/]{default}")
+        console.print(f"  {component['purpose']}", markup=False)
+        for key, parameter in component["parameters"].items():
+            default = f" (default {_yaml(parameter['default'])})" if "default" in parameter else ""
+            console.print(f"    {key}: {parameter['type']}{default}", markup=False)
+        console.print(f"  [dim]{component['origin']}[/]")
+
+
+def _reference(described: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the components as a Markdown page."""
+    from vqtk.registry import REGISTRIES
+
+    lines = ["# Components", "", "Made by `vqtk list --markdown` from the signatures and docstrings in the code."]
+    for kind, components in described.items():
+        registry = REGISTRIES[kind]
+        lines += ["", f"## {kind}", "", f"Supplied by the toolkit: {', '.join(registry.supplied) or 'nothing'}."]
+        for component in components:
+            default = " (default)" if component["name"] == registry.default else ""
+            lines += ["", f"### {kind}: `{component['name']}`{default}", "", component["documentation"]]
+            if component["parameters"]:
+                lines += ["", "| a recipe may set | type | default |", "| --- | --- | --- |"]
+            for key, parameter in component["parameters"].items():
+                value = f"`{_yaml(parameter['default'])}`" if "default" in parameter else ""
+                lines.append(f"| `{key}` | {parameter['type']} | {value} |")
+    return "\n".join([*lines, *_train_reference()]) + "\n"
+
+
+def _train_reference() -> list[str]:
+    """Return the `train` section of a recipe, which no registry holds."""
+    import dataclasses
+    import inspect
+
+    from vqtk.recipe.recipe import Optimizer, Schedule, Train
+    from vqtk.recipe.signature import describe, parameters
+
+    lines: list[str] = []
+    for title, section in (
+        ("train", Train),
+        ("train.optimizer", Optimizer),
+        ("train.schedule", Schedule),
+    ):
+        lines += ["", f"## {title}", "", inspect.getdoc(section) or ""]
+        lines += ["", "| a recipe may set | type | default |", "| --- | --- | --- |"]
+        for key, parameter in parameters(section).items():
+            nested = dataclasses.is_dataclass(parameter.hint)
+            default = "" if nested or parameter.default is inspect.Parameter.empty else f"`{_yaml(parameter.default)}`"
+            kind = f"as `train.{key}` below" if nested else describe(parameter.hint)
+            lines.append(f"| `{key}` | {kind} | {default} |")
+    return lines
+
+
+def _yaml(value: Any) -> str:
+    from vqtk.recipe.node import Node
+    from vqtk.recipe.show import inline
+
+    return inline(Node.of(value, ""))
+
+
+def show_command(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    plugin: Plugins = None,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """Show a resolved recipe with where each value came from, its parameters, bits and operations."""
+    from vqtk.cli.options import print_json
+    from vqtk.datasets import data_root
+    from vqtk.evaluate.profile import flops, parameters_by_part, total_parameters
+    from vqtk.recipe.build import build_dataset, build_model
+    from vqtk.recipe.node import walk
+    from vqtk.recipe.recipe import load_recipe
+    from vqtk.recipe.show import as_yaml
+
+    loaded = load_recipe(recipe, overrides or [])
+    model = build_model(loaded, device="meta")
+    dataset = build_dataset(loaded)
+    plan = dataset.plan(data_root(data_dir, of=dataset))
+    parts, operations = parameters_by_part(model), flops(loaded)
+    if json:
+        origins = {path: node.origin for path, node in walk(loaded.node) if not isinstance(node.value, (dict, list))}
+        facts = {"stages": model.stages, "options": model.options, "bits": model.bits, "segments": model.segments}
+        costs = {"parameters": {**parts, "total": total_parameters(model)}, "flops": operations, "data": plan}
+        print_json({"recipe": loaded.plain(), "origins": origins, **facts, **costs})
+        return
+    print(as_yaml(loaded.node, [plugin.path for plugin in loaded.plugins]))
+    segments = f", {model.segments} segments of {model.segment}" if model.segments > 1 else ""
+    print(f"code        {model.stages} stages × {model.options} options = {model.bits:g} bits an item{segments}")
+    print(
+        f"parameters  {total_parameters(model):,}: " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
+    )
+    encode, decode = (_engineering(operations[key]) for key in ("encode", "decode"))
+    print(f"data        {plan}")
+    print(f"operations  encode {encode}FLOPs, decode {decode}FLOPs an item")
+
+
+def _engineering(value: int) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value} "
+
+
+def validate_command(
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE", help="Recipes, .yaml files.")],
+    plugin: Plugins = None,
+    json: Json = False,
+) -> None:
+    """Build each recipe's model, and train and decode one item through the stages that differ."""
+    from vqtk.cli.options import print_json
+    from vqtk.errors import VqtkError
+    from vqtk.recipe.build import unchanged
+    from vqtk.recipe.build import validate as try_out
+    from vqtk.recipe.node import shown_path
+    from vqtk.recipe.recipe import load_recipe
+
+    results: list[dict[str, Any]] = []
+    for path in recipes:
+        try:
+            recipe = load_recipe(path)
+            shown, warnings = try_out(recipe), unchanged(recipe)
+        except VqtkError as error:
+            results.append({"recipe": str(path), "ok": False, "error": str(error)})
+        else:
+            plugins = [shown_path(plugin.path) for plugin in recipe.plugins]
+            facts = {"parameters": shown.parameters, "bits": shown.bits, "seconds": round(shown.seconds, 1)}
+            results.append({"recipe": str(path), "ok": True, **facts, "warnings": warnings, "plugins": plugins})
+        if not json:
+            _print(results[-1])
+    if json:
+        print_json(results)
+    failed = [result for result in results if not result["ok"]]
+    if failed:
+        raise VqtkError(f"{len(failed)} of {len(results)} recipes cannot be trained as they stand; see above.")
+
+
+def _print(result: dict[str, Any]) -> None:
+    if result["ok"]:
+        size = f"{result['parameters']:,} parameters  {result['bits']:g} bits"
+        print(f"ok     {result['recipe']}  {size}  {result['seconds']} s")
+        for plugin in result["plugins"]:
+            print(f"       its plugin is held to its contract by: vqtk plugin check {plugin}")
+        for warning in result["warnings"]:
+            print(f"       warning: {warning}")
+    else:
+        print(f"wrong  {result['recipe']}\n{result['error']}")

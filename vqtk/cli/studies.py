@@ -1,0 +1,237 @@
+"""vqtk ablate and compare: studies, and any runs."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqtk.cli.options import DataDir, Device, Json, Plugins
+
+if TYPE_CHECKING:
+    import torch
+
+    from vqtk.study.plan import Plan
+    from vqtk.study.protocol import Executor, Settings, State
+
+
+def ablate_command(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, a .yaml file.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and their cost; run nothing.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run cells that failed again.")] = False,
+    executor: Annotated[str, typer.Option(help="local: processes here; ray: a Ray cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each; a share of the cores.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; one of its own here by default.")] = None,
+    plugin: Plugins = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(help="Where studies are kept.")] = Path("studies"),
+) -> None:
+    """Train every variant of a study at every seed, and compare them. Stopped, the same command goes on."""
+    from vqtk.io.files import locked, sweep
+    from vqtk.study.equal import step_s
+    from vqtk.study.plan import plan as planned
+    from vqtk.study.protocol import Settings
+    from vqtk.study.study import load_study
+    from vqtk.train.execution import choose_device
+
+    checked = load_study(study)
+    on, folder = choose_device(device), out / checked.name
+    made = _executor(executor, Settings(device, data_dir, threads), workers, address, dry_run=dry_run)
+    _share_cores(made)
+    if dry_run:
+        _print_costs(planned(checked, folder, lambda recipe: step_s(recipe, on)), folder, on, made.workers)
+        return
+    with locked(folder / "lock", what=f"The study {folder}"):
+        sweep(folder)
+        plan = planned(checked, folder, lambda recipe: step_s(recipe, on))
+        _run(plan, folder, made, data_dir, retry=retry)
+
+
+def _executor(name: str, settings: Settings, workers: int | None, address: str | None, *, dry_run: bool) -> Executor:
+    from vqtk.errors import VqtkError
+    from vqtk.study.executors import Local
+
+    if name not in ("local", "ray"):
+        raise VqtkError(f"--executor {name!r}: expected local or ray.")
+    if name == "local" and address:
+        raise VqtkError("--address is that of a Ray cluster: give --executor ray with it.")
+    if name == "local" or dry_run:
+        return Local(settings, workers=workers)
+    from vqtk.study.executors import Ray
+
+    return Ray(settings, address=address, workers=workers)
+
+
+def _share_cores(executor: Executor) -> None:
+    """Have this process measure with as many threads as a worker trains with."""
+    import torch
+
+    torch.set_num_threads(executor.settings.threads or 1)
+
+
+def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> None:
+    from vqtk.cli.run import stopping_on_signals
+    from vqtk.study.plan import to_run, try_out, write_plan
+    from vqtk.study.progress import make_board
+    from vqtk.study.runner import read_data, run_study
+
+    cells, left = plan.cells(), to_run(plan, folder, retry=retry)
+    board = make_board(plan, folder)
+    board.say(f"{folder}: {len(cells)} cells, {len(left)} of them to run. {plan.equal.said()}")
+    if left:
+        for variant, tried, warnings in try_out(plan):
+            board.say(f"ok     {variant.name}  {tried.parameters:,} parameters  {tried.bits:g} bits")
+            for told in warnings:
+                board.say(f"       warning: {told}")
+        read_data(plan, data_dir, board.say)
+    write_plan(plan, folder)
+    with board, stopping_on_signals(board):
+        states = run_study(plan, folder, executor, board, retry=retry)
+    _conclude(plan, folder, states, data_dir)
+
+
+def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | None) -> None:
+    """Compare what is done once every cell has ended, and say what failed."""
+    from vqtk.compare.comparison import write_comparison
+    from vqtk.compare.tables import remarks
+    from vqtk.errors import VqtkError
+    from vqtk.study.runner import compute_references
+
+    failed = [state for state in states if state.state == "failed"]
+    done = [state for state in states if state.state == "done"]
+    left = len(states) - len(failed) - len(done)
+    if left:
+        print(f"Stopped: {left} of {len(states)} cells are not done. The same command goes on with them.")
+        raise typer.Exit(130)
+    problems = []
+    if failed:
+        problems = [f"{len(failed)} of {len(states)} cells failed; --retry tries again. The first: {failed[0].error}"]
+    try:
+        if done:
+            compute_references(plan, folder, data_dir, print)
+            for line in remarks(write_comparison(folder)):
+                print(line)
+            print(f"Look at it: {folder / 'report.html'}")
+    except VqtkError as error:
+        problems.append(f"The runs are not compared: {error}")
+    if problems:
+        raise VqtkError(f"{folder}: {' '.join(problems)}")
+
+
+def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vqtk.compare.statistics import LEAST
+    from vqtk.study.plan import to_run, try_out
+    from vqtk.study.progress import duration
+    from vqtk.study.runner import variant_cost
+
+    seeds, total, warned = len(plan.study.seeds), 0.0, []
+    columns = ("variant", "seeds", "parameters", "bits", "FLOPs an item", "updates", "items", "time a run")
+    table = Table(*columns, box=None)
+    for variant, _, warnings in try_out(plan):
+        one = variant_cost(variant, device)
+        total += seeds * one.seconds
+        warned += warnings
+        table.add_row(
+            variant.name, str(seeds), f"{one.parameters:,}", f"{one.bits:g}", f"{one.flops:.3g}", f"{one.updates:,}",
+            f"{one.items:,}", duration(one.seconds),
+        )  # fmt: skip
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for told in warned:
+        console.print(f"warning: {told}", markup=False)
+    console.print(
+        f"{plan.equal.said()} {len(plan.cells())} runs, {workers} at a time: about {duration(total / workers)} of "
+        "training here, by a few updates of each on synthetic items; evaluation comes on top.",
+        markup=False,
+    )
+    done = len(plan.cells()) - len(to_run(plan, folder, retry=True))
+    if done:
+        console.print(f"{done} of them are done and are not run again.")
+    if seeds < LEAST:
+        console.print(f"Below {LEAST} seeds nothing can be said of differences.")
+
+
+_WIDTH = 140
+
+
+class CostAxis(str, Enum):
+    """What quality is drawn against."""
+
+    time = "time"
+    flops = "flops"
+
+
+def compare_command(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, folders of runs, or a study.")],
+    baseline: Annotated[str | None, typer.Option(help="The variant to compare with.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="A test figure, as final; stages.K.distortion of a stage K; or area.")
+    ] = None,
+    higher: Annotated[bool, typer.Option("--higher", help="Higher is better.")] = False,
+    against: Annotated[CostAxis, typer.Option(help="The cost to draw quality against.")] = CostAxis.time,
+    unequal: Annotated[bool, typer.Option("--unequal", help="Compare runs of unequal terms, and say so.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The folder to write to; by default a study's own, if it is compared as it says."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compare runs over their seeds: differences to a baseline with intervals, costs, a table and a page.
+
+    Written are comparison.json, .md, .csv and .tex, and report.html.
+    """
+    from vqtk.cli.options import print_json, say_unkept
+    from vqtk.compare.collect import STUDY
+    from vqtk.compare.comparison import ComparisonRequest, write
+    from vqtk.compare.comparison import compare as compared
+    from vqtk.errors import VqtkError
+
+    asked = ComparisonRequest(baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal)
+    found = compared(paths, asked)
+    own = paths[0] if len(paths) == 1 and (paths[0] / STUDY).is_file() else None
+    as_planned = not (baseline or metric or higher or unequal)
+    folder = output or (own if as_planned else None)
+    if json:
+        print_json(found)
+    else:
+        print_comparison(found)
+    try:
+        written = write(found, folder) if folder else []
+    except VqtkError as error:
+        if output:
+            raise
+        say_unkept([str(error)])
+        return
+    if not json:
+        for path in written:
+            print(f"Written: {path}")
+        if own and not folder:
+            print(f"Not written: {own} keeps what its study asked for. Write this elsewhere with -o.")
+
+
+def print_comparison(found: dict[str, Any]) -> None:
+    """Print a comparison's tables, and what it says in words."""
+    from rich.console import Console
+
+    from vqtk.compare.tables import as_rich, costs_table, remarks, results_table
+    from vqtk.errors import printable
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    better = f"{found['metric']}: {found['better']} is better; baseline {found['baseline']}"
+    console.print(as_rich(results_table(found), found, title=f"{found['name']}  ({better})"))
+    console.print()
+    console.print(as_rich(costs_table(), found, title="costs"))
+    console.print()
+    for line in remarks(found):
+        console.print(printable(line), markup=False, soft_wrap=True)

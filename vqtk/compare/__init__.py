@@ -1,0 +1,1 @@
+"""Any runs compared: statistics, tables, a page. Knows nothing of studies."""

@@ -1,0 +1,129 @@
+"""Paired differences with their intervals, corrected p-values, and main effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from scipy.integrate import trapezoid
+
+LEVEL = 0.95
+"""The confidence of intervals; 1 − LEVEL is the rate of false findings that is allowed."""
+LEAST = 3
+"""Pairs below which no interval is given."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of pairs: their number, and the mean, interval and p of each row, NaN below LEAST pairs."""
+
+    pairs: int
+    mean: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+
+
+def paired(variant: ArrayLike, baseline: ArrayLike) -> Paired:
+    """Return the differences variant − baseline (…, pairs) with a paired t interval and its two-sided p.
+
+    Pairs that all differ by the same amount have an interval of no width: p is 1 if that amount is 0, else 0.
+    """
+    differences = np.asarray(variant, dtype=float) - np.asarray(baseline, dtype=float)
+    pairs, shape = differences.shape[-1], differences.shape[:-1]
+    unknown = np.full(shape, np.nan)
+    mean = differences.mean(-1) if pairs else unknown
+    if pairs < LEAST:
+        return Paired(pairs, mean, unknown, unknown, unknown)
+    error = stats.sem(differences, axis=-1)
+    reach = stats.t.ppf((1 + LEVEL) / 2, pairs - 1) * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stats.t.sf(np.abs(mean / error), pairs - 1)
+    return Paired(pairs, mean, mean - reach, mean + reach, np.where((error == 0) & (mean == 0), 1.0, p))
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Return p-values (…, comparisons) corrected by Holm's step-down, each at most 1; NaN is no comparison."""
+    given = np.asarray(p, dtype=float)
+    order = np.argsort(given, axis=-1)
+    known = np.sum(~np.isnan(given), axis=-1, keepdims=True)
+    stepped = np.take_along_axis(given, order, -1) * (known - np.arange(given.shape[-1]))
+    corrected = np.empty_like(given)
+    np.put_along_axis(corrected, order, np.minimum(np.maximum.accumulate(stepped, axis=-1), 1.0), -1)
+    return corrected
+
+
+def area(bits: ArrayLike, distortion: ArrayLike, *, low: float, high: float) -> float:
+    """Return the area under a rate–distortion curve between two rates in bits, linear between its points."""
+    rates, values = np.asarray(bits, dtype=float), np.asarray(distortion, dtype=float)
+    inside = rates[(rates > low) & (rates < high)]
+    points = np.concatenate([[low], inside, [high]])
+    return float(trapezoid(np.interp(points, rates, values), points))
+
+
+def late_fall(updates: ArrayLike, values: ArrayLike) -> float | None:
+    """Return by what part of itself a curve fell over the last fifth of its updates; negative if it rose.
+
+    None if it has no point at or before that, or is 0 there.
+    """
+    at, curve = np.asarray(updates, dtype=float), np.asarray(values, dtype=float)
+    if len(at) < 2 or at[0] > 0.8 * at[-1]:
+        return None
+    before = float(np.interp(0.8 * at[-1], at, curve))
+    return (before - float(curve[-1])) / abs(before) if before else None
+
+
+Spread = dict[str, Any]
+"""A mean, a standard deviation, None of one value, and how many of the values are `missing`."""
+
+
+def spread(values: Sequence[float | None]) -> Spread:
+    """Return the mean and the standard deviation (n − 1) of the values that are known, and how many are not."""
+    known = [value for value in values if value is not None]
+    return {
+        "mean": fmean(known) if known else None,
+        "std": stdev(known) if len(known) > 1 else None,
+        "missing": len(values) - len(known),
+    }
+
+
+Cells = Sequence[tuple[Mapping[str, str], Mapping[int, float]]]
+"""Of each variant, its value on each axis, and its figure by seed."""
+
+
+def main_effects(axes: Mapping[str, Sequence[str]], cells: Cells) -> dict[str, list[dict[str, Any]]]:
+    """Return for each axis a row a value: mean and deviation over seeds of its mean over cells, and their number.
+
+    Only sets of cells that differ in this axis alone and have all its values are taken, with the seeds that all of
+    them have; an axis without such a set is left out.
+    """
+    found = {axis: _effect(axis, values, cells) for axis, values in axes.items()}
+    return {axis: rows for axis, rows in found.items() if rows}
+
+
+def _effect(axis: str, values: Sequence[str], cells: Cells) -> list[dict[str, Any]]:
+    sets: dict[tuple[tuple[str, str], ...], dict[str, Mapping[int, float]]] = {}
+    for choices, by_seed in cells:
+        if axis in choices:
+            rest = tuple(sorted((name, value) for name, value in choices.items() if name != axis))
+            sets.setdefault(rest, {})[choices[axis]] = by_seed
+    whole = [each for each in sets.values() if set(values) <= set(each)]
+    seeds = set.intersection(*(set(each[value]) for each in whole for value in values)) if whole and values else set()
+    if not seeds:
+        return []
+    return [
+        {
+            "value": value,
+            "cells": len(whole),
+            "seeds": len(seeds),
+            **spread([fmean(each[value][seed] for each in whole) for seed in sorted(seeds)]),
+        }
+        for value in values
+    ]

@@ -1,0 +1,218 @@
+"""Plugins: files, package folders and installed packages, loaded once each, by what their sources hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from vqtk.errors import RegistryError, nearest
+from vqtk.registry import REGISTRIES, Entry, Registry
+
+PREFIX = "vqtk_plugin_"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An imported plugin: where it was found, a hash of its files, and the components that it registers."""
+
+    path: Path
+    sha256: str
+    entries: tuple[tuple[Registry, Entry], ...]
+
+
+_loaded: dict[str, Plugin] = {}
+_used: list[Plugin] = []
+
+
+def load_plugin(path: Path) -> Plugin:
+    """Import a plugin file or package folder, once for each content; its components are not registered yet.
+
+    Raises: RegistryError with file, line and cause.
+    """
+    with loaded_plugins([path]) as (plugin,):
+        return plugin
+
+
+@contextmanager
+def loaded_plugins(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
+    """Have the components of plugins registered within the context. Raises: RegistryError, as `load`."""
+    if not paths:
+        yield []
+        return
+    before = {registry: registry.snapshot() for registry in REGISTRIES.values()}
+    try:
+        yield [_registered(path.resolve()) for path in paths]
+    finally:
+        for registry, entries in before.items():
+            registry.restore(entries)
+
+
+@contextmanager
+def use_plugins(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
+    """Have plugins active, and count them among the plugins of every recipe read within the context.
+
+    Raises: RegistryError, as `load`.
+    """
+    with loaded_plugins(paths) as plugins:
+        _used.extend(plugins)
+        try:
+            yield plugins
+        finally:
+            del _used[len(_used) - len(plugins) :]
+
+
+def used_plugins() -> list[Plugin]:
+    """Return the plugins that a user asked for besides those that recipes name."""
+    return list(_used)
+
+
+def source_of(path: Path) -> Path | None:
+    """Return the file to import for a plugin's path, a .py file or a package folder; None if it is neither."""
+    try:
+        source = path / "__init__.py" if path.is_dir() else path
+        return source if source.is_file() and source.suffix == ".py" else None
+    except (OSError, ValueError):  # No path at all: too long, or with a character that none has.
+        return None
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a plugin: of the file, or of the names and contents of all files of a package."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for source in sorted(path.rglob("*")):
+        if source.is_file() and "__pycache__" not in source.parts:
+            digest.update(f"{source.relative_to(path).as_posix()}\0".encode() + source.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def in_plugin(error: BaseException) -> str | None:
+    """Return the file and line of the plugin that an error came out of, if it did."""
+    frames = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(PREFIX)
+    ]
+    return frames[-1] if frames else None
+
+
+def described(error: BaseException, *, named: bool = True) -> str:
+    """Return an error of other code on one line, with the file and line that raised it.
+
+    Where it came out of a plugin, these are the plugin's, and its component is `named`.
+    """
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = in_plugin(error) or f"{Path(frame.filename).name}:{frame.lineno}"
+    component = _component_of(error) if named else None
+    return f"{component + ': ' if component else ''}{type(error).__name__}: {' '.join(str(error).split())} ({where})"
+
+
+def _component_of(error: BaseException) -> str | None:
+    """Return the kind and name of the innermost component of a plugin that an error came out of, if it did."""
+    known = {entry.component: (registry, entry) for plugin in _loaded.values() for registry, entry in plugin.entries}
+    own = [known.get(type(frame.f_locals.get("self"))) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((f"{found[0].kind} {found[1].name!r}" for found in reversed(own) if found), None)
+
+
+def _registered(path: Path) -> Plugin:
+    """Return the plugin at a path, its components registered."""
+    if source_of(path) is None:
+        found = "it is neither" if path.exists() else "there is no such file"
+        beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise RegistryError(
+            f"plugin {path}: {found}. {nearest(path.name, beside)}Expected a .py file, or a folder with an __init__.py."
+        )
+    sha256 = hash_of(path)
+    if sha256 in _loaded:
+        for registry, entry in _loaded[sha256].entries:
+            registry.put(entry)
+    else:
+        _loaded[sha256] = Plugin(path, sha256, _imported(path, sha256))
+    return replace(_loaded[sha256], path=path)
+
+
+def _imported(path: Path, sha256: str) -> tuple[tuple[Registry, Entry], ...]:
+    """Import a plugin; return the components that it has registered."""
+    before = {registry: registry.snapshot() for registry in REGISTRIES.values()}
+    name = f"{PREFIX}{path.stem}_{sha256[:8]}"
+    try:
+        _execute(name, path)
+    except BaseException as error:
+        for imported in [other for other in sys.modules if f"{other}.".startswith(f"{name}.")]:
+            del sys.modules[imported]
+        for registry, kept in before.items():
+            registry.restore(kept)
+        if isinstance(error, RegistryError) or not isinstance(error, (Exception, SystemExit)):
+            raise
+        raise RegistryError(f"plugin {_where(error, path)}: the import failed with {_cause(error)}.") from error
+    return tuple(
+        (registry, entry)
+        for registry, known in before.items()
+        for key, entry in registry.snapshot().items()
+        if known.get(key) is not entry
+    )
+
+
+def _execute(name: str, path: Path) -> None:
+    """Import a plugin's source; bytecode is not kept, for a quick second edit would be taken for the first."""
+    spec = importlib.util.spec_from_file_location(name, source_of(path))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = kept
+
+
+def _where(error: BaseException, path: Path) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(path)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
+
+
+def _cause(error: BaseException) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+GROUP = "vqtk.plugins"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An entry point and its package; `error` says why it could not be imported, None if it was."""
+
+    name: str
+    package: str
+    version: str
+    error: str | None
+
+
+def import_installed() -> list[Installed]:
+    """Import the packages that announce themselves, each apart: a broken one leaves nothing registered."""
+    found = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    return [_import(point) for point in found]
+
+
+def _import(point: EntryPoint) -> Installed:
+    before = {registry: registry.snapshot() for registry in REGISTRIES.values()}
+    error = None
+    try:
+        point.load()
+    except (Exception, SystemExit) as raised:
+        error = described(raised)
+        for registry, entries in before.items():
+            registry.restore(entries)
+    package, version = (point.dist.name, point.dist.version) if point.dist else (point.value, "")
+    return Installed(point.name, package, version, error)

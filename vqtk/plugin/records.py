@@ -1,0 +1,115 @@
+"""Plugins kept with what was trained by them, and found again."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from vqtk.errors import CheckpointError, VqtkWarning
+from vqtk.io.files import replacing
+from vqtk.plugin.loading import Plugin, hash_of, source_of, used_plugins
+
+FOLDER = "plugins"
+_KEYS = ("file", "path", "sha256")
+Record = dict[str, str]
+"""Of one plugin: the `file` it is kept as, the `path` it was read from, and its `sha256`."""
+
+
+def records(plugins: Sequence[Plugin]) -> list[Record]:
+    """Return what a manifest or a weights file says of plugins; those of one name are told apart by their hash."""
+    names = [plugin.path.name for plugin in plugins]
+    return [
+        {
+            "file": name if names.count(name) == 1 else f"{plugin.path.stem}_{plugin.sha256[:8]}{plugin.path.suffix}",
+            "path": str(plugin.path),
+            "sha256": plugin.sha256,
+        }
+        for name, plugin in zip(names, plugins, strict=True)
+    ]
+
+
+def keep(plugins: Sequence[Plugin], run: Path) -> list[Path]:
+    """Copy plugins into a run directory; return where they are, relative to it. Raises: OSError."""
+    kept = []
+    for record in records(plugins):
+        source, place = Path(record["path"]), run / FOLDER / record["file"]
+        if source.is_dir():
+            shutil.copytree(source, place, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            with replacing(place) as temporary:
+                shutil.copyfile(source, temporary)
+        kept.append(place.relative_to(run))
+    return kept
+
+
+def check_copies(recorded: Sequence[Record], run: Path) -> None:
+    """Refuse a run whose copies of plugins are not those that it was started with; warn where an origin has changed.
+
+    Raises: CheckpointError, before anything is imported.
+    """
+    for record in checked(recorded, run / "manifest.json"):
+        original, copy = Path(record["path"]), run / FOLDER / record["file"]
+        if source_of(copy) and hash_of(copy) != record["sha256"]:
+            raise CheckpointError(_differs(copy, run / "manifest.json"))
+        if source_of(original) and hash_of(original) != record["sha256"]:
+            warnings.warn(
+                VqtkWarning(f"{original} has changed since this run was started; the run's own copy is used: {copy}."),
+                stacklevel=2,
+            )
+
+
+def found(recorded: Sequence[Record], weights: Path) -> list[Path]:
+    """Return where the plugins of a weights file are that are to be imported: in the `plugins/` of its run.
+
+    A weights file can name any file of this machine, so nothing else that it names is imported. A plugin of the same
+    name that the user has given for the whole process takes its place, with a warning if it differs.
+
+    Raises: CheckpointError if one is not there, or is not what the weights were trained with.
+    """
+    paths = []
+    for record in checked(recorded, weights):
+        given = [plugin for plugin in used_plugins() if plugin.path.name in (record["file"], Path(record["path"]).name)]
+        if not given:
+            paths.append(_kept(record, weights))
+        elif given[-1].sha256 != record["sha256"]:
+            warnings.warn(
+                VqtkWarning(f"{given[-1].path} is not the plugin that {weights} was trained with."), stacklevel=2
+            )
+    return paths
+
+
+def checked(recorded: Sequence[Record], source: Path) -> list[Record]:
+    """Return records of plugins whose form is right: a bare file name, a path, a hash. Raises: CheckpointError."""
+    for record in recorded:
+        if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in _KEYS):
+            raise CheckpointError(f"{source}: what it says of its plugins cannot be read. Expected {', '.join(_KEYS)}.")
+        name = record["file"]
+        if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
+            raise CheckpointError(
+                f"{source}: it names a plugin as {name[:200]!r}, and only a file name is expected there: these weights "
+                "were not written by vqtk, or were changed since. Do not load them."
+            )
+    return list(recorded)
+
+
+def _kept(record: Record, weights: Path) -> Path:
+    """Return the copy of a plugin in the run of a checkpoint."""
+    if weights.resolve().parent.name == "checkpoints":
+        place = weights.parent.parent / FOLDER / record["file"]
+        if source_of(place):
+            if hash_of(place) != record["sha256"]:
+                raise CheckpointError(_differs(place, weights))
+            return place
+    raise CheckpointError(
+        f"{weights}: these weights were trained with the plugin {record['file']}, and they are not in a run that keeps "
+        f"a copy of it. A plugin is code: if you trust it, give it with --plugin {record['file']}."
+    )
+
+
+def _differs(copy: Path, source: Path) -> str:
+    return (
+        f"{copy} is not the plugin that {source} was made with (its SHA-256 differs), so it is not imported. Put the "
+        f"right file there, or, if you trust this one, give it with --plugin {copy}."
+    )

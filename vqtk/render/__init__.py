@@ -1,0 +1,1 @@
+"""Examples drawn: images, points, voxels, text, and the tree of options."""

@@ -1,0 +1,258 @@
+"""Examples as pictures, for each form of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vqtk.errors import VqtkError
+from vqtk.models import Model
+from vqtk.nn.types import DataSpec
+from vqtk.render import points, text
+from vqtk.render import points as lines
+from vqtk.render.sheets import ImageSheet, Sheet, grid, pairs, stage_strip
+from vqtk.render.voxels import render_voxels
+
+Form = Literal["pictures", "lines", "points", "text", "nothing"]
+"""How items are shown: each as a picture, as lines in a picture, as a point of the plane, as a text; or not at all."""
+
+UNKNOWN = "�"
+_VISIBLE = {"\n": "⏎", "\t": "⇥"}
+
+
+def form(data: DataSpec) -> Form:
+    """Return how the items of data are shown."""
+    axes = len(data.shape)
+    if data.kind == "text":
+        return "text"
+    if data.kind == "points" and data.shape == (2,):
+        return "points"
+    if axes <= 2:
+        return "lines"
+    if (data.kind == "image" and axes == 3) or (data.kind == "voxels" and axes == 4 and data.shape[0] == 1):
+        return "pictures"
+    return "nothing"
+
+
+def require_drawn(data: DataSpec) -> None:
+    """Raise VqtkError if items of such data cannot be shown."""
+    if form(data) == "nothing":
+        raise VqtkError(
+            f"{data.kind} data of shape {data.shape} cannot be drawn. Drawn are images (channels, h, w), voxels "
+            "(1, x, y, z), signals (channels, time), vectors, and text. From Python, model.decode gives the values."
+        )
+
+
+def pictures(data: DataSpec, items: Tensor, *, over: Tensor | None = None, alike: Sequence[Tensor] = ()) -> Tensor:
+    """Return items (n, *data shape) in training units as pictures (n, c, h, w) in [0, 1].
+
+    Images are shown as they are, their channels side by side where they are neither one nor three; grids drawn, solid
+    from 0.5 on, the third axis up; signals and vectors as lines, over other items in grey where these are given, on a
+    scale that holds the items `alike`, too. Raises: VqtkError if they cannot be drawn.
+    """
+    require_drawn(data)
+    if form(data) == "lines":
+        channels = [_channels(one) for one in (items, *([] if over is None else [over]), *alike)]
+        return lines.render_signal(
+            channels[0], scale=lines.span_of(*channels), over=None if over is None else channels[1]
+        )
+    values = data.pixels(items.detach().float().cpu())
+    if data.kind == "voxels":
+        return render_voxels(values)
+    return values if values.shape[1] in (1, 3) else rearrange(values, "n c h w -> n 1 h (c w)")
+
+
+def _channels(items: Tensor) -> Tensor:
+    """Return signals (n, c, t) as they are, and vectors (n, d) as signals of one channel."""
+    return items if items.ndim == 3 else items[:, None]
+
+
+def texts(data: DataSpec, items: Tensor) -> list[str]:
+    """Return tokens (n, length) as texts of one line each."""
+    return [as_text(tokens, data.characters) for tokens in items.tolist()]
+
+
+def as_text(tokens: list[int], characters: str | None) -> str:
+    """Return tokens as one line, a character each: line ends and tabs as signs, what cannot be shown as `�`.
+
+    The spaces of a line of nothing else are shown as `·`.
+    """
+    known = [_visible(character) for character in characters or ""]
+    line = "".join(known[token] if 0 <= token < len(known) else UNKNOWN for token in tokens)
+    return line if line.strip() else "·" * len(line)
+
+
+def _visible(character: str) -> str:
+    if character.isspace():
+        return _VISIBLE.get(character, " ")
+    return character if character.isprintable() else UNKNOWN
+
+
+_VALUES_AT_ONCE = 1 << 26
+
+
+def random_codes(model: Model, *, count: int, seed: int, stages: int | None = None) -> Tensor:
+    """Return the codes (n, s) that `samples` decodes: the model's random ones, their first `stages` where given."""
+    return model.random_codes(count, generator=torch.Generator().manual_seed(seed))[:, :stages]
+
+
+def encoded(model: Model, targets: Tensor) -> Tensor:
+    """Return the codes (n, s) of targets (n, *data shape) in training units, a few at a time."""
+    return in_pieces(model, model.encode, targets)
+
+
+@torch.no_grad()
+def shown_as(model: Model, codes: Tensor) -> Tensor:
+    """Return what codes (n, s) stand for, as data in training units (n, *data shape), a few at a time."""
+    return model.loss.show(in_pieces(model, model.decode, codes))
+
+
+@torch.no_grad()
+def distortion(model: Model, targets: Tensor, codes: Tensor) -> Tensor:
+    """Return the loss (n,) of targets (n, *data shape) in training units under their codes (n, s)."""
+    return model.loss(in_pieces(model, model.decode, codes)[:, None], targets)[:, 0]
+
+
+@torch.no_grad()
+def samples(
+    model: Model,
+    *,
+    count: int = 64,
+    seed: int = 0,
+    stages: int | None = None,
+    columns: int = 8,
+    over: Tensor | None = None,
+) -> Sheet:
+    """Return the reconstructions of the model's random codes, or of their first `stages` (see `decoded`).
+
+    Raises: VqtkError if only whole codes can be decoded.
+    """
+    if stages is not None:
+        require_stepwise(model)
+    codes = random_codes(model, count=count, seed=seed, stages=stages)
+    return decoded(model, codes, columns=columns, over=over)
+
+
+@torch.no_grad()
+def decoded(model: Model, codes: Tensor, *, columns: int = 8, over: Tensor | None = None) -> Sheet:
+    """Return the reconstructions of codes (n, s), as samples.
+
+    Points are drawn over items (n, 2) in training units, where these are given.
+    """
+    require_drawn(model.data)
+    shown = shown_as(model, codes)
+    if form(model.data) == "text":
+        return text.sample_lines(texts(model.data, shown))
+    if form(model.data) == "points":
+        return points.sample_plots(shown.cpu(), over=None if over is None else over.cpu())
+    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(codes)} samples")
+
+
+@torch.no_grad()
+def reconstructions(model: Model, targets: Tensor, *, codes: Tensor | None = None, columns: int = 8) -> Sheet:
+    """Return targets (n, *data shape) in training units with their reconstructions below them.
+
+    Their codes (n, s) are those given, or found by encoding.
+    """
+    require_drawn(model.data)
+    shown = shown_as(model, encoded(model, targets) if codes is None else codes)
+    if form(model.data) == "text":
+        differing = [frozenset(row.nonzero()[:, 0].tolist()) for row in (targets != shown).cpu()]
+        return text.pair_lines(texts(model.data, targets), texts(model.data, shown), differing)
+    if form(model.data) == "points":
+        return points.reconstruction_plots(targets.cpu(), shown.cpu())
+    cells = pictures(model.data, targets, alike=[shown]), pictures(model.data, shown, over=targets)
+    sheet = pairs(*cells, columns)
+    return ImageSheet(sheet, f"{len(targets)} items, each with its reconstruction below it")
+
+
+@torch.no_grad()
+def stages(model: Model, targets: Tensor, *, codes: Tensor | None = None) -> Sheet:
+    """Return what is reached after each stage, and last the targets (n, *data shape) in training units.
+
+    Their codes (n, s) are those given, or found by encoding. Raises: VqtkError if only whole codes can be decoded.
+    """
+    require_stepwise(model)
+    require_drawn(model.data)
+    after = in_pieces(model, model.decode_stages, encoded(model, targets) if codes is None else codes)
+    shown = [model.loss.show(item) for item in after]
+    if form(model.data) == "text":
+        return text.stage_lines(texts(model.data, targets), [texts(model.data, item) for item in shown])
+    if form(model.data) == "points":
+        return points.stage_plots(targets.cpu(), torch.stack(shown).cpu())
+    every = torch.cat([*shown, targets])
+    over = [target.expand_as(item) for target, item in zip(targets, shown, strict=True)]
+    drawn = [pictures(model.data, item, over=its, alike=[every]) for item, its in zip(shown, over, strict=True)]
+    strip = stage_strip(pictures(model.data, targets, alike=[every]), torch.stack(drawn))
+    return ImageSheet(strip, f"{len(after)} items after 1 to {after.shape[1]} stages, and the items themselves last")
+
+
+@torch.no_grad()
+def proposals(model: Model, target: Tensor, *, stage: int, columns: int = 8) -> tuple[Sheet, int]:
+    """Return what a stage (from 0) proposes for a target (*data shape), the chosen option marked, and that option.
+
+    Raises: VqtkError if only whole codes can be decoded.
+    """
+    require_stepwise(model)
+    require_drawn(model.data)
+    codes = model.encode(target[None])
+    chosen = int(codes[0, stage])
+    shown = model.loss.show(model.proposals(codes[:, :stage])[0])
+    if form(model.data) == "text":
+        return text.option_lines(texts(model.data, shown), chosen), chosen
+    alt = f"{len(shown)} options of stage {stage + 1}, option {chosen} chosen"
+    if form(model.data) == "points":
+        start = model.loss.show(model.decode(codes[:, :stage]))[0].cpu()
+        return points.proposal_plots(shown.cpu(), start=start, target=target.cpu(), chosen=chosen, alt=alt), chosen
+    cells = pictures(model.data, shown, over=target.expand_as(shown))
+    return ImageSheet(grid(cells, columns, framed={chosen}), alt), chosen
+
+
+def write_all(model: Model, targets: Tensor, folder: Path, update: int) -> list[str]:
+    """Write a run's samples, reconstructions and, where it has stages, their strip and the proposals of an early one.
+
+    The update is in their names. Return lines about those that could not be drawn or written: no picture ends a run.
+    """
+    model.eval()
+    try:
+        require_drawn(model.data)
+    except VqtkError as error:
+        return [f"No pictures: {error}"]
+    codes = encoded(model, targets)
+    shown = len(targets) if form(model.data) == "points" else 10
+    sheets: dict[str, Callable[[], Sheet]] = {
+        "samples": lambda: samples(model, count=2 * len(targets), over=targets),
+        "reconstructions": lambda: reconstructions(model, targets, codes=codes),
+    }
+    if model.stepwise:
+        sheets["stages"] = lambda: stages(model, targets[:shown], codes=codes[:shown])
+        sheets["proposals"] = lambda: proposals(model, targets[0], stage=min(2, model.stages - 1))[0]
+    notes = []
+    for name, make in sheets.items():
+        try:
+            sheet = make()
+            sheet.write(folder / f"{name}_{update:08d}{sheet.suffix}")
+        except Exception as error:
+            notes.append(f"No picture of {name}: {' '.join(str(error).split())[:200] or type(error).__name__}")
+    return notes
+
+
+def require_stepwise(model: Model) -> None:
+    """Raise VqtkError if a model decodes whole codes only."""
+    if not model.stepwise:
+        raise VqtkError(
+            f"this model ({type(model).__name__}) decodes whole codes only, so there is nothing to show of single "
+            "stages. `vqtk sample` without --stages and `vqtk reconstruct` show what it does."
+        )
+
+
+def in_pieces(model: Model, function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
+    """Apply a function to a few items at a time, so that all their proposals fit into memory."""
+    size = max(1, _VALUES_AT_ONCE // (model.options * prod(model.loss.shape)))
+    return torch.cat([function(piece) for piece in items.split(size)])

@@ -1,0 +1,210 @@
+"""Points and signals, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from vqtk.render.sheets import ImageSheet
+
+ITEM, SHOWN, MARK, FAINT = "#b3bcc3", "#1b4f72", "#e34a21", "#d5dbdf"
+"""The colours of items, of what a model makes of them, of what is chosen, and of lines between the two."""
+_TREE = colormaps["viridis"]
+_DPI = 150
+_ONE_IN = 6.0
+_PANEL_IN = 2.8
+_NUMBERED = 64
+_MARGIN = 0.06
+
+
+def sample_plots(shown: Tensor, *, over: Tensor | None = None) -> ImageSheet:
+    """Return samples (n, 2), over items (n, 2) where they are given."""
+    figure, (axes,) = blank(1, shown, over)
+    if over is not None:
+        dots(axes, over, ITEM)
+    dots(axes, shown, SHOWN)
+    return as_png(figure, f"{len(shown)} samples in the plane" + ("" if over is None else f", over {len(over)} items"))
+
+
+def reconstruction_plots(targets: Tensor, shown: Tensor) -> ImageSheet:
+    """Return items (n, 2), and lines from each to its reconstruction (n, 2)."""
+    figure, (axes,) = blank(1, targets, shown)
+    _pairs(axes, targets, shown)
+    return as_png(figure, f"{len(targets)} items in the plane, each joined to its reconstruction")
+
+
+def stage_plots(targets: Tensor, after: Tensor) -> ImageSheet:
+    """Return a panel a stage: items (n, 2), joined to what is reached after it, after (n, s, 2)."""
+    count = after.shape[1]
+    figure, panels = blank(count, targets, after.flatten(0, 1))
+    for index, axes in enumerate(panels):
+        _pairs(axes, targets, after[:, index])
+        axes.set_title(f"stage {index + 1}", fontsize=9)
+    return as_png(figure, f"{len(after)} items in the plane, joined to their reconstructions after 1 to {count} stages")
+
+
+def proposal_plots(shown: Tensor, *, start: Tensor, target: Tensor, chosen: int, alt: str) -> ImageSheet:
+    """Return options (k, 2) as points, joined to the reconstruction (2,) that they start from, the chosen one marked.
+
+    The item itself (2,) is a cross.
+    """
+    figure, (axes,) = blank(1, shown, start[None], target[None])
+    lines(axes, start.expand_as(shown), shown, colour=FAINT, width=0.8)
+    lines(axes, start[None], shown[chosen, None], colour=MARK, width=1.6)
+    dots(axes, start[None], ITEM, size=30)
+    dots(axes, shown, SHOWN, size=14)
+    dots(axes, shown[chosen, None], MARK, size=36)
+    axes.scatter([float(target[0])], [float(target[1])], marker="x", s=60, color="black", linewidths=1.6, zorder=4)
+    if len(shown) <= _NUMBERED:
+        for option, place in enumerate(shown.tolist()):
+            axes.annotate(str(option), place, xytext=(3, 3), textcoords="offset points", fontsize=6, color="#5d6d7e")
+    return as_png(figure, alt)
+
+
+def tree_plot(levels: Sequence[Tensor], taken: Sequence[Tensor], *, first: int, alt: str) -> ImageSheet:
+    """Return a tree in the plane: of each level from the root on, the points (n, 2), joined to their parents.
+
+    Children stand side by side, in the order of their parents; those whose places (n,) are not `taken` are not drawn.
+    `first` is the stage of the first level below the root.
+    """
+    figure, (axes,) = blank(1, *(level[some] for level, some in zip(levels, taken, strict=True)))
+    depth = len(levels) - 1
+    for level in range(depth, 0, -1):
+        colour = to_hex(_TREE(0.9 * (level - 1) / max(1, depth - 1)))
+        parents = levels[level - 1].repeat_interleave(len(levels[1]), 0)[taken[level]]
+        children = levels[level][taken[level]]
+        order, thinner = 2 + 2 * (depth - level), 0.5 ** (level - 1)
+        lines(axes, parents, children, colour=colour, width=2.4 * thinner, order=order)
+        dots(axes, children, colour, size=44 * thinner**1.7 + 1.2, order=order + 1)
+        axes.plot([], [], color=colour, marker="o", markersize=4, linewidth=1.6, label=f"stage {first + level - 1}")
+    dots(axes, levels[0], "black", size=50, order=4 + 2 * depth)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=8)
+    return as_png(figure, alt)
+
+
+def blank(panels: int, *shown: Tensor | None) -> tuple[Figure, list[Axes]]:
+    """Return a figure of so many panels, four in a row; all show the rectangle that holds all points (n, 2)."""
+    every = torch.cat([points for points in shown if points is not None])
+    low, high = every.min(0).values, every.max(0).values
+    reach = (high - low).clamp(min=float((high - low).max()) * 0.4 or 1.0) * (0.5 + _MARGIN)
+    (left, bottom), (right, top) = ((low + high) / 2 - reach).tolist(), ((low + high) / 2 + reach).tolist()
+    columns = min(4, panels)
+    rows, width = -(-panels // columns), _ONE_IN if panels == 1 else _PANEL_IN
+    height = width * float(reach[1] / reach[0]) + (0 if panels == 1 else 0.2)
+    figure = Figure(figsize=(columns * width, rows * height), dpi=_DPI, layout="constrained")
+    made = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axes in made[panels:]:
+        axes.set_axis_off()
+    for axes in made[:panels]:
+        axes.set(xticks=[], yticks=[], aspect="equal", xlim=(left, right), ylim=(bottom, top))
+        for spine in axes.spines.values():
+            spine.set(color="#dde3e8")
+    return figure, made[:panels]
+
+
+def dots(axes: Axes, points: Tensor, colour: str, *, size: float | None = None, order: int = 3) -> None:
+    """Draw points (n, 2), smaller where they are many."""
+    each = max(1.0, min(16.0, 4000 / len(points))) if size is None else size
+    x, y = points.T.tolist()
+    axes.scatter(x, y, s=each, color=colour, linewidths=0, zorder=order)
+
+
+def lines(axes: Axes, starts: Tensor, ends: Tensor, *, colour: str, width: float, order: int = 2) -> None:
+    """Draw a line from each start (n, 2) to its end (n, 2)."""
+    segments = torch.stack([starts, ends], 1).tolist()
+    axes.add_collection(LineCollection(segments, colors=[colour], linewidths=[width], zorder=order))
+
+
+def as_png(figure: Figure, alt: str) -> ImageSheet:
+    """Return a figure as a sheet, drawn once, pixel by pixel."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
+    width, height = canvas.get_width_height()
+    picture = rearrange(pixels, "(h w c) -> c h w", h=height, w=width)[:3]
+    return ImageSheet(picture.float() / 255, alt)
+
+
+def _pairs(axes: Axes, targets: Tensor, shown: Tensor) -> None:
+    lines(axes, targets, shown, colour=MARK, width=max(0.3, min(1.2, 120 / len(targets))))
+    dots(axes, targets, ITEM)
+    dots(axes, shown, SHOWN)
+
+
+WIDTH, HEIGHT = 160, 96
+"""Pixels of a picture; of more than three channels it is higher."""
+_LANE, _HIGHEST = 32, 512
+_FINE = 2
+_LINE, _UNDER, _ZERO, _FRAME, _PAPER = "#1b4f72", "#b3bcc3", "#eceff1", "#c3cdd4", "#ffffff"
+_SIGNAL_MARGIN = 0.08
+
+
+def span_of(*signals: Tensor) -> Tensor:
+    """Return the lowest and highest value of each channel of signals (n, c, t), widened a little: (2, c)."""
+    every = torch.cat([_finite(one).transpose(0, 1).flatten(1) for one in signals], 1)
+    low, high = every.min(1).values, every.max(1).values
+    room = torch.where(high > low, (high - low) * _SIGNAL_MARGIN, 1.0)
+    return torch.stack([low - room, high + room])
+
+
+def render_signal(signals: Tensor, *, scale: Tensor, over: Tensor | None = None) -> Tensor:
+    """Draw signals (n, c, t), over others of that shape in grey → (n, 3, height, 160) in [0, 1].
+
+    `scale` (2, c) is the value at the lower and at the upper edge of each channel's lane.
+    """
+    height = min(max(HEIGHT, _LANE * signals.shape[1]), _HIGHEST)
+    values = [None if one is None else _finite(one).numpy() for one in (over, signals)]
+    drawn = []
+    for index in range(len(signals)):
+        shown = [(one[index], colour) for one, colour in zip(values, (_UNDER, _LINE), strict=True) if one is not None]
+        drawn.append(_picture(shown, scale.numpy(), height))
+    return torch.from_numpy(np.stack(drawn)) if drawn else torch.empty(0, 3, height, WIDTH)
+
+
+def _picture(shown: Sequence[tuple[np.ndarray, str]], scale: np.ndarray, height: int) -> np.ndarray:
+    """Return signals (c, t) with their colours as one picture (3, height, 160), the last one uppermost."""
+    canvas = Image.new("RGB", (WIDTH * _FINE, height * _FINE), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    lane = canvas.height / scale.shape[1]
+    for channel, (low, high) in enumerate(scale.T):
+
+        def places(values: np.ndarray, low: float = low, high: float = high, channel: int = channel) -> np.ndarray:
+            return (channel + 1 - np.clip((values - low) / (high - low), 0, 1)) * lane
+
+        if low < 0 < high:
+            zero = float(places(np.zeros(1))[0])
+            draw.line([(0, zero), (canvas.width, zero)], fill=_ZERO, width=_FINE)
+        for signal, colour in shown:
+            line = _outline(signal[channel])
+            # A single value is a level.
+            across = np.linspace(0, canvas.width - 1, max(2, len(line)))
+            down = places(line if len(line) > 1 else np.repeat(line, 2))
+            draw.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=colour, width=_FINE)
+    draw.rectangle((0, 0, canvas.width - 1, canvas.height - 1), outline=_FRAME, width=_FINE)
+    fine = np.asarray(canvas, dtype=np.float32) / 255
+    return reduce(rearrange(fine, "h w c -> c h w"), "c (h fh) (w fw) -> c h w", "mean", fh=_FINE, fw=_FINE)
+
+
+def _outline(values: np.ndarray) -> np.ndarray:
+    """Return a line (t,) as it is, or, of more values than can be seen, the least and greatest of short parts."""
+    if len(values) <= 4 * WIDTH:
+        return values
+    parts = np.array_split(values, 2 * WIDTH)
+    return np.array([extreme for part in parts for extreme in (part.min(), part.max())])
+
+
+def _finite(signals: Tensor) -> Tensor:
+    """Return signals with 0 for what is no finite number, so that the others are seen."""
+    return torch.nan_to_num(signals.detach().double().cpu(), nan=0.0, posinf=0.0, neginf=0.0)

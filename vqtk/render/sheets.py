@@ -1,0 +1,267 @@
+"""Sheets of images: laid out, written to PNG files, shown in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
+from rich.color import Color
+from rich.console import RenderableType
+from rich.segment import Segment, Segments
+from rich.style import Style
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from vqtk.errors import VqtkError
+from vqtk.io.files import replacing
+
+
+def half_blocks(image: Image.Image, columns: int) -> Segments:
+    """Return an RGB image as half blocks for rich to print, scaled down to at most so many columns."""
+    width = min(image.width, columns)
+    height = max(2, round(image.height * width / image.width)) // 2 * 2
+    small = image.resize((width, height), Image.Resampling.BOX)
+    segments = []
+    for top in range(0, height, 2):
+        for x in range(width):
+            upper, lower = (Color.from_rgb(*small.getpixel((x, y))) for y in (top, top + 1))  # type: ignore[misc]
+            segments.append(Segment("▀", Style(color=upper, bgcolor=lower)))
+        segments.append(Segment.line())
+    return Segments(segments)
+
+
+GAP = 2
+_PAPER = 1.0
+_FRAME = (0.89, 0.29, 0.13)
+
+
+def grid(pictures: Tensor, columns: int, *, framed: set[int] | frozenset[int] = frozenset()) -> Tensor:
+    """Lay pictures (n, c, h, w) out in rows: → (3, height, width) in [0, 1]; those framed get a coloured border."""
+    pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
+    n, _, h, w = pictures.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    sheet = torch.full((3, rows * (h + GAP) + GAP, columns * (w + GAP) + GAP), _PAPER)
+    for index, picture in enumerate(pictures):
+        top = GAP + (index // columns) * (h + GAP)
+        left = GAP + (index % columns) * (w + GAP)
+        if index in framed:
+            colour = torch.tensor(_FRAME)[:, None, None]
+            sheet[:, top - GAP : top + h + GAP, left - GAP : left + w + GAP] = colour
+        sheet[:, top : top + h, left : left + w] = picture
+    return sheet
+
+
+def stage_strip(targets: Tensor, after: Tensor) -> Tensor:
+    """Lay out a column an item and a row a stage: after (n, s, c, h, w); the targets (n, c, h, w) come last."""
+    rows = rearrange(torch.cat([after, targets[:, None]], 1), "n s c h w -> (s n) c h w")
+    return grid(rows, columns=len(targets))
+
+
+def pairs(targets: Tensor, reconstructions: Tensor, columns: int) -> Tensor:
+    """Lay out targets with their reconstructions below them, in double rows of `columns`."""
+    rows, columns = [], min(columns, len(targets))
+    for start in range(0, len(targets), columns):
+        rows += [_filled(part[start : start + columns], columns) for part in (targets, reconstructions)]
+    return grid(torch.cat(rows), columns=columns)
+
+
+def _filled(row: Tensor, columns: int) -> Tensor:
+    return torch.cat([row, torch.full((columns - len(row), *row.shape[1:]), _PAPER)])
+
+
+_EASILY_SEEN = 640
+
+
+class Sheet(Protocol):
+    """What a command shows. `plain` is its content as text, where it is text."""
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the file that it is written to: `.png` or `.txt`."""
+
+    @property
+    def plain(self) -> str | None:
+        """The text of a sheet of text, None for pictures."""
+
+    def write(self, path: Path) -> None:
+        """Write it, replacing the file whole. Raises: VqtkError if it cannot be written."""
+
+    def drawn(self, columns: int) -> RenderableType:
+        """Return it for rich to print in a terminal of so many columns."""
+
+
+@dataclass(frozen=True)
+class ImageSheet:
+    """A picture (3, h, w) in [0, 1], and in words what it shows."""
+
+    pixels: Tensor
+    alt: str
+    suffix = ".png"
+    plain = None
+
+    def image(self, *, scale: int = 1) -> Image.Image:
+        """Return the picture, each pixel `scale` squared."""
+        pixels = (rearrange(self.pixels, "c h w -> h w c").numpy() * 255).round().astype(np.uint8)
+        image = Image.fromarray(pixels)
+        return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+    @property
+    def scale(self) -> int:
+        """How many times it is enlarged so that it is easily seen."""
+        return max(1, _EASILY_SEEN // self.pixels.shape[2])
+
+    def write(self, path: Path) -> None:
+        """Write it as PNG, enlarged. Raises: VqtkError if it cannot be written."""
+        try:
+            with replacing(path) as temporary:
+                self.image(scale=self.scale).save(temporary, format="PNG")
+        except OSError as error:
+            raise VqtkError(f"{path}: the picture cannot be written ({error}). Choose another path with -o.") from None
+
+    def drawn(self, columns: int) -> RenderableType:
+        """Return it as half blocks, scaled down to so many columns."""
+        return half_blocks(self.image(), columns)
+
+
+_GAP = 2
+_PADDING = 6
+_BETWEEN = 8
+_HEAD = 2
+_FEW = 16
+_LABEL, _TITLE = 16, 40
+_WIDEST, _NARROWEST, _LARGEST = 3600, 900, 4
+_TREE_PAPER, _TREE_FRAME, _INK = "#ffffff", "#aab7c1", "#34495e"
+
+
+def mosaic(
+    shown: Sequence[Tensor], codes: Sequence[Sequence[Sequence[int]]], taken: Sequence[Tensor], *, alt: str
+) -> ImageSheet:
+    """Return a tree as one picture: of each level from the root on, the pictures (n, c, h, w) in [0, 1] and the codes.
+
+    Places (n,) that are not `taken` stay empty. A node's children stand side by side on the next level, in the order
+    of their parents. Boxes are headed by the node's picture, twice as large, and its option; the root of a whole tree
+    has no picture. Pictures are enlarged or reduced so that the whole is easily seen.
+    """
+    side = shown[0].shape[3]
+    columns = ceil(sqrt(len(shown[1])))
+    across = columns ** (len(shown) - 1)
+    resized = [_resized(level, min(_WIDEST // across, side * _enlarged(across * side))) for level in shown]
+    page = _Page([[_image(picture) for picture in level] for level in resized], codes, taken, columns)
+    height, width = page.size(0)
+    canvas = Image.new("RGB", (width, height), _TREE_PAPER)
+    page.draw(canvas, level=0, node=0, top=0, left=0)
+    return ImageSheet(rearrange(torch.from_numpy(np.array(canvas)), "h w c -> c h w").float() / 255, alt)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Pictures and codes level by level, which of them are taken, and how many pictures stand in a row."""
+
+    pictures: list[list[Image.Image]]
+    codes: Sequence[Sequence[Sequence[int]]]
+    taken: Sequence[Tensor]
+    columns: int
+
+    @property
+    def leaves(self) -> int:
+        return len(self.pictures) - 1
+
+    @property
+    def children(self) -> int:
+        return len(self.pictures[1])
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the pictures of the last level bear their options: there is room, or a choice of options to tell."""
+        return self.leaves == 1 or self.children <= _FEW
+
+    @property
+    def title(self) -> int:
+        """The size of the letters at the head of a box."""
+        return max(_LABEL, min(_TITLE, _HEAD * self.pictures[0][0].height // 2))
+
+    def head_width(self, level: int) -> int:
+        """Return the width of what stands above the children of a node: its picture and its option."""
+        code = self.codes[level][0]
+        widest = "8" * (2 * len(code) + len(code) - 1 if level == 0 else 3)
+        return int(_HEAD * self.pictures[0][0].width + _PADDING + _font(self.title).getlength(widest)) if code else 0
+
+    def head(self, level: int) -> int:
+        """Return the height of what stands above the children of a node."""
+        return _HEAD * self.pictures[0][0].height + _PADDING if self.codes[level][0] else 0
+
+    def size(self, level: int) -> tuple[int, int]:
+        """Return height and width of a node with all that is below it."""
+        if level == self.leaves:
+            picture = self.pictures[0][0]
+            return picture.height + (_LABEL if self.numbered else 0), picture.width
+        height, width = self.size(level + 1)
+        gap, rows = self.gap(level), -(-self.children // self.columns)
+        inner = rows * (height + gap) - gap, self.columns * (width + gap) - gap
+        return inner[0] + 2 * _PADDING + self.head(level), max(inner[1], self.head_width(level)) + 2 * _PADDING
+
+    def gap(self, level: int) -> int:
+        """Return the distance between the children of a node of that level."""
+        return _GAP if level + 1 == self.leaves else _BETWEEN
+
+    def draw(self, canvas: Image.Image, *, level: int, node: int, top: int, left: int) -> None:
+        """Draw a node and all that is below it."""
+        picture, code = self.pictures[level][node], self.codes[level][node]
+        if level == self.leaves:
+            canvas.paste(picture, (left, top))
+            if self.numbered:
+                _write(canvas, str(code[-1]), left, top + picture.height + _LABEL // 2, size=_LABEL - 4)
+            return
+        if code:
+            self._draw_head(canvas, picture, code if level == 0 else code[-1:], top + _PADDING, left + _PADDING)
+        height, width = self.size(level + 1)
+        for child in range(self.children):
+            if not self.taken[level + 1][node * self.children + child]:
+                continue
+            row, column = divmod(child, self.columns)
+            y = top + _PADDING + self.head(level) + row * (height + self.gap(level))
+            x = left + _PADDING + column * (width + self.gap(level))
+            if level + 1 < self.leaves:
+                frame = (x, y, x + width - 1, y + height - 1)
+                ImageDraw.Draw(canvas).rectangle(frame, outline=_TREE_FRAME, width=2)
+            self.draw(canvas, level=level + 1, node=node * self.children + child, top=y, left=x)
+
+    def _draw_head(self, canvas: Image.Image, picture: Image.Image, code: Sequence[int], top: int, left: int) -> None:
+        large = picture.resize((_HEAD * picture.width, _HEAD * picture.height), Image.Resampling.NEAREST)
+        canvas.paste(large, (left, top))
+        middle = top + large.height // 2
+        _write(canvas, ",".join(map(str, code)), left + large.width + _PADDING, middle, size=self.title)
+
+
+def _write(canvas: Image.Image, text: str, left: int, middle: int, *, size: int) -> None:
+    ImageDraw.Draw(canvas).text((left, middle), text, fill=_INK, font=_font(size), anchor="lm")
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _enlarged(width: int) -> int:
+    return max(1, min(_LARGEST, _NARROWEST // width))
+
+
+def _resized(pictures: Tensor, width: int) -> Tensor:
+    """Return pictures (n, c, h, w) with that width: enlarged pixel by pixel, or reduced."""
+    old = pictures.shape[3]
+    if width % old == 0:
+        return pictures.repeat_interleave(width // old, 2).repeat_interleave(width // old, 3)
+    size = (max(1, round(pictures.shape[2] * width / old)), width)
+    return interpolate(pictures, size=size, mode="bilinear", antialias=True)
+
+
+def _image(picture: Tensor) -> Image.Image:
+    pixels = (picture.expand(3, -1, -1).clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(rearrange(pixels, "c h w -> h w c").numpy())

@@ -1,0 +1,153 @@
+"""Which cells of a study there are: a value of every axis each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice, product
+from math import prod
+from typing import Any
+
+from vqtk.errors import nearest, shortened
+from vqtk.recipe.node import Node, Problems
+
+Choices = dict[str, str]
+"""The value that is chosen on each axis, by their names."""
+Names = dict[str, list[str]]
+"""The names of each axis' values."""
+JOIN = "+"
+MOST_VARIANTS = 1_000
+"""Variants of a study: each is resolved and tried out before the first one is trained."""
+_ADVICE = f"A study has at most {MOST_VARIANTS:,} variants: make several of fewer axes, or name the `cells` to run."
+
+
+def name_of(choices: Choices) -> str:
+    """Return the name of the variant of these choices."""
+    return JOIN.join(choices.values())
+
+
+def word(node: Node) -> str | None:
+    """Return the text of a name, also one that YAML reads as a number; None if it is none."""
+    plain = isinstance(node.value, (str, int, float)) and not isinstance(node.value, bool)
+    return str(node.value) if plain else None
+
+
+def baseline_of(root: Node, names: Names, problems: Problems) -> Choices:
+    """Return the baseline's choices: those that `baseline` says, the first value of an axis that it leaves out."""
+    first = {axis: values[0] for axis, values in names.items()}
+    node = root.value.get("baseline")
+    if node is None:
+        return first
+    if isinstance(node.value, dict):
+        return {**first, **_choices(node, names, "baseline", problems)}
+    named = word(node)
+    values = str(named).split(JOIN)  # No value has the sign that joins them in its name.
+    if named is None or len(values) != len(names) or not all(map(list.__contains__, names.values(), values)):
+        known = [name_of(choices) for choices in islice(_full_factorial(names), MOST_VARIANTS)]
+        problems.add(
+            node, "baseline", f"no cell is called {shortened(repr(named))}. {nearest(str(named), known)}The cells: "
+            f"{_listed(known)}; a number that is written in another way needs quotes.",
+        )  # fmt: skip
+        return first
+    return dict(zip(names, values, strict=True))
+
+
+def variants_of(root: Node, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
+    """Return the choices of each cell: `cells`, without those that `exclude` takes out."""
+    cells = _all_cells(root, names, baseline, problems)
+    excluded = root.value.get("exclude")
+    for index, (node, chosen) in enumerate(_list_of_choices(excluded, names, "exclude", problems)):
+        left = [cell for cell in cells if not chosen.items() <= cell.items()]
+        if len(left) == len(cells):
+            problems.add(node, f"exclude.{index}", f"no cell has {_said(chosen)}: this takes nothing out. Remove it.")
+        cells = left
+    if not cells and excluded and not problems.found:
+        problems.add(excluded, "exclude", "this takes out every cell, so nothing is left to run. Take out fewer.")
+    elif baseline not in cells and not problems.found:
+        node = root.value.get("baseline", root)
+        problems.add(
+            node, "baseline", f"{name_of(baseline)!r} is no cell of this study, so nothing can be compared with it. "
+            f"Name another as `baseline`, or do not take it out. The cells: {_said_cells(cells)}.",
+        )  # fmt: skip
+    return cells
+
+
+def _all_cells(root: Node, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
+    node = root.value.get("cells")
+    if node is None or node.value == "grid":
+        count = prod(map(len, names.values()))
+        if count > MOST_VARIANTS:
+            problems.add(root.value["axes"], "axes", f"{count:,} combinations of their values. {_ADVICE}")
+            return [baseline]
+        return list(_full_factorial(names))
+    if node.value == "one_at_a_time":
+        others = [{**baseline, axis: value} for axis, values in names.items() for value in values]
+        return _distinct([baseline, *others])
+    if isinstance(node.value, list) and len(node.value) > MOST_VARIANTS:
+        problems.add(node, "cells", f"{len(node.value):,} cells. {_ADVICE}")
+        return [baseline]
+    if not isinstance(node.value, list) or not node.value:
+        near = nearest(str(node.value), ["grid", "one_at_a_time"])
+        problems.add(
+            node, "cells", f"expected grid, one_at_a_time, or a list of choices as in [{{{next(iter(names))}: "
+            f"{next(iter(names.values()))[0]}}}]. {near}".rstrip(),
+        )  # fmt: skip
+        return []
+    cells = [{**baseline, **chosen} for _, chosen in _list_of_choices(node, names, "cells", problems)]
+    for index, cell in enumerate(cells):
+        if cell in cells[:index]:
+            problems.add(node.value[index], f"cells.{index}", f"the cell {name_of(cell)!r} stands twice. Remove one.")
+    return cells
+
+
+def _full_factorial(names: Names) -> Iterator[Choices]:
+    return (dict(zip(names, values, strict=True)) for values in product(*names.values()))
+
+
+def _distinct(cells: list[Choices]) -> list[Choices]:
+    return [cell for index, cell in enumerate(cells) if cell not in cells[:index]]
+
+
+def _list_of_choices(node: Node | None, names: Names, path: str, problems: Problems) -> list[tuple[Node, Choices]]:
+    if node is None:
+        return []
+    if not isinstance(node.value, list):
+        problems.add(node, path, f"expected a list of choices, as in [{{{next(iter(names))}: …}}].")
+        return []
+    return [(child, _choices(child, names, f"{path}.{i}", problems)) for i, child in enumerate(node.value)]
+
+
+def _choices(node: Node, names: Names, path: str, problems: Problems) -> Choices:
+    """Return the value of each axis that a mapping names; with one axis, its value's name is enough."""
+    given: Any = node.value
+    if len(names) == 1 and word(node) is not None:
+        given = {next(iter(names)): node}
+    if not isinstance(given, dict) or not given:
+        problems.add(node, path, f"expected a mapping from axes ({', '.join(names)}) to their values.")
+        return {}
+    chosen = {}
+    for axis, child in given.items():
+        value = word(child)
+        known = names.get(axis)
+        if known is None:
+            near = nearest(axis, list(names))
+            problems.add(child, path, f"no axis is called {shortened(repr(axis))}. {near}The axes: {', '.join(names)}.")
+        elif value not in known:
+            near = nearest(str(value), known)
+            problems.add(
+                child, path, f"the axis {axis!r} has no value {shortened(repr(value))}. {near}It has {_listed(known)}."
+            )
+        else:
+            chosen[axis] = value
+    return chosen
+
+
+def _said(choices: Choices) -> str:
+    return ", ".join(f"{axis} {value}" for axis, value in choices.items())
+
+
+def _said_cells(cells: list[Choices]) -> str:
+    return _listed([repr(name_of(cell)) for cell in cells])
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:12]) + (f" … ({len(names)} in all)" if len(names) > 12 else "")

@@ -1,0 +1,183 @@
+"""How a study is shown while it runs: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live as RichLive
+from rich.table import Table
+
+from vqtk.compare.metrics import SAMPLES, Metric
+from vqtk.io.run_files import read_rows
+from vqtk.study.plan import Plan, PlannedRun
+from vqtk.study.protocol import STATES, Event, State, read_state
+
+LINES_EVERY_S = 30.0
+DRAWN_EVERY_S = 1.0
+_TAIL = 8192
+_SHOWN = 30
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run is: its last logged update, the newest figures, and the seconds of an update."""
+
+    update: int
+    figures: dict[str, Any]
+    step_s: float | None
+
+
+def progress_of(cell: Path) -> RunProgress:
+    """Return how far a cell is, from the end of its metrics; those of the test items go before those of training."""
+    rows = _last_rows(cell / "metrics.jsonl")
+    tested: dict[str, Any] = next((row["test"] for row in reversed(rows) if isinstance(row.get("test"), dict)), {})
+    trained: dict[str, Any] = next((row for row in reversed(rows) if "step_ms" in row), {})
+    update = max((row.get("update", 0) for row in rows), default=0)
+    return RunProgress(update, {**trained, **tested}, trained["step_ms"] / 1e3 if trained else None)
+
+
+def _last_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return read_rows(lines)  # The first may be cut off, and the last not yet whole.
+
+
+def _shown(metrics: Sequence[Metric]) -> str:
+    """Return the first metric that evaluations in training have."""
+    later = {"area", *SAMPLES}
+    return next((one.name for one in metrics if one.stage is None and one.name not in later), "final")
+
+
+class PlainBoard:
+    """A line for each cell that begins or ends, and now and then one for each that runs."""
+
+    stop = False
+
+    def __init__(self, plan: Plan, folder: Path, console: Console):
+        self.folder, self.console = folder, console
+        self.cells = {folder / cell.path: cell for cell in plan.cells()}
+        self.metric = _shown(plan.study.metrics)
+        self.last = time.monotonic()
+
+    def __enter__(self) -> PlainBoard:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self.console.print(line, markup=False)
+
+    def happened(self, event: Event) -> None:
+        """Tell of a cell that was begun or has ended."""
+        state = read_state(event.cell)
+        left = Counter(read_state(path).state for path in self.cells)
+        counts = ", ".join(f"{left[name]} {name}" for name in STATES if left[name])
+        what = "begun" if event.what == "begun" else state.state
+        shown = f"  {self.figure(event.cell)}" if what == "done" else ""
+        self.say(f"{what:<8}{self.named(self.cells[event.cell])}{shown}  ({counts})")
+        if what == "failed" and state.error:
+            self.say(f"        {state.error}")
+
+    def tick(self) -> None:
+        """Print how far the running cells are, if it is time to."""
+        if time.monotonic() - self.last < LINES_EVERY_S:
+            return
+        self.last = time.monotonic()
+        for path, cell in self.cells.items():
+            if read_state(path).state == "running":
+                done, left = self.step(path, cell)
+                self.say(f"        {self.named(cell)}  {done}  {self.figure(path)}  {left} left")
+
+    def named(self, cell: PlannedRun) -> str:
+        """Return a cell in words."""
+        return f"{cell.variant.name} seed {cell.seed}"
+
+    def figure(self, path: Path) -> str:
+        """Return the main metric so far."""
+        value = progress_of(path).figures.get(self.metric)
+        return f"{self.metric} {value:.5g}" if isinstance(value, (int, float)) else ""
+
+    def step(self, path: Path, cell: PlannedRun) -> tuple[str, str]:
+        """Return the update that a cell is at, and the time left, in words."""
+        far, updates = progress_of(path), cell.variant.recipe.train.updates
+        left = duration((updates - far.update) * far.step_s) if far.step_s else "…"
+        return f"{far.update}/{updates}", left
+
+
+class LiveBoard(PlainBoard):
+    """A table of the cells, redrawn in place."""
+
+    def __init__(self, plan: Plan, folder: Path, console: Console):
+        super().__init__(plan, folder, console)
+        self.live = RichLive(self.table(), console=console, auto_refresh=False)
+
+    def __enter__(self) -> LiveBoard:
+        self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.update(self.table(), refresh=True)
+        self.live.stop()
+
+    def happened(self, event: Event) -> None:
+        """Redraw."""
+        self.last = 0.0
+        self.tick()
+
+    def tick(self) -> None:
+        """Redraw, if it is time to."""
+        if time.monotonic() - self.last >= DRAWN_EVERY_S:
+            self.last = time.monotonic()
+            self.live.update(self.table(), refresh=True)
+
+    def table(self) -> Table:
+        """Return the cells as a table: those that have come furthest, where not all of them fit."""
+        states = {path: read_state(path) for path in self.cells}
+        counts = Counter(state.state for state in states.values())
+        table = Table(
+            "variant", "seed", "state", "update", self.metric, "left", box=None,
+            caption=", ".join(f"{counts[name]} {name}" for name in STATES if counts[name]), caption_justify="left",
+        )  # fmt: skip
+        paths = list(self.cells)
+        if len(paths) > _SHOWN:
+            order = {"running": 0, "failed": 1, "stopped": 2, "done": 3, "waiting": 4}
+            paths = sorted(paths, key=lambda path: order.get(states[path].state, 5))[:_SHOWN]
+        for path in paths:
+            table.add_row(*self._row(path, states[path]))
+        return table
+
+    def _row(self, path: Path, state: State) -> list[str]:
+        cell = self.cells[path]
+        done, left = self.step(path, cell) if state.state != "waiting" else ("", "")
+        figure = self.figure(path).removeprefix(f"{self.metric} ")
+        return [cell.variant.name, str(cell.seed), state.state, done, figure, left if state.state == "running" else ""]
+
+
+def make_board(plan: Plan, folder: Path) -> PlainBoard | LiveBoard:
+    """Return the board that suits where the output goes."""
+    console = Console(highlight=False, soft_wrap=True)
+    return LiveBoard(plan, folder, console) if console.is_terminal else PlainBoard(plan, folder, console)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -1,0 +1,190 @@
+"""One run of a study, trained to its end or until asked to stop: `python -m vqtk.study.worker RUN_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqtk.compare.metrics import SAMPLES
+from vqtk.errors import CheckpointError, VqtkError
+from vqtk.evaluate.quality import quality
+from vqtk.io.files import RUN, locked
+from vqtk.io.run_files import StudyFile, read_file
+from vqtk.study.protocol import STOP, Settings, State, read_state, write_state
+from vqtk.train.loop import Callback, Progress
+from vqtk.train.run import Experiment
+from vqtk.train.run_directory import RunDirectory
+
+ORPHAN_S = 120.0
+"""How long a worker waits for one that its parent left behind to end."""
+_LOOK_S = 0.5
+
+
+class Following(Callback):
+    """Prints what is said, and looks for a reason to stop: a file, or the end of the process that began this one."""
+
+    def __init__(self) -> None:
+        self.stop_file: Path | None = None
+        self.parent = os.getppid()
+        self.looked = 0.0
+
+    def on_update(self, progress: Progress) -> None:
+        """Look, now and then."""
+        if time.monotonic() - self.looked >= _LOOK_S:
+            self.looked = time.monotonic()
+            asked = self.stop_file is not None and self.stop_file.exists()
+            self.stop = self.stop or asked or os.getppid() != self.parent
+
+    def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
+        """Print the metrics of test items."""
+        print(f"test after {update}: {row}", flush=True)
+
+    def on_message(self, line: str) -> None:
+        """Print the line."""
+        print(line, flush=True)
+
+
+def train_run(cell: Path, settings: Settings, *, worker: str = "", following: Following | None = None) -> State:
+    """Train a cell's run to its end, from its newest checkpoint if there is one; return the state that it reached.
+
+    Where the study compares by samples, they are measured then. What fails is recorded in the state, and raised no
+    further.
+    """
+    with locked(cell / RUN, what=f"The cell {cell}", wait_s=ORPHAN_S):
+        before, samples = read_state(cell), study_wants_samples(cell.parent.parent)
+        if before.state == "done" and (is_measured(cell) or not samples):
+            return before
+        state = State("running", None, before.attempts + 1, worker or f"pid {os.getpid()}")
+        write_state(cell, state)
+        try:
+            finished = _train(cell, settings, following or Following(), samples=samples)
+        except Exception as error:  # A cell's failure is its own; the study goes on.
+            state = replace(state, state="failed", error=_told(error))
+        else:
+            state = replace(state, state="done" if finished else "stopped")
+        write_state(cell, state)
+    return state
+
+
+def _train(cell: Path, settings: Settings, following: Following, *, samples: bool) -> bool:
+    import torch
+
+    from vqtk.datasets import data_root
+    from vqtk.recipe.build import build_dataset
+    from vqtk.recipe.recipe import load_recipe
+    from vqtk.train.execution import choose_device
+    from vqtk.train.run import Experiment, go_on, run_experiment
+    from vqtk.train.run_data import own_splits
+    from vqtk.train.run_directory import RunDirectory
+
+    begun = (cell / "manifest.json").is_file()
+    directory, recipe = RunDirectory.open(cell) if begun else (RunDirectory(cell), load_recipe(cell / "recipe.yaml"))
+    torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
+    following.stop_file = cell.parent.parent / STOP
+    following.parent = settings.parent or following.parent
+    root, say = data_root(settings.data_dir, of=build_dataset(recipe)), following.on_message
+    experiment = Experiment.of(
+        recipe,
+        data_root=root,
+        device=choose_device(settings.device),
+        callbacks=[following],
+        splits=own_splits(recipe, directory, data_dir=settings.data_dir, say=say) if begun else None,
+        recorded=directory.manifest(),
+    )
+    if begun:
+        go_on(experiment, directory, anew=True)
+    else:
+        directory.write_manifest(experiment.manifest())
+    finished = run_experiment(experiment, directory, again="the study's command with --retry")
+    if finished and samples:
+        measure_samples(experiment, directory)
+    return finished
+
+
+def _stopped_by_sigterm() -> Following:
+    """Return a callback that SIGTERM tells to stop. Ctrl-C is left to the parent, which asks in its own way."""
+    following = Following()
+
+    def ask(*_: object) -> None:
+        following.stop = True
+
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), ask)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return following
+
+
+def _told(error: Exception) -> str:
+    from vqtk.plugin.loading import described
+
+    if isinstance(error, VqtkError):
+        return str(error)
+    traceback.print_exc()
+    return described(error)
+
+
+def run_worker() -> None:
+    """Train the cell that the command line names."""
+    parser = argparse.ArgumentParser(prog="vqtk.study.worker", description="Train one cell of a study.")
+    parser.add_argument("cell", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--parent", type=int)
+    parser.add_argument("--worker", default="")
+    given = parser.parse_args()
+    settings = Settings(given.device, given.data_dir, given.threads, given.parent)
+    reached = train_run(given.cell, settings, worker=given.worker, following=_stopped_by_sigterm())
+    sys.exit(1 if reached.state == "failed" else 0)
+
+
+if __name__ == "__main__":
+    run_worker()
+
+
+def wants_samples(metrics: Iterable[str]) -> bool:
+    """Return whether any of a study's metrics is one of samples."""
+    return any(name in SAMPLES for name in metrics)
+
+
+def study_wants_samples(study: Path) -> bool:
+    """Return whether the study in this directory has a metric of samples; False if there is none."""
+    try:
+        return wants_samples(metric["name"] for metric in read_file(study / "study.json", StudyFile).get("metrics", []))
+    except CheckpointError:
+        return False
+
+
+def is_measured(cell: Path) -> bool:
+    """Return whether a cell's summary has the metrics of samples."""
+    try:
+        return SAMPLES.keys() <= RunDirectory(cell).summary()["test"].keys()
+    except CheckpointError:
+        return False
+
+
+def measure_samples(experiment: Experiment, directory: RunDirectory) -> None:
+    """Compare a trained model's samples with the test images, and add what is found to its summary.
+
+    As many samples as test items, at most 10,000. Raises: DataError if there are no features to compare them in.
+    """
+    recipe, splits = experiment.recipe, experiment.splits
+    name, every = recipe.data.entry.name, torch.arange(len(splits.test))
+    experiment.say("Comparing samples with test items …")
+    found = quality(experiment.trainer.model, splits, items=every, name=name, seed=recipe.seed)
+    if found.note:
+        experiment.say(f"{found.note} Used instead: {found.features.title}.")
+    summary = directory.summary()
+    row = {**summary["test"], **{metric: getattr(found, figure) for metric, figure in SAMPLES.items()}}
+    directory.write_summary({**summary, "test": row, "quality": found.plain()})

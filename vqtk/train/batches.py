@@ -1,0 +1,62 @@
+"""The batches of a training: which examples, in which order, fetched and normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vqtk.datasets import Split, batches_of
+from vqtk.models import Model
+from vqtk.recipe.recipe import Recipe
+from vqtk.train.execution import generator
+
+
+class Batches:
+    """The batches of each update from `done` on, in training units on the model's device."""
+
+    def __init__(self, recipe: Recipe, model: Model, data: Split, *, done: int = 0):
+        self.device = model.device
+        self.normalise = model.data.normalise
+        self.batch = recipe.batch
+        self.examples_per_update = recipe.batch * recipe.train.accumulate
+        self._order = Order(len(data), recipe.seed)
+        self._raw = batches_of(data.to(self.device), self._indices(done))
+
+    def _indices(self, done: int) -> Iterator[Tensor]:
+        while True:
+            yield self._order(done * self.examples_per_update, self.examples_per_update)
+            done += 1
+
+    def __next__(self) -> list[Tensor]:
+        raw = next(self._raw).to(self.device, non_blocking=True)
+        return list(map(self.normalise, raw.split(self.batch)))
+
+
+class Order:
+    """The order in which training takes the items: each epoch a permutation of its own.
+
+    Any stretch can be asked for, so a resumed run goes on without replaying; no item is dropped.
+    """
+
+    def __init__(self, items: int, seed: int):
+        self.items, self.seed = items, seed
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, start: int, count: int) -> torch.Tensor:
+        """Return the indices at positions start … start + count of the endless sequence of epochs."""
+        parts = []
+        while count:
+            epoch, offset = divmod(start, self.items)
+            taken = min(count, self.items - offset)
+            parts.append(self._of(epoch)[offset : offset + taken])
+            start, count = start + taken, count - taken
+        return torch.cat(parts)
+
+    def _of(self, epoch: int) -> torch.Tensor:
+        if epoch != self._epoch:
+            drawn = torch.randperm(self.items, generator=generator(self.seed, "epoch", epoch))
+            self._epoch, self._permutation = epoch, drawn
+        return self._permutation

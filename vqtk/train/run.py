@@ -1,0 +1,294 @@
+"""One run, from a recipe to what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqtk.datasets import Splits
+from vqtk.errors import CheckpointError
+from vqtk.evaluate.evaluation import evaluate, fixed_subset
+from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
+from vqtk.io.files import file_sha256
+from vqtk.io.weights import checkpoints, copy_into, read_weights
+from vqtk.plugin.records import records
+from vqtk.process import environment
+from vqtk.recipe.build import build_dataset, build_model
+from vqtk.recipe.recipe import Recipe
+from vqtk.registry import installed
+from vqtk.render.pictures import form, write_all
+from vqtk.report.page import write_report
+from vqtk.train.execution import peak_memory_mb, resolve
+from vqtk.train.failure import failure
+from vqtk.train.loop import Callback, Trainer, train
+from vqtk.train.run_data import recorded_place, require_same
+from vqtk.train.run_directory import RunDirectory
+
+
+@dataclass
+class Experiment:
+    """A recipe's model and data on a device, ready to be trained.
+
+    `callbacks` follow the run. `place` is where the data were read from.
+    """
+
+    recipe: Recipe
+    trainer: Trainer
+    splits: Splits
+    device: torch.device
+    callbacks: Sequence[Callback]
+    place: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings, test, seed = self.recipe.train, self.splits.test, self.recipe.seed
+        self.subset = fixed_subset(test, settings.evaluate_items, seed)
+        """The test items (indices) that are evaluated from the first time to the last: one curve."""
+        self.final = fixed_subset(test, settings.final_items or len(test), seed)
+        """Those that are evaluated at the end."""
+        self._said = set[str]()
+        self._shown = self._targets(fixed_subset(test, settings.picture_items, seed))
+
+    def _targets(self, indices: Tensor) -> Tensor:
+        return self.trainer.model.data.normalise(self.splits.test[indices].to(self.device))
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        *,
+        data_root: Path,
+        device: torch.device,
+        callbacks: Sequence[Callback] = (),
+        splits: Splits | None = None,
+        recorded: dict[str, Any] | None = None,
+        expected_s: float | None = None,
+    ) -> Experiment:
+        """Build a recipe's model and read its data, unless it is given.
+
+        `recorded` is the manifest of a run to go on with: its updates are computed as they were. `expected_s` is how
+        long the training will take, where that is known.
+        Raises: RecipeError, DataError.
+        """
+        model, dataset = build_model(recipe, device=device), build_dataset(recipe)
+        if splits is None:
+            splits = dataset.load(data_root)
+            if splits.note:
+                _say(callbacks, splits.note)
+        model.data = replace(model.data, characters=splits.characters)
+        execution = resolve(recipe, model, recorded=(recorded or {}).get("execution"), expected_s=expected_s)
+        trainer = Trainer(recipe, model, execution)
+        return cls(recipe, trainer, splits, device, callbacks, recorded_place(dataset, data_root))
+
+    def say(self, line: str) -> None:
+        """Tell the callbacks a line for the user."""
+        _say(self.callbacks, line)
+
+    def evaluated(self, update: int, row: dict[str, Any]) -> None:
+        """Tell the callbacks the metrics of test items."""
+        for callback in self.callbacks:
+            callback.on_evaluation(update, row)
+
+    def evaluate(self, items: Tensor | None = None) -> dict[str, Any]:
+        """Return the metrics of test items (indices), by default those of the curve: `row`, `stages`, `usage` (s, k).
+
+        `row` says how many items they are, and `of` how many.
+        """
+        chosen, every = self.subset if items is None else items, len(self.splits.test)
+        found = evaluate(self.trainer.model, self.splits.test, items=chosen)
+        return {
+            "update": self.trainer.done,
+            "items": found.items,
+            "of": every,
+            "row": {"items": found.items, "of": every, **found.row(), **found.shared(), **self._besides(chosen)},
+            "stages": found.stages(),
+            "usage": found.usage.tolist(),
+        }
+
+    def _besides(self, items: Tensor) -> dict[str, float]:
+        """Return what the objective has to say of test items: means over them, of as many at a time as the curve's."""
+        total: dict[str, float] = {}
+        for part in items.split(len(self.subset)):
+            for name, value in self.trainer.objective.figures(partial(self._targets, part)).items():
+                total[name] = total.get(name, 0.0) + value * len(part)
+        return {name: value / len(items) for name, value in total.items()}
+
+    def picture(self, folder: Path, update: int) -> None:
+        """Write the pictures of the model as it is; say once what could not be drawn."""
+        for line in write_all(self.trainer.model, self._shown, folder, update):
+            if line not in self._said:
+                self._said.add(line)
+                self.say(line)
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what the run is made with."""
+        return {
+            "name": self.recipe.name,
+            "seed": self.recipe.seed,
+            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
+            "bits_per_item": self.trainer.model.bits,
+            "options": self.trainer.model.options,
+            "kind": self.trainer.model.data.kind,
+            "shown_as": form(self.trainer.model.data),
+            "loss": self.recipe.loss,
+            "data": {**self.splits.fingerprint(), **self.place},
+            **({"characters": self.splits.characters} if self.splits.characters else {}),
+            "execution": self.trainer.execution.recorded(),
+            "plugins": records(self.recipe.plugins),
+            "installed": {one.package: one.version for one in installed()},
+            **self.trainer.objective.facts(),
+            **environment(self.device),
+        }
+
+    def check_same_data(self, manifest: dict[str, Any]) -> None:
+        """Raise DataError if the items are not those that a run's manifest records."""
+        require_same(manifest.get("data", {}), self.splits)
+
+
+def _say(callbacks: Sequence[Callback], line: str) -> None:
+    for callback in callbacks:
+        callback.on_message(line)
+
+
+def begin_with(experiment: Experiment, weights: Path) -> dict[str, Any]:
+    """Copy weights into an experiment's model, as the start of a new run; return which they are, for its manifest.
+
+    Raises: CheckpointError if they do not fit, or are of text of another vocabulary.
+    """
+    tensors, metadata = read_weights(weights)
+    model, facts = experiment.trainer.model, metadata["facts"]
+    copy_into(model, tensors, weights)
+    if facts.get("characters") != model.data.characters:
+        raise CheckpointError(
+            f"{weights}: these weights were trained on text of another vocabulary than that in "
+            f"{experiment.splits.source}, so that their tokens are other characters. Begin with weights of this text."
+        )
+    return {"path": os.path.abspath(weights), "sha256": file_sha256(weights), "update": facts.get("update")}
+
+
+def go_on(experiment: Experiment, directory: RunDirectory, *, anew: bool = False) -> None:
+    """Bring an experiment to where its run was stopped: the newest checkpoint; with `anew` the start, if there is none.
+
+    Raises: CheckpointError if none of its checkpoints can be read, DataError if the data are not the same.
+    """
+    note = None if anew and not checkpoints(directory.path) else directory.restore(experiment.trainer)
+    if note:
+        experiment.say(note)
+    experiment.check_same_data(directory.manifest())
+    done, settings = experiment.trainer.done, experiment.recipe.train
+    directory.rewind_metrics(done)
+    experiment.say(f"Going on after update {done} of {settings.updates}.")
+    if 0 < done < settings.updates and done % settings.evaluate_every == 0 and not directory.has_tested(done):
+        _Recording(experiment, directory).on_evaluation_due(done)  # It failed there, after the update.
+
+
+def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: str | None = None) -> bool:
+    """Train to the end, or until a callback asks to stop, and write what was reached. Return whether it is done.
+
+    What killed processes left in the directory is removed. What fails leaves a checkpoint, if the state is sound.
+    Raises: VqtkError that names it and `again`, the command to go on with, by default that of a single run.
+    """
+    trainer = experiment.trainer
+    directory.sweep()
+    for line in trainer.execution.notes:
+        experiment.say(line)
+    try:
+        callbacks = [*experiment.callbacks, _Recording(experiment, directory)]
+        finished = train(trainer, experiment.splits.train, directory.log, callbacks)
+        _save(trainer, directory)
+        if finished:
+            _finish(experiment, directory)
+    except Exception as error:
+        explained, left = failure(error, trainer, directory, manifest=experiment.manifest, again=again)
+        if explained:
+            raise explained from error
+        experiment.say(left)
+        raise
+    return finished
+
+
+class _Recording(Callback):
+    """Evaluates, draws and saves a run when these are due."""
+
+    def __init__(self, experiment: Experiment, directory: RunDirectory):
+        self.experiment, self.directory = experiment, directory
+
+    def on_evaluation_due(self, update: int) -> None:
+        """Evaluate the fixed test items."""
+        self.directory.check_there()
+        evaluation = self.experiment.evaluate()
+        self.directory.write_evaluation(evaluation)
+        self.directory.log({"update": update, "test": evaluation["row"]})
+        self.experiment.evaluated(update, evaluation["row"])
+
+    def on_pictures_due(self, update: int) -> None:
+        """Draw the model as it is."""
+        self.directory.check_there()
+        self.experiment.picture(self.directory.images, update)
+
+    def on_checkpoint_due(self, update: int) -> None:
+        """Write a checkpoint, and the report."""
+        _save(self.experiment.trainer, self.directory)
+
+
+def _save(trainer: Trainer, directory: RunDirectory) -> None:
+    """Write a checkpoint and the report. Raises: VqtkError, before it writes, if the last losses are not finite."""
+    directory.check_there()
+    trainer.metrics()
+    directory.save(trainer)
+    write_report(directory.path)
+
+
+def _finish(experiment: Experiment, directory: RunDirectory) -> None:
+    trainer, test = experiment.trainer, experiment.splits.test
+    directory.check_there()
+    _record_skipped(experiment, directory)
+    evaluation = _evaluate_at_the_end(experiment, directory)
+    experiment.picture(directory.images, trainer.done)
+    directory.write_summary(
+        {
+            "updates": trainer.done,
+            "train_s": round(trainer.seconds, 1),
+            "peak_memory_mb": round(peak_memory_mb(experiment.device)),
+            "test_items": evaluation["items"],
+            "test_is_subset": evaluation["items"] < len(test),
+            "test": evaluation["row"],
+            "stages": evaluation["stages"],
+        }
+    )
+    if are_worth_it([experiment.recipe], trainer.model, experiment.splits):
+        experiment.say("Computing what needs no network, to draw beside the run: K-means of pixels, a Gaussian's R(D).")
+        keep = directory.path / REFERENCES_FILE
+        references(trainer.model, experiment.splits, seed=experiment.recipe.seed, keep=keep)
+    write_report(directory.path)
+
+
+def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
+    """Evaluate the curve's items, so that it reaches to the end, and then those that the recipe says; return these."""
+    update = experiment.trainer.done
+    found = experiment.evaluate()
+    experiment.evaluated(update, found["row"])
+    row = {"update": update, "test": found["row"], "end": True}
+    if len(experiment.final) != len(experiment.subset):
+        experiment.say(f"Evaluating {len(experiment.final):,} test items …")
+        found = experiment.evaluate(experiment.final)
+        experiment.evaluated(update, found["row"])
+        row = {**row, "test": found["row"], "subset": row["test"]}
+    directory.log(row)
+    directory.write_evaluation(found)
+    return found
+
+
+def _record_skipped(experiment: Experiment, directory: RunDirectory) -> None:
+    """Say which damaged files training passed over, and put them into the manifest."""
+    recorded = directory.manifest()["data"]
+    skipped = experiment.splits.train.skipped + experiment.splits.test.skipped
+    if len(skipped) > recorded.get("skipped", {}).get("count", 0):
+        experiment.say(f"{len(skipped)} damaged files were skipped, the first of them {skipped[0]}.")
+        directory.write_manifest({"data": {**recorded, "skipped": {"count": len(skipped), "first": skipped[:10]}}})

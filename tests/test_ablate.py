@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from tests.running import vqtk_main
+from vqtk.cli.progress import progress_of
 from vqtk.errors import VqtkError
 from vqtk.io.files import locked
 from vqtk.study.executors import Local
 from vqtk.study.plan import Plan, plan, write_plan
-from vqtk.study.progress import progress_of
 from vqtk.study.protocol import STOP, Event, Settings, State, read_state, write_state
 from vqtk.study.runner import run_study
 from vqtk.study.study import load_study

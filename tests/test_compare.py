@@ -15,7 +15,7 @@ from tests.running import vqtk_main
 from vqtk.compare.collect import collect
 from vqtk.compare.comparison import ComparisonRequest, compare, write, write_comparison
 from vqtk.compare.notes import format_spread
-from vqtk.compare.plots import pareto_front
+from vqtk.compare.page import pareto_front
 from vqtk.compare.statistics import main_effects
 from vqtk.compare.variants import changes, units_of, variant_measurements
 from vqtk.errors import VqtkError

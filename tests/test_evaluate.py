@@ -21,7 +21,7 @@ from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.evaluate import quality as features
 from vqtk.evaluate.distortion import stage_figures
-from vqtk.evaluate.evaluation import Evaluation, evaluate, evaluate_fully
+from vqtk.evaluate.evaluation import Evaluation, evaluate
 from vqtk.evaluate.probe import OneHotLinear, labels_of, probe
 from vqtk.evaluate.quality import frechet_distance, kernel_distance, quality
 from vqtk.losses.bernoulli import Bernoulli
@@ -73,19 +73,19 @@ class Whole(Model):
 
 def test_encoding_and_decoding_finds_what_the_walk_finds(model: Any) -> None:
     split = digits(23)
-    walked, measured = evaluate(model, split), evaluate_fully(model, split, batch=7)
-    assert measured.evaluation.distortion == pytest.approx(walked.distortion, rel=1e-5)
-    assert torch.equal(measured.evaluation.usage, walked.usage)
+    walked, measured = evaluate(model, split), evaluate(model, split, batch=7, searched=True)
+    assert measured.distortion == pytest.approx(walked.distortion, rel=1e-5)
+    assert torch.equal(measured.usage, walked.usage)
     assert torch.equal(measured.codes, model.encode(DIGITS.normalise(split.items)))
     assert list(walked.row()) == ["choice", "final", "all", "entropy_pooled_nats", "used"]
-    assert walked.shared() == pytest.approx(measured.evaluation.shared(), rel=1e-5)
-    assert walked.shared()["mse_pixels"] == pytest.approx(measured.evaluation.stages()[-1]["mse_pixels"], rel=1e-5)
-    assert walked.shared()["psnr_db"] == pytest.approx(measured.evaluation.stages()[-1]["psnr_db"], rel=1e-5)
+    assert walked.shared() == pytest.approx(measured.shared(), rel=1e-5)
+    assert walked.shared()["mse_pixels"] == pytest.approx(measured.stages()[-1]["mse_pixels"], rel=1e-5)
+    assert walked.shared()["psnr_db"] == pytest.approx(measured.stages()[-1]["psnr_db"], rel=1e-5)
 
 
 def test_pixels_are_compared_from_0_to_1_after_every_stage(model: Any) -> None:
     split = digits(5)
-    found = evaluate_fully(model, split).evaluation.stages()
+    found = evaluate(model, split, searched=True).stages()
     codes = model.encode(DIGITS.normalise(split.items))
     for stage, row in enumerate(found):
         with torch.no_grad():
@@ -134,11 +134,11 @@ def test_a_model_of_whole_codes_is_measured_after_its_last_stage() -> None:
     split, whole = digits(9), Whole()
     target = DIGITS.normalise(split.items)
     error = (whole.decode(whole.encode(target)) - target).square().mean().item()
-    for figures in (evaluate(whole, split), evaluate_fully(whole, split, batch=4).evaluation):
+    for figures in (evaluate(whole, split), evaluate(whole, split, batch=4, searched=True)):
         assert figures.distortion == [None, pytest.approx(error, rel=1e-5)]
         assert list(figures.row()) == ["final", "entropy_pooled_nats", "used"]
         assert [row["used"] for row in figures.stages()] == [len(whole.encode(target)[:, 0].unique()), 1]
-    first, last = evaluate_fully(whole, split).evaluation.stages()
+    first, last = evaluate(whole, split, searched=True).stages()
     assert first["psnr_db"] is None
     assert last["psnr_db"] > 0
 
@@ -148,7 +148,7 @@ def test_the_plot_has_a_point_for_every_reconstruction(kind: Any, key: str) -> N
     rows = [{"bits": 6.0, key: None}, {"bits": 12.0, key: 0.5}, {"bits": 18.0, key: 0.25}]
     (axes,) = run_rate_distortion(rows, kind).axes
     assert axes.lines[0].get_xydata().tolist() == [[12, 0.5], [18, 0.25]]
-    assert axes.get_xlabel() == "rate (bits per item)"
+    assert axes.get_xlabel() == "rate (bits per example)"
 
 
 # ── probe ────────────────────────────────────────────────────────────────────────────────────────

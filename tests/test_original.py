@@ -12,7 +12,7 @@ from torch import Tensor
 
 import vqtk
 from tests.parity import ROOT, shared
-from vqtk.cli.files import import_command
+from vqtk.cli.exchange import import_command
 from vqtk.datasets.mnist import MNIST
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.io.weights import read_weights

@@ -11,7 +11,7 @@ import pytest
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.compare.collect import collect
 from vqtk.compare.comparison import ComparisonRequest, compare
-from vqtk.compare.plots import compared_rate_distortion
+from vqtk.compare.page import compared_rate_distortion
 from vqtk.compare.variants import differing
 from vqtk.errors import DataError, VqtkError
 

@@ -21,7 +21,7 @@ from vqtk.conditions.scale import Scale
 from vqtk.datasets._densities import DENSITIES
 from vqtk.datasets.toy2d import Toy2D
 from vqtk.errors import DataError, RecipeError, ShapeError
-from vqtk.evaluate.evaluation import evaluate_fully
+from vqtk.evaluate.evaluation import evaluate
 from vqtk.heads.conv import ConvHead
 from vqtk.io.weights import load_weights, weights_of
 from vqtk.nn.convolution import chosen_convolution, convolution
@@ -180,7 +180,7 @@ def test_training_lowers_the_distortion_far_below_that_of_the_initial_model(trai
     summary = json.loads((trained / "summary.json").read_text())
     recipe = load_recipe(RECIPE, SHORT)
     items = Toy2D(test=200).load(trained).test
-    before = evaluate_fully(build_model(recipe), items).evaluation.distortion[-1]
+    before = evaluate(build_model(recipe), items, searched=True).distortion[-1]
     after = summary["test"]["final"]
     assert after < 0.02 * before
     distortions = [row["distortion"] for row in summary["stages"]]

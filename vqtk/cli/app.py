@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from vqtk.cli.bench import bench_command
-from vqtk.cli.complete import complete_command
 from vqtk.cli.eval import eval_command
-from vqtk.cli.files import export_command, import_command
+from vqtk.cli.exchange import export_command, import_command
+from vqtk.cli.exchange import plugin_app as plugin
 from vqtk.cli.look import proposals_command, reconstruct_command, report_command, stages_command, tree_command
-from vqtk.cli.plugin import app as plugin
 from vqtk.cli.recipes import list_command, show_command, validate_command
-from vqtk.cli.run import run_command
-from vqtk.cli.sample import sample_command
+from vqtk.cli.run import bench_command, run_command
+from vqtk.cli.sampling import complete_command, sample_command
 from vqtk.cli.studies import ablate_command, compare_command
 
 app = typer.Typer(

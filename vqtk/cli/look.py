@@ -7,46 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtk.cli.options import (
-    DataDir,
-    Device,
-    Json,
-    ModelPath,
-    Opened,
-    OtherData,
-    Output,
-    Plugins,
-    Show,
-    code_facts,
-    open_model,
-    test_items,
-    write_sheet,
-)
+from vqtk.cli.options import Json, Look, Opened, code_facts, looking, test_items
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@looking
 def proposals_command(
-    model: ModelPath,
+    look: Look,
     stage: Annotated[int, typer.Option(min=1, help="Which stage, from 1.")] = 1,
     item: Annotated[
         int | None, typer.Option(help="Which test item, by its index; one drawn by the recipe's seed by default.")
     ] = None,
     columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
-    output: Output = None,
-    show: Show = False,
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    data: OtherData = None,
-    plugin: Plugins = None,
-    json: Json = False,
 ) -> None:
     """Show all options of one stage for a test item, the chosen one marked."""
     from vqtk.errors import VqtkError
     from vqtk.render import pictures
 
-    opened = open_model(model, device, data_dir, data)
+    opened = look.open()
     loaded = opened.model
     pictures.require_stepwise(loaded)
     if stage > loaded.stages:
@@ -55,61 +35,50 @@ def proposals_command(
     sheet, chosen = pictures.proposals(loaded, targets[0], stage=stage - 1, columns=columns)
     name = f"proposals_stage_{stage}" + ("" if item is None else f"_item_{item}")
     facts = {"item": indices[0], "stage": stage, "chosen": chosen}
-    write_sheet(sheet, opened, name=name, output=output, show=show, json=json, facts=facts)
+    look.write(sheet, opened, name=name, facts=facts)
 
 
+@looking
 def reconstruct_command(
-    model: ModelPath,
+    look: Look,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many test items.")] = 32,
     item: Annotated[list[int] | None, typer.Option(help="A test item by its index; may be repeated.")] = None,
     columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
-    output: Output = None,
-    show: Show = False,
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    data: OtherData = None,
-    plugin: Plugins = None,
-    json: Json = False,
 ) -> None:
     """Show test items with their reconstructions below them."""
     from vqtk.render import pictures
 
-    opened = open_model(model, device, data_dir, data)
+    opened = look.open()
     loaded = opened.model
     targets, indices = test_items(opened, item, count)
     codes = pictures.encoded(loaded, targets)
     sheet = pictures.reconstructions(loaded, targets, codes=codes, columns=columns)
-    facts = code_facts(loaded, targets, codes, indices) if json else {}
-    write_sheet(sheet, opened, name="reconstructions", output=output, show=show, json=json, facts=facts)
+    facts = code_facts(loaded, targets, codes, indices) if look.json else {}
+    look.write(sheet, opened, name="reconstructions", facts=facts)
 
 
+@looking
 def stages_command(
-    model: ModelPath,
+    look: Look,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many test items.")] = 10,
     item: Annotated[list[int] | None, typer.Option(help="A test item by its index; may be repeated.")] = None,
-    output: Output = None,
-    show: Show = False,
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    data: OtherData = None,
-    plugin: Plugins = None,
-    json: Json = False,
 ) -> None:
     """Show reconstructions stage by stage: one more stage a row, the item itself last; a column or a block an item."""
     from vqtk.render import pictures
 
-    opened = open_model(model, device, data_dir, data)
+    opened = look.open()
     loaded = opened.model
     pictures.require_stepwise(loaded)
     targets, indices = test_items(opened, item, count)
     codes = pictures.encoded(loaded, targets)
     sheet = pictures.stages(loaded, targets, codes=codes)
-    facts = code_facts(loaded, targets, codes, indices) if json else {}
-    write_sheet(sheet, opened, name="stages", output=output, show=show, json=json, facts=facts)
+    facts = code_facts(loaded, targets, codes, indices) if look.json else {}
+    look.write(sheet, opened, name="stages", facts=facts)
 
 
+@looking
 def tree_command(
-    model: ModelPath,
+    look: Look,
     levels: Annotated[
         int | None,
         typer.Option(min=1, help="How many stages; for images 2, points all that can be shown, others 1."),
@@ -126,19 +95,12 @@ def tree_command(
             help="With --options: those that most of so many test items take, and none that no item takes.",
         ),
     ] = None,
-    output: Output = None,
-    show: Show = False,
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    data: OtherData = None,
-    plugin: Plugins = None,
-    json: Json = False,
 ) -> None:
     """Show what all codes of the first stages stand for, as one tree: pictures in pictures, or points in the plane."""
     from vqtk.render.tree import tree
 
     codes = _codes(prefix)
-    opened = open_model(model, device, data_dir, data)
+    opened = look.open()
     loaded = opened.model
     used_by = _used_by(opened, used, options)
     sheet, grown = tree(loaded, prefix=codes, levels=levels, options=options, used_by=used_by)
@@ -149,7 +111,7 @@ def tree_command(
         "nodes": sum(int(level.taken.sum()) for level in grown[1:]),
         "codes": grown[-1].codes[grown[-1].taken].tolist(),
     }
-    write_sheet(sheet, opened, name=name, output=output, show=show, json=json, facts=facts)
+    look.write(sheet, opened, name=name, facts=facts)
 
 
 def _codes(prefix: str | None) -> list[int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -139,36 +140,69 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def write_sheet(
-    sheet: Sheet, opened: Opened, *, name: str, output: Path | None, show: bool, json: bool, facts: dict[str, Any]
-) -> None:
-    """Write a sheet to `output`; by default into the run's images, or beside the caller for a weights file.
+@dataclass(frozen=True)
+class Look:
+    """What every command that looks at a model is given besides its own parameters."""
 
-    Text is printed, pictures are drawn with `show`, and the path is told last; with `json` the facts and the path.
-    Raises: VqtkError if the suffix of `output` is not that of the sheet, or, after all else, if it cannot be written.
-    """
-    from vqtk.errors import VqtkError
+    model: ModelPath
+    output: Output = None
+    show: Show = False
+    device: Device = "auto"
+    data_dir: DataDir = None
+    data: OtherData = None
+    plugin: Plugins = None
+    json: Json = False
 
-    path = output or opened.picture(f"{name}{sheet.suffix}")
-    if path.suffix.lower() not in ("", sheet.suffix):
-        what = "pictures are" if sheet.plain is None else "text is"
-        raise VqtkError(
-            f"{path}: {what} written as {sheet.suffix}, not as {path.suffix}. Give -o a path like "
-            f"{path.with_suffix(sheet.suffix)}."
-        )
-    refusal = None
-    try:
-        sheet.write(path)
-    except VqtkError as error:
-        refusal = error
-    if json:
-        print_json({"path": None if refusal else str(path), **facts})
-    else:
-        _show(sheet, draw=show)
-    if refusal:
-        raise refusal
-    if not json:
-        print(path)
+    def open(self) -> Opened:
+        """Return the model, its recipe and its data."""
+        return open_model(self.model, self.device, self.data_dir, self.data)
+
+    def write(self, sheet: Sheet, opened: Opened, *, name: str, facts: dict[str, Any]) -> None:
+        """Write a sheet to `output`; by default into the run's images, or beside the caller for a weights file.
+
+        Text is printed, pictures are drawn with `show`, and the path comes last; with `json` the facts and the path.
+        Raises: VqtkError if the suffix of `output` is not that of the sheet, or, after all else, if it cannot be
+        written.
+        """
+        from vqtk.errors import VqtkError
+
+        path = self.output or opened.picture(f"{name}{sheet.suffix}")
+        if path.suffix.lower() not in ("", sheet.suffix):
+            what = "pictures are" if sheet.plain is None else "text is"
+            raise VqtkError(
+                f"{path}: {what} written as {sheet.suffix}, not as {path.suffix}. Give -o a path like "
+                f"{path.with_suffix(sheet.suffix)}."
+            )
+        refusal = None
+        try:
+            sheet.write(path)
+        except VqtkError as error:
+            refusal = error
+        if self.json:
+            print_json({"path": None if refusal else str(path), **facts})
+        else:
+            _show(sheet, draw=self.show)
+        if refusal:
+            raise refusal
+        if not self.json:
+            print(path)
+
+
+def looking(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the parameters of `Look` to a command, which takes them, gathered, as its first argument."""
+    shared, hints = signature(Look).parameters, get_type_hints(Look, include_extras=True)
+    own, own_hints = list(signature(command).parameters.values())[1:], get_type_hints(command, include_extras=True)
+
+    @wraps(command)
+    def call(**given: Any) -> None:
+        command(Look(**{name: given.pop(name) for name in shared}), **given)
+
+    model, *others = (shared[name].replace(annotation=hints[name]) for name in shared)
+    own = [parameter.replace(annotation=own_hints[parameter.name]) for parameter in own]
+    every = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in (model, *own, *others)]
+    call.__signature__ = Signature(every)  # type: ignore[attr-defined]
+    call.__annotations__ = {one.name: one.annotation for one in every}
+    return call
 
 
 def say_unkept(reasons: Iterable[str]) -> None:

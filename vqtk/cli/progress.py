@@ -1,18 +1,29 @@
-"""How a run is shown: live where there is a terminal, plain lines where there is none."""
+"""How a run and a study are shown while they run: live in a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live as RichLive
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Table
 from rich.text import Text
 
+from vqtk.compare.metrics import SAMPLES, Metric
+from vqtk.io.run_files import read_rows
+from vqtk.study.plan import Plan, PlannedRun
+from vqtk.study.protocol import STATES, Event, State, read_state
 from vqtk.train.loop import Callback, Progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LINE_EVERY_S = 10.0
 LONG_S = 3600.0
@@ -26,27 +37,46 @@ def make_display(*, shorter: str | None) -> PlainDisplay | LiveDisplay:
     return LiveDisplay(console, shorter) if console.is_terminal else PlainDisplay(console, shorter)
 
 
-class PlainDisplay(Callback):
+class Shown:
+    """Prints lines to a console; what is `live` is redrawn below them while the context lasts."""
+
+    live: RichLive | None = None
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    def __enter__(self) -> Self:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self.console.print(line, markup=False)
+
+    def close(self) -> None:
+        """Stop redrawing."""
+        if self.live:
+            self.live.stop()
+
+
+class PlainDisplay(Shown, Callback):
     """One line every ten seconds."""
 
     def __init__(self, console: Console, shorter: str | None):
-        self.console, self.shorter = console, shorter
+        super().__init__(console)
+        self.shorter = shorter
         self.last_line = 0.0
         self.last_row: dict[str, float] | None = None
         self.first: tuple[float, int] | None = None
         self.warned = False
 
-    def __enter__(self) -> PlainDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
     def on_message(self, line: str) -> None:
         """Print a line."""
-        self.console.print(line, markup=False)
+        self.say(line)
 
     def on_update(self, progress: Progress) -> None:
         """Print the newest metrics, if it is time to."""
@@ -83,10 +113,7 @@ class PlainDisplay(Callback):
         """Return the time left in words."""
         if self.first is None or done <= self.first[1] < updates - 1:
             return "…"
-        seconds = self.left_s(done, updates)
-        if seconds >= LONG_S:
-            return f"{seconds / 3600:.1f} h"
-        return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+        return duration(self.left_s(done, updates))
 
 
 class LiveDisplay(PlainDisplay):
@@ -104,15 +131,6 @@ class LiveDisplay(PlainDisplay):
         self.task = self.bar.add_task("", total=None, speed="…", left="…")
         self.figures = Text("", no_wrap=True)
         self.live = RichLive(Group(self.bar, self.figures), console=console, refresh_per_second=4)
-
-    def __enter__(self) -> LiveDisplay:
-        self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.stop()
 
     def on_update(self, progress: Progress) -> None:
         """Redraw."""
@@ -136,3 +154,151 @@ def _figures(row: dict[str, Any]) -> str:
     terms = {key: value for key, value in row.items() if key not in beside and value is not None}
     shown = "  ".join(f"{key} {value:{'.4f' if abs(value) >= 0.1 else '.4g'}}" for key, value in terms.items())
     return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"
+
+
+LINES_EVERY_S = 30.0
+DRAWN_EVERY_S = 1.0
+_TAIL = 8192
+_SHOWN = 30
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run is: its last logged update, the newest figures, and the seconds of an update."""
+
+    update: int
+    figures: dict[str, Any]
+    step_s: float | None
+
+
+def progress_of(cell: Path) -> RunProgress:
+    """Return how far a cell is, from the end of its metrics; those of the test items go before those of training."""
+    rows = _last_rows(cell / "metrics.jsonl")
+    tested: dict[str, Any] = next((row["test"] for row in reversed(rows) if isinstance(row.get("test"), dict)), {})
+    trained: dict[str, Any] = next((row for row in reversed(rows) if "step_ms" in row), {})
+    update = max((row.get("update", 0) for row in rows), default=0)
+    return RunProgress(update, {**trained, **tested}, trained["step_ms"] / 1e3 if trained else None)
+
+
+def _last_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return read_rows(lines)  # The first may be cut off, and the last not yet whole.
+
+
+def _shown(metrics: Sequence[Metric]) -> str:
+    """Return the first metric that evaluations in training have."""
+    later = {"area", *SAMPLES}
+    return next((one.name for one in metrics if one.stage is None and one.name not in later), "final")
+
+
+class PlainBoard(Shown):
+    """A line for each cell that begins or ends, and now and then one for each that runs."""
+
+    stop = False
+
+    def __init__(self, plan: Plan, folder: Path, console: Console):
+        super().__init__(console)
+        self.folder = folder
+        self.cells = {folder / cell.path: cell for cell in plan.cells()}
+        self.metric = _shown(plan.study.metrics)
+        self.last = time.monotonic()
+
+    def happened(self, event: Event) -> None:
+        """Tell of a cell that was begun or has ended."""
+        state = read_state(event.cell)
+        left = Counter(read_state(path).state for path in self.cells)
+        counts = ", ".join(f"{left[name]} {name}" for name in STATES if left[name])
+        what = "begun" if event.what == "begun" else state.state
+        shown = f"  {self.figure(event.cell)}" if what == "done" else ""
+        self.say(f"{what:<8}{self.named(self.cells[event.cell])}{shown}  ({counts})")
+        if what == "failed" and state.error:
+            self.say(f"        {state.error}")
+
+    def tick(self) -> None:
+        """Print how far the running cells are, if it is time to."""
+        if time.monotonic() - self.last < LINES_EVERY_S:
+            return
+        self.last = time.monotonic()
+        for path, cell in self.cells.items():
+            if read_state(path).state == "running":
+                done, left = self.step(path, cell)
+                self.say(f"        {self.named(cell)}  {done}  {self.figure(path)}  {left} left")
+
+    def named(self, cell: PlannedRun) -> str:
+        """Return a cell in words."""
+        return f"{cell.variant.name} seed {cell.seed}"
+
+    def figure(self, path: Path) -> str:
+        """Return the main metric so far."""
+        value = progress_of(path).figures.get(self.metric)
+        return f"{self.metric} {value:.5g}" if isinstance(value, (int, float)) else ""
+
+    def step(self, path: Path, cell: PlannedRun) -> tuple[str, str]:
+        """Return the update that a cell is at, and the time left, in words."""
+        far, updates = progress_of(path), cell.variant.recipe.train.updates
+        left = duration((updates - far.update) * far.step_s) if far.step_s else "…"
+        return f"{far.update}/{updates}", left
+
+
+class LiveBoard(PlainBoard):
+    """A table of the cells, redrawn in place."""
+
+    def __init__(self, plan: Plan, folder: Path, console: Console):
+        super().__init__(plan, folder, console)
+        self.shown = self.live = RichLive(self.table(), console=console, auto_refresh=False)
+
+    def close(self) -> None:
+        """Draw the table a last time."""
+        self.shown.update(self.table(), refresh=True)
+        super().close()
+
+    def happened(self, event: Event) -> None:
+        """Redraw."""
+        self.last = 0.0
+        self.tick()
+
+    def tick(self) -> None:
+        """Redraw, if it is time to."""
+        if time.monotonic() - self.last >= DRAWN_EVERY_S:
+            self.last = time.monotonic()
+            self.shown.update(self.table(), refresh=True)
+
+    def table(self) -> Table:
+        """Return the cells as a table: those that have come furthest, where not all of them fit."""
+        states = {path: read_state(path) for path in self.cells}
+        counts = Counter(state.state for state in states.values())
+        table = Table(
+            "variant", "seed", "state", "update", self.metric, "left", box=None,
+            caption=", ".join(f"{counts[name]} {name}" for name in STATES if counts[name]), caption_justify="left",
+        )  # fmt: skip
+        paths = list(self.cells)
+        if len(paths) > _SHOWN:
+            order = {"running": 0, "failed": 1, "stopped": 2, "done": 3, "waiting": 4}
+            paths = sorted(paths, key=lambda path: order.get(states[path].state, 5))[:_SHOWN]
+        for path in paths:
+            table.add_row(*self._row(path, states[path]))
+        return table
+
+    def _row(self, path: Path, state: State) -> list[str]:
+        cell = self.cells[path]
+        done, left = self.step(path, cell) if state.state != "waiting" else ("", "")
+        figure = self.figure(path).removeprefix(f"{self.metric} ")
+        return [cell.variant.name, str(cell.seed), state.state, done, figure, left if state.state == "running" else ""]
+
+
+def make_board(plan: Plan, folder: Path) -> PlainBoard | LiveBoard:
+    """Return the board that suits where the output goes."""
+    console = Console(highlight=False, soft_wrap=True)
+    return LiveBoard(plan, folder, console) if console.is_terminal else PlainBoard(plan, folder, console)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

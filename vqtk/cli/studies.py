@@ -74,9 +74,9 @@ def _share_cores(executor: Executor) -> None:
 
 
 def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> None:
+    from vqtk.cli.progress import make_board
     from vqtk.cli.run import stopping_on_signals
     from vqtk.study.plan import to_run, try_out, write_plan
-    from vqtk.study.progress import make_board
     from vqtk.study.runner import read_data, run_study
 
     cells, left = plan.cells(), to_run(plan, folder, retry=retry)
@@ -126,9 +126,9 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
     from rich.console import Console
     from rich.table import Table
 
+    from vqtk.cli.progress import duration
     from vqtk.compare.statistics import LEAST
     from vqtk.study.plan import to_run, try_out
-    from vqtk.study.progress import duration
     from vqtk.study.runner import variant_cost
 
     seeds, total, warned = len(plan.study.seeds), 0.0, []

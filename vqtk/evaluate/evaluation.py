@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets import Split, batches_of
-from vqtk.evaluate.distortion import figures_of, psnr_db, stage_figures
+from vqtk.evaluate.distortion import Figures, figures_of, psnr_db, stage_figures
 from vqtk.models import Model, usage_of
 from vqtk.train.execution import generator, synchronize
 
@@ -73,6 +73,15 @@ def rates(encode: Stopwatch, decode: Stopwatch, *, batch: int) -> Rates:
     )
 
 
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+"""Yields the parts of a piece of work, showing how far it is; the second argument says what it is."""
+
+
+def untracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
+    """Yield the parts, showing nothing."""
+    return parts
+
+
 MOST_PROPOSED = {"cpu": 1 << 21}
 """Values that the proposals of a batch hold at most, by device: on the CPU they should fit its cache, which
 makes encoding digits a third faster than in batches of 100."""
@@ -85,7 +94,8 @@ class Evaluation:
     `distortion` (s,) is the smallest loss at each stage, None where the model has no reconstruction; `all` the mean
     over every option, None where no option but the chosen one was scored. `usage` (s, k) counts how often each option
     was chosen. `kind` is that of the data, `values` how many values an item has. `figures` holds what is measured
-    beside the loss, each a list (s,) by its name; `reached` the same of the whole code alone.
+    beside the loss, each a list (s,) by its name; `reached` the same of the whole code alone. `codes` (n, s) are those
+    of the examples, in their order, on the CPU; `rates` how fast they were encoded and decoded, where that was timed.
     """
 
     items: int
@@ -98,6 +108,8 @@ class Evaluation:
     kind: str = "image"
     figures: dict[str, list[float | None]] = field(default_factory=dict)
     reached: dict[str, float] = field(default_factory=dict)
+    codes: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
+    rates: Rates | None = None
 
     def entropy_nats(self) -> list[float]:
         """Return the entropy of each stage's codes."""
@@ -157,46 +169,82 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: Model, split: Split, *, items: Tensor | None = None, batch: int | None = None) -> Evaluation:
-    """Encode the items (indices; all by default) greedily, `batch` at a time, and score every option of every stage.
+def evaluate(
+    model: Model,
+    split: Split,
+    *,
+    items: Tensor | None = None,
+    batch: int | None = None,
+    searched: bool = False,
+    track: Track = untracked,
+) -> Evaluation:
+    """Encode and decode examples of a split, and measure rate and distortion.
 
-    A model that is not stepwise has no options to score: it encodes and decodes, and what is known is its last stage.
+    By default one greedy walk scores every option of every stage, and the whole code's reconstruction is measured. A
+    model that is not stepwise has no options to score: what is known is its last stage.
+
+    Arguments:
+        items: indices of the examples; all by default.
+        batch: how many at a time.
+        searched: encode by the model's own search, measure the reconstruction after every stage, and time both ways.
+        track: shows how far it is.
     """
     was_training = model.training
     model.eval()
     chosen = torch.arange(len(split)) if items is None else items
-    final = model.stages if model.stepwise else 1
-    distortion = torch.zeros(final, dtype=torch.float64)
-    usage = torch.zeros(model.stages, model.options, dtype=torch.int64)
-    total = 0.0
-    reached: dict[str, float] = {}
-    for raw in batches_of(split, chosen.split(batch or suited_batch(model))):
-        target = model.data.normalise(raw.to(model.device), model.dtype)
-        if model.stepwise:
-            grids, codes, after = model.scored(target)
-            distortion += grids.min(2).values.sum(0).double().cpu()
-            total += grids.mean((1, 2)).sum().item()
-            usage += usage_of(codes, model.options).cpu()
-            after = after[:, None]
+    size = min(batch or suited_batch(model), len(chosen))
+    encode, decode = Stopwatch(model.device), Stopwatch(model.device)
+    totals: dict[str, Tensor] = {}
+    every, codes = 0.0, []
+    for target in targets(model, split, chosen, batch=size, track=track, what="test examples"):
+        if searched:
+            found = encode(len(target), partial(model.encode, target))
+            decode(len(target), partial(model.decode, found))
+            measured = stage_figures(model, found, target)
         else:
-            codes = model.encode(target)
-            after = model.decode(codes)[:, None]
-            distortion += model.loss(after, target).sum(0).double().cpu()
-            usage += usage_of(codes, model.options).cpu()
-        for name, values in figures_of(model, after, target).items():
-            reached[name] = reached.get(name, 0.0) + values.double().sum().item()
+            found, measured, mean = _walked(model, target)
+            every += mean * len(target)
+        codes.append(found.cpu())
+        for name, values in measured.items():
+            totals[name] = totals.get(name, 0.0) + values.double().sum(0).cpu()
     model.train(was_training)
+    joined = torch.cat(codes)
+    means = {name: (total / len(chosen)).tolist() for name, total in totals.items()}
     return Evaluation(
         items=len(chosen),
-        distortion=[None] * (model.stages - final) + (distortion / len(chosen)).tolist(),
-        all=total / len(chosen) if model.stepwise else None,
-        usage=usage,
+        distortion=_at_the_end(means["distortion"], model.stages),
+        all=every / len(chosen) if model.stepwise and not searched else None,
+        usage=usage_of(joined, model.options),
         options=model.options,
         normalised=model.loss.normalised,
         values=prod(model.data.shape),
         kind=model.data.kind,
-        reached={name: total / len(chosen) for name, total in reached.items()},
+        figures={
+            name: _at_the_end(values, model.stages)
+            for name, values in means.items()
+            if searched and name != "distortion"
+        },
+        reached={name: values[-1] for name, values in means.items() if name != "distortion"},
+        codes=joined,
+        rates=rates(encode, decode, batch=size) if searched else None,
     )
+
+
+def _walked(model: Model, target: Tensor) -> tuple[Tensor, Figures, float]:
+    """Return a greedy walk's codes, its distortion by stage with metrics of the whole code, and the mean of its grid."""
+    if model.stepwise:
+        grids, codes, after = model.scored(target)
+        distortion, mean = grids.min(2).values, grids.mean().item()
+    else:
+        codes = model.encode(target)
+        after = model.decode(codes)
+        distortion, mean = model.loss(after[:, None], target), 0.0
+    return codes, {"distortion": distortion, **figures_of(model, after[:, None], target)}, mean
+
+
+def _at_the_end(values: list[float], stages: int) -> list[float | None]:
+    """Return values of the last stages as one of each stage: None where there is no reconstruction."""
+    return [None] * (stages - len(values)) + values
 
 
 def suited_batch(model: Model) -> int:
@@ -208,49 +256,6 @@ def suited_batch(model: Model) -> int:
 def fixed_subset(split: Split, items: int, seed: int) -> Tensor:
     """Return the indices of a seeded subset of a split, in a seeded order; all of it if it is no larger."""
     return torch.randperm(len(split), generator=generator(seed, "evaluate"))[:items]
-
-
-Track = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Yields the parts of a piece of work, showing how far it is; the second argument says what it is."""
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What a pass over a split found; `codes` (n, stages) are those of the items, in their order, on the CPU."""
-
-    evaluation: Evaluation
-    rates: Rates
-    codes: Tensor
-
-
-def untracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
-    """Yield the parts, showing nothing."""
-    return parts
-
-
-@torch.no_grad()
-def evaluate_fully(
-    model: Model, split: Split, *, items: Tensor | None = None, batch: int | None = None, track: Track = untracked
-) -> Pass:
-    """Encode the items (indices; all by default) by the model's own search, `batch` at a time, and decode them.
-
-    Distortion is the loss of the reconstruction after each stage, by `model.loss`.
-    """
-    model.eval()
-    chosen = torch.arange(len(split)) if items is None else items
-    size = min(batch or suited_batch(model), len(chosen))
-    encode, decode = Stopwatch(model.device), Stopwatch(model.device)
-    totals: dict[str, Tensor] = {}
-    codes = []
-    for target in targets(model, split, chosen, batch=size, track=track, what="test items"):
-        codes.append(encode(len(target), partial(model.encode, target)))
-        decode(len(target), partial(model.decode, codes[-1]))
-        for name, values in stage_figures(model, codes[-1], target).items():
-            totals[name] = totals.get(name, 0.0) + values.sum(0)
-        codes[-1] = codes[-1].cpu()
-    joined = torch.cat(codes)
-    evaluation = _evaluation(model, {name: total / len(chosen) for name, total in totals.items()}, joined)
-    return Pass(evaluation, rates(encode, decode, batch=size), joined)
 
 
 @torch.no_grad()
@@ -273,22 +278,3 @@ def targets(model: Model, split: Split, items: Tensor, *, batch: int, track: Tra
     """Yield the items (indices) of a split in training units on the model's device, `batch` at a time."""
     for raw in batches_of(split, track(items.split(batch), what)):
         yield model.data.normalise(raw.to(model.device), model.dtype)
-
-
-def _evaluation(model: Model, means: dict[str, Tensor], codes: Tensor) -> Evaluation:
-    figures = {
-        name: [None] * (model.stages - len(values)) + [float(value) for value in values]
-        for name, values in means.items()
-    }
-    return Evaluation(
-        items=len(codes),
-        distortion=figures.pop("distortion"),
-        all=None,
-        usage=usage_of(codes, model.options),
-        options=model.options,
-        normalised=model.loss.normalised,
-        values=prod(model.data.shape),
-        kind=model.data.kind,
-        figures=figures,
-        reached={name: float(values[-1]) for name, values in means.items() if name != "distortion"},
-    )

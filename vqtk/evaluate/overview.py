@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vqtk.datasets import Splits
-from vqtk.evaluate.evaluation import Track, encode_all, evaluate_fully, fixed_subset, untracked
+from vqtk.evaluate.evaluation import Track, encode_all, evaluate, fixed_subset, untracked
 from vqtk.evaluate.probe import labels_of, probe
 from vqtk.evaluate.quality import quality
 from vqtk.models import Model
@@ -48,7 +48,7 @@ def overview(
     besides: dict[str, Any] = {}
     if asked.quality:
         besides["quality"] = quality(model, splits, items=items, name=name, seed=recipe.seed, track=track).plain()
-    measured = evaluate_fully(model, test, items=items, batch=asked.batch, track=track)
+    measured = evaluate(model, test, items=items, batch=asked.batch, searched=True, track=track)
     if asked.probe:
         taken = torch.randperm(len(train), generator=generator(recipe.seed, "probe", "items"))[: asked.probe_items]
         codes = encode_all(model, train, items=taken, batch=asked.batch, track=track, what="train items")
@@ -64,10 +64,10 @@ def overview(
         "test_items": len(test),
         "is_subset": len(items) < len(test),
         "seed": recipe.seed,
-        "test": measured.evaluation.row(),
-        "stages": measured.evaluation.stages(),
+        "test": measured.row(),
+        "stages": measured.stages(),
         "likelihood": _likelihood(loss, model),
-        "rates": measured.rates.plain(),
+        "rates": measured.rates.plain() if measured.rates else None,
         **besides,
         "data": splits.fingerprint(),
         "environment": environment(model.device),

@@ -14,7 +14,8 @@ import torch
 from vqtk.errors import RegistryError, VqtkError, nearest
 from vqtk.plugin.loading import PREFIX, described, load_plugin, loaded_plugins
 from vqtk.registry import REGISTRIES, Entry, Registry, Settings
-from vqtk.testing import _choosing, _datasets, _deltas, _losses, _maps, _models, _objectives
+from vqtk.testing import _choosing, _datasets, _losses, _maps, _models, _objectives
+from vqtk.testing import _maps as _deltas
 from vqtk.testing._case import Case, Clause, ContractError
 
 _OWN: dict[str, list[Clause]] = {

@@ -1,0 +1,269 @@
+"""vqtk sample and complete: samples from priors, and guided ones."""
+
+from __future__ import annotations
+
+from enum import Enum
+from math import log
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqtk.cli.options import Look, Opened, looking, say_unkept, test_items
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from vqtk.models import Model
+    from vqtk.render.sheets import Sheet
+    from vqtk.sampling.guided import Answers
+    from vqtk.sampling.prior import Fitted
+
+
+class PriorName(str, Enum):
+    """How codes are drawn."""
+
+    uniform = "uniform"
+    markov = "markov"
+
+
+@looking
+def sample_command(
+    look: Look,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many samples.")] = 64,
+    columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
+    stages: Annotated[int | None, typer.Option(min=1, help="Decode only the first so many stages.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which codes are drawn.")] = 0,
+    prior: Annotated[
+        PriorName,
+        typer.Option(help="Draw codes uniformly, or each given the last one, as they follow in training items."),
+    ] = PriorName.uniform,
+    prior_items: Annotated[
+        int | None, typer.Option(min=1, help="Fit the prior on so many training items; 2,000 by default.")
+    ] = None,
+    stl: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write samples of voxels as meshes, too, into this folder.")
+    ] = None,
+) -> None:
+    """Decode random codes into a grid of samples, or into lines of text."""
+    from vqtk.errors import VqtkError
+    from vqtk.render.pictures import random_codes, require_stepwise
+    from vqtk.render.voxels import check_meshes
+
+    if prior_items and prior is PriorName.uniform:
+        raise VqtkError("--prior-items says on how many items a prior is fitted. Give --prior markov, too.")
+    opened = look.open()
+    loaded = opened.model
+    if stages and stages > loaded.stages:
+        raise VqtkError(f"--stages {stages}: this model has {loaded.stages} stages.")
+    if stages:
+        require_stepwise(loaded)
+    if stl:
+        check_meshes(loaded.data.kind)
+    unkept: list[str] = []
+    facts: dict[str, Any] = {"count": count, "seed": seed, "stages": stages or loaded.stages}
+    name = f"samples_{stages}_stages" if stages else "samples"
+    codes = random_codes(loaded, count=count, seed=seed, stages=stages)
+    if prior is PriorName.markov:
+        fitted = _fitted(opened, items=prior_items, unkept=unkept.append)
+        codes = _drawn(fitted, count=count, seed=seed).to(codes)[:, :stages]
+        facts, name = {**facts, "prior": {"name": "markov", **fitted.facts()}}, f"{name}_markov"
+    facts["codes"] = codes.tolist()
+    if stl:
+        facts |= _write_meshes(loaded, codes, stl)
+    sheet = _sheet(opened, codes, columns=columns)
+    look.write(sheet, opened, name=name, facts=facts)
+    if not look.json:
+        for line in _lines(facts, stl):
+            print(line)
+    say_unkept(unkept)
+
+
+def _sheet(opened: Opened, codes: Tensor, *, columns: int) -> Sheet:
+    """Return the samples; those of points over as many test items."""
+    from vqtk.render.pictures import decoded, form
+
+    over = test_items(opened, None, len(codes))[0] if form(opened.model.data) == "points" else None
+    return decoded(opened.model, codes, columns=columns, over=over)
+
+
+def _fitted(opened: Opened, *, items: int | None, unkept: Callable[[str], object]) -> Fitted:
+    """Return the prior that is kept for a model, or fit it, telling the user that it takes a while."""
+    import sys
+
+    from vqtk.cli.options import tracked
+    from vqtk.io.weights import weights_of
+    from vqtk.sampling.prior import ITEMS, TEST_ITEMS, fitted_prior, place_of
+
+    weights, asked = weights_of(opened.path), items or ITEMS
+    place = place_of(opened.folder, weights)
+    # A run's prior is of its own data; a weights file has none of its own, so the cache is by what was found.
+    data = "" if opened.folder else opened.splits.fingerprint()["sha256"]
+
+    def splits() -> Any:
+        loaded = opened.splits
+        train, test = min(asked, len(loaded.train)), min(TEST_ITEMS, len(loaded.test))
+        print(f"Encoding {train:,} training and {test:,} test items, once; kept in {place}.", file=sys.stderr)
+        return loaded
+
+    return fitted_prior(
+        opened.model,
+        weights=weights,
+        path=place,
+        splits=splits,
+        items=asked,
+        seed=opened.recipe.seed,
+        data=data,
+        track=tracked,
+        unkept=unkept,
+    )
+
+
+def _drawn(fitted: Fitted, *, count: int, seed: int) -> Tensor:
+    from vqtk.train.execution import generator
+
+    return fitted.prior.sample(count, generator(seed, "sample", "markov"))
+
+
+def _write_meshes(model: Model, codes: Tensor, folder: Path) -> dict[str, list[Any]]:
+    from vqtk.render.pictures import shown_as
+    from vqtk.render.voxels import write_meshes
+
+    written, empty = write_meshes(shown_as(model, codes), folder)
+    return {"meshes": [str(path) for path in written], "empty": empty}
+
+
+def _lines(facts: dict[str, Any], stl: Path | None) -> list[str]:
+    """Return what there is to say of the prior and of the meshes."""
+    lines = []
+    if "prior" in facts:
+        prior = facts["prior"]
+        bits = prior["nats"] / log(2)
+        lines.append(
+            f"Prior: {prior['nats']:.2f} nats ({bits:.2f} bits) a code, mean of {prior['test_items']:,} test items. "
+            f"Fitted on {prior['items']:,} training items from {prior['source']}. "
+            f"Uniform: {prior['uniform_nats']:.2f} nats."
+        )
+    if stl:
+        count, empty = len(facts["meshes"]), ", ".join(map(str, facts["empty"]))
+        skipped = f"; skipped as empty: sample {empty}" if empty else ""
+        lines.append(f"{stl}: {count} mesh{'' if count == 1 else 'es'}{skipped}")
+    return lines
+
+
+@looking
+def complete_command(
+    look: Look,
+    guide: Annotated[str | None, typer.Argument(metavar="GUIDE", help="A guide, as `vqtk list guide` shows.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of the guide, as in hide=left.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many test items.")] = 8,
+    item: Annotated[list[int] | None, typer.Option(help="A test item by its index; may be repeated.")] = None,
+    answers: Annotated[int, typer.Option(min=1, help="Answers an item; the first is the best, the others drawn.")] = 4,
+    beam: Annotated[int, typer.Option(min=1, help="Paths kept for each answer; takes as many times as long.")] = 1,
+    stages: Annotated[int | None, typer.Option(min=1, help="Stop after so many stages.")] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="How far drawn answers stray; 1 as far as the mean option is from the best.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which answers are drawn.")] = 0,
+) -> None:
+    """Choose codes by a guide in place of a whole target: inpainting, super-resolution, or a guide of one's own.
+
+    A row an item: the item, what is seen of it, the answers, and the mean of them.
+    """
+    from vqtk.cli.options import tracked
+    from vqtk.errors import VqtkError
+    from vqtk.registry import REGISTRIES
+    from vqtk.sampling import guided
+
+    if guide is None:
+        raise VqtkError(
+            f"vqtk complete {look.model}: which guide? Give one of {', '.join(REGISTRIES['guide'].entries())}, as in "
+            f"vqtk complete {look.model} mask hide=right."
+        )
+    opened = look.open()
+    loaded = opened.model
+    made = guided.guide_of(loaded, guide, settings or [])
+    targets, indices = _observable(opened, made, item, count)
+    made.prepare(lambda: opened.splits, seed=opened.recipe.seed)
+    asked = guided.GuidedRequest(answers=answers, beam=beam, stages=stages, temperature=temperature, seed=seed)
+    observed = made.observed(targets) if made.observes else targets
+    found = guided.sample_guided(loaded, made, observed, asked=asked, items=indices, track=tracked)
+    facts = _facts(made, targets, found, indices)
+    sheet = _guided_sheet(made, targets, observed, found)
+    look.write(sheet, opened, name=f"complete_{guide}", facts=facts)
+    if not look.json:
+        for line in _guided_lines(facts):
+            print(line)
+
+
+def _observable(opened: Opened, guide: Any, items: list[int] | None, count: int) -> tuple[Tensor, list[int]]:
+    """Return test items and their indices; empty ones, counted from 0, for a guide that looks at none."""
+    import torch
+
+    from vqtk.errors import VqtkError
+
+    if guide.observes:
+        return test_items(opened, items, count)
+    if items:
+        raise VqtkError("--item: this guide looks at no test items. Leave it out, and say how many answers with -n.")
+    return torch.empty(count, 0, device=opened.model.device), list(range(count))
+
+
+def _facts(guide: Any, targets: Tensor, found: Answers, indices: list[int]) -> dict[str, Any]:
+    """Return codes and losses, and errors of the answers (n, answers) and of their mean (n,) where they are known."""
+    from vqtk.sampling.guided import errors
+
+    facts = {"items": indices, "codes": found.codes.tolist(), "losses": found.losses.tolist()}
+    if not guide.observes or not found.shown.is_floating_point():
+        return facts
+    for name, values in errors(guide, targets, found.shown).items():
+        facts[f"hidden_{name}"] = values.tolist()
+    for name, values in errors(guide, targets, found.shown.mean(1, keepdim=True)).items():
+        facts[f"hidden_{name}_of_mean"] = values[:, 0].tolist()
+    return facts
+
+
+def _guided_sheet(guide: Any, targets: Tensor, observed: Tensor, found: Answers) -> Sheet:
+    import torch
+
+    from vqtk.render import points, text
+    from vqtk.render.pictures import form, pictures, require_drawn, texts
+    from vqtk.render.sheets import ImageSheet, grid
+
+    require_drawn(guide.data)
+    n, answers = found.shown.shape[:2]
+    if form(guide.data) == "text":
+        return text.sample_lines(texts(guide.data, found.shown.flatten(0, 1)))
+    if form(guide.data) == "points":
+        return points.sample_plots(found.shown.flatten(0, 1).cpu(), over=targets.cpu() if guide.observes else None)
+    every = [found.shown.flatten(0, 1), *([targets] if guide.observes else [])]
+    columns = [pictures(guide.data, found.shown[:, answer], alike=every) for answer in range(answers)]
+    told = f"{n} rows of {answers} answers"
+    if guide.observes:
+        seen = [guide.seen(observed).float().cpu()] if guide.data.kind == "image" else []
+        mean = [pictures(guide.data, found.shown.mean(1), alike=every)] if answers > 1 else []
+        columns = [pictures(guide.data, targets, alike=every), *seen, *columns, *mean]
+        told = f"{n} items, each with what is seen of it and {answers} answers"
+        told += ", and their mean last" if mean else ""
+    cells = [column.expand(-1, 3, -1, -1) for column in columns]
+    return ImageSheet(grid(torch.stack(cells, 1).flatten(0, 1), len(cells)), told)
+
+
+def _guided_lines(facts: dict[str, Any]) -> list[str]:
+    """Return what there is to say of the errors."""
+    if "hidden_mse_pixels" not in facts:
+        return []
+    units, pixels = ([row[0] for row in facts[name]] for name in ("hidden_mse", "hidden_mse_pixels"))
+    line = f"Mean squared error of what is hidden, {len(units)} items: first answer {_averages(units, pixels)}"
+    if len(facts["hidden_mse"][0]) > 1:
+        mean = _averages(facts["hidden_mse_of_mean"], facts["hidden_mse_pixels_of_mean"])
+        line += f"; mean of the answers {mean}"
+    return [f"{line}."]
+
+
+def _averages(units: list[float], pixels: list[float]) -> str:
+    return f"{sum(units) / len(units):.4f} in training units, {sum(pixels) / len(pixels):.4f} in pixels"

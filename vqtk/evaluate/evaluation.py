@@ -231,7 +231,7 @@ def evaluate(
 
 
 def _walked(model: Model, target: Tensor) -> tuple[Tensor, Figures, float]:
-    """Return a greedy walk's codes, its distortion by stage with metrics of the whole code, and the mean of its grid."""
+    """Return the codes of a greedy walk, its distortion by stage, metrics of the whole code, and the grid's mean."""
     if model.stepwise:
         grids, codes, after = model.scored(target)
         distortion, mean = grids.min(2).values, grids.mean().item()

@@ -18,8 +18,8 @@ from tests.running import vqtk_main
 from vqtk.cli.run import STOPPING, stopping_on_signals
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
+from vqtk.runs.directory import RunDirectory
 from vqtk.train.execution import choose_device
-from vqtk.train.run_directory import RunDirectory
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -59,7 +59,7 @@ def test_a_closed_terminal_stops_a_run_that_no_other_process_resumes(tmp_path: P
 def test_a_stopped_run_says_by_which_signal(
     number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqtk.train.run.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.train.loop.LOG_EVERY", 1)
     log = RunDirectory.log
 

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vqtk.errors import CheckpointError, VqtkError, nearest
-from vqtk.io.files import write_bytes
+from vqtk.files import write_bytes
 from vqtk.io.run_files import parse_json
 from vqtk.models import Model
 from vqtk.models.vqdraw import VQDraw

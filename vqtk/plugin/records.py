@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vqtk.errors import CheckpointError, VqtkWarning
-from vqtk.io.files import replacing
+from vqtk.files import replacing
 from vqtk.plugin.loading import Plugin, hash_of, source_of, used_plugins
 
 FOLDER = "plugins"

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from vqtk.errors import RegistryError, nearest
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 from vqtk.registry import REGISTRIES
 
 

@@ -15,7 +15,7 @@ from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
-from vqtk.train.budget import WARM_UP, seconds
+from vqtk.runs.budget import WARM_UP, seconds
 from vqtk.train.execution import Execution, resolve, synchronize
 from vqtk.train.loop import Trainer
 

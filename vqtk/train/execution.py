@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -58,12 +57,6 @@ def peak_memory_mb(device: torch.device) -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def generator(seed: int, *place: str | int) -> torch.Generator:
-    """Return a CPU generator for one place of a run, such as ("epoch", 3)."""
-    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 WORTH_COMPILING_S = {"cpu": 1800.0, "cuda": 120.0}

@@ -20,7 +20,7 @@ from vqtk.models import Model
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
-from vqtk.plugin.records import found, records
+from vqtk.plugin.sources import found, records
 from vqtk.process import VERSION
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain

@@ -23,8 +23,8 @@ from vqtk.io.weights import copy_into
 from vqtk.io.weights import nearest_run
 from vqtk.io.weights import read_weights
 from vqtk.io.weights import save_weights
-from vqtk.plugin.records import check_copies
-from vqtk.plugin.records import keep
+from vqtk.plugin.sources import check_copies
+from vqtk.plugin.sources import keep
 from vqtk.recipe.node import Node
 from vqtk.recipe.node import walk
 from vqtk.recipe.recipe import Recipe

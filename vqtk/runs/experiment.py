@@ -21,7 +21,7 @@ from vqtk.files import file_sha256
 from vqtk.io.weights import checkpoints
 from vqtk.io.weights import copy_into
 from vqtk.io.weights import read_weights
-from vqtk.plugin.records import records
+from vqtk.plugin.sources import records
 from vqtk.process import environment
 from vqtk.recipe.build import build_dataset
 from vqtk.recipe.build import build_model

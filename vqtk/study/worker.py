@@ -149,7 +149,6 @@ def run_worker() -> None:
     sys.exit(1 if reached.state == "failed" else 0)
 
 
-
 def wants_samples(metrics: Iterable[str]) -> bool:
     """Return whether any of a study's metrics is one of samples."""
     return any(name in SAMPLES for name in metrics)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import vqtk
 from vqtk import registry
 from vqtk.registry import ConditionFactory
 
@@ -106,3 +107,12 @@ def test_no_public_name_stands_twice_in_the_package() -> None:
 def test_the_house_has_few_rooms() -> None:
     outside = [path for path in SOURCES if path.parent.name not in COMPONENTS.split() and path.name != "__init__.py"]
     assert len(outside) <= 85
+
+
+def test_the_package_shows_its_public_names_and_each_is_there() -> None:
+    assert (
+        {"build", "load", "Model", "Loss", "Refiner", "Dataset"}
+        <= set(dir(vqtk))
+        == {*vqtk.__all__, "__doc__", "__version__"}
+    )
+    assert all(getattr(vqtk, name) for name in vqtk.__all__)

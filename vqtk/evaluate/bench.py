@@ -232,7 +232,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 def textbook_walk(model: VQDraw, target: Tensor, *, segment: int | None = None) -> Walk:
     """Walk as the paper writes it: every proposal materialised, the best one indexed, gradients by autograd alone."""
-    x, state = (repeat_batch(value, len(target)) for value in model._start(1))
+    x, state = (repeat_batch(value, len(target)) for value in model.start(1))
     x = x.contiguous()
     grids, path = [], []
     for first in range(0, model.stages, segment or model.stages):
@@ -264,7 +264,7 @@ def _textbook_stages(
 
 def textbook_decode(model: VQDraw, codes: Tensor) -> Tensor:
     """Decode by computing all proposals of each stage and taking the one that the code names."""
-    x, state = (repeat_batch(value, len(codes)) for value in model._start(1))
+    x, state = (repeat_batch(value, len(codes)) for value in model.start(1))
     for stage, chosen in enumerate(codes.unbind(1)):
         deltas, carry = model.step(x, state, stage)
         x = (x[:, None] + deltas)[torch.arange(len(chosen), device=chosen.device), chosen]

@@ -42,7 +42,7 @@ def guided_walk(
     that a temperature means the same for every score and stage.
     """
     groups = n * answers
-    x, state = model._start(groups)
+    x, state = model.start(groups)
     path, scores = torch.empty(groups, 0, dtype=torch.int64, device=x.device), x.new_empty(groups, 0)
     for stage in range(stages):
         width = len(x) // groups

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from vqtk.models._compiled import CompiledStage
     from vqtk.nn.graph import CapturedCalls
 
+Search = Callable[["VQDraw", Tensor], Tensor]
+"""A component of `vqtk.searches`: a model and a target (n, *data shape) → codes (n, stages)."""
 Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor, Tensor])
 
 _EXAMPLE = {
@@ -157,7 +159,7 @@ class VQDraw(Model):
         if tuple(target.shape[1:]) != self.data.shape or target.is_floating_point() == (self.data.classes is not None):
             raise self._unfit(target)
         # Before the first choice all examples are alike: one of them stands for the batch.
-        x, state = start or self._start(min(len(target), 1))
+        x, state = start or self.start(min(len(target), 1))
         loss, grids, path, drawn = self.compiled or self.loss, [], [], []
         for index, stage in enumerate(range(self.stages) if stages is None else stages):
             options = None if sampled is None else sampled[:, stage]
@@ -186,7 +188,7 @@ class VQDraw(Model):
         every = torch.stack(drawn, 1) if drawn else None
         return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state, every)
 
-    def _start(self, n: int) -> tuple[Tensor, State]:
+    def start(self, n: int) -> tuple[Tensor, State]:
         """Return reconstruction and state of n examples before any choice."""
         x = self.bias.new_zeros(n, *self.loss.shape)
         return x, self.refiners[0].initial_state(self.loss.to_channels(x)) if self.stateful else None
@@ -213,10 +215,10 @@ class VQDraw(Model):
         return self.selector.draw(n, self.stages, self.options, generator, progress=progress)
 
     @torch.no_grad()
-    def encode(self, target: Tensor) -> Tensor:
-        """Return the codes of a target (n, *data shape) → (n, stages), by the recipe's search."""
+    def encode(self, target: Tensor, *, search: Search | None = None) -> Tensor:
+        """Return the codes of a target (n, *data shape) → (n, stages), by a search; by default by the recipe's."""
         self._check_target(target)
-        return self._called(self._encoded, target)
+        return self._called(self._encoded, target) if search is None else search(self, target)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the reconstructions of codes (n, s): a prefix, s < stages, gives coarser ones (n, *shape).
@@ -255,7 +257,7 @@ class VQDraw(Model):
     def _follow(self, codes: Tensor, after: list[Tensor] | None = None) -> tuple[Tensor, State]:
         """Walk with the codes given, computing the chosen deltas alone."""
         n = len(codes)
-        x, state = self._start(min(n, 1))
+        x, state = self.start(min(n, 1))
         for stage, chosen in enumerate(codes.unbind(1)):
             if self.grad_decay:
                 x, state = self.decayed(x, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -42,11 +43,12 @@ def paired(variant: ArrayLike, baseline: ArrayLike) -> Paired:
     mean = differences.mean(-1) if pairs else unknown
     if pairs < LEAST:
         return Paired(pairs, mean, unknown, unknown, unknown)
-    error = stats.sem(differences, axis=-1)
-    reach = stats.t.ppf((1 + LEVEL) / 2, pairs - 1) * error
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(mean / error), pairs - 1)
-    return Paired(pairs, mean, mean - reach, mean + reach, np.where((error == 0) & (mean == 0), 1.0, p))
+    with warnings.catch_warnings():  # SciPy warns of pairs that all differ by the same amount.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = stats.ttest_rel(variant, baseline, axis=-1)
+        low, high = found.confidence_interval(LEVEL)
+    p = np.where(np.isnan(found.pvalue) & (mean == 0), 1.0, found.pvalue)
+    return Paired(pairs, mean, low, high, p)
 
 
 def holm(p: ArrayLike) -> Floats:

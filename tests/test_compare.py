@@ -17,10 +17,10 @@ from vqtk.compare.comparison import ComparisonRequest, compare, write, write_com
 from vqtk.compare.notes import format_spread
 from vqtk.compare.page import pareto_front
 from vqtk.compare.statistics import main_effects
-from vqtk.compare.variants import changes, units_of, variant_measurements
+from vqtk.compare.variants import units_of, variant_measurements
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
-from vqtk.recipe.show import as_yaml
+from vqtk.recipe.show import Change, as_yaml, changes
 
 TOY = Path(__file__).parent.parent / "recipes" / "toy2d.yaml"
 NOISE = (0.0, 0.02, -0.01, 0.015, -0.02)
@@ -225,12 +225,12 @@ def test_what_cannot_be_compared_is_told(
 
 
 def test_recipes_are_compared_value_by_value_and_components_whole() -> None:
-    old = {"name": "x", "seed": 1, "model": {"head": {"name": "conv", "k": 1}, "layers": [{"w": 1}, {"w": 2}]}}
-    new = {"name": "y", "seed": 2, "model": {"head": {"name": "mlp"}, "layers": [{"w": 1}, {"w": 3}], "more": True}}
-    assert [tuple(row.values()) for row in changes(old, new)] == [
-        ("model.head", "{name: conv, k: 1}", "{name: mlp}"),
-        ("model.layers.1.w", "2", "3"),
-        ("model.more", "absent", "true"),
+    old = {"model": {"head": {"name": "conv", "k": 1}, "layers": [{"w": 1}, {"w": 2}]}}
+    new = {"model": {"head": {"name": "mlp"}, "layers": [{"w": 1}, {"w": 3}], "more": True}}
+    assert changes(old, new) == [
+        Change("model.head", "{name: conv, k: 1}", "{name: mlp}"),
+        Change("model.layers.1.w", "2", "3"),
+        Change("model.more", "absent", "true"),
     ]
 
 

@@ -12,7 +12,7 @@ from vqtk.evaluate.evaluation import fixed_subset
 from vqtk.evaluate.profile import flops
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.study.equal import examples_an_update, training_flops
+from vqtk.study.equal import training_flops
 from vqtk.study.plan import Plan, plan, try_out
 from vqtk.study.study import Study, load_study
 from vqtk.train.batches import Batches
@@ -172,7 +172,7 @@ def test_equal_operations_are_those_of_each_variant() -> None:
     text = GOOD.replace('["model.condition=film"]', '["model.stages=4"]').replace("updates: 30", "flops: 1e6")
     few, _, many, _ = planned(text).variants
     for variant in (few, many):
-        each = training_flops(variant.recipe) * examples_an_update(variant.recipe)
+        each = training_flops(variant.recipe) * variant.recipe.examples_per_update
         assert variant.recipe.train.updates == int(1e6 // each)
     assert few.recipe.train.updates > 1.8 * many.recipe.train.updates
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +15,11 @@ from vqtk.compare.notes import notes, verdicts
 from vqtk.compare.page import write_page
 from vqtk.compare.statistics import LEVEL, holm, main_effects, paired
 from vqtk.compare.tables import as_csv, as_markdown, as_tex
-from vqtk.compare.variants import changes, differing, differing_units, require_equal, variant_measurements
+from vqtk.compare.variants import differing, differing_units, require_equal, variant_measurements
 from vqtk.errors import VqtkError, nearest
 from vqtk.evaluate.references import REFERENCES_FILE, kept
 from vqtk.io.files import write_text
+from vqtk.recipe.show import changes
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,12 @@ def _variants(variants: Sequence[Variant], found: dict[str, Any]) -> list[dict[s
     """Return what each variant reached, and its difference to the first of them."""
     metric, span, higher = found["metric"], found["span_bits"], found["better"] == "higher"
     reached = [{seed: value_of(run, metric, span) for seed, run in variant.runs.items()} for variant in variants]
-    base = variants[0].recipe.plain()
+    base = variants[0].recipe.of_variant()
     return [
         {
             **variant_measurements(variant, [metric, *found["also"]], span, curve=found["curve"], higher=higher),
             "difference": difference,
-            "changes": changes(base, variant.recipe.plain()),
+            "changes": [asdict(change) for change in changes(base, variant.recipe.of_variant())],
         }
         for variant, difference in zip(variants, [None, *_differences(reached, higher=higher)], strict=True)
     ]

@@ -12,7 +12,7 @@ from vqtk.compare.metrics import Span, finite, value_of
 from vqtk.compare.statistics import late_fall, spread
 from vqtk.errors import VqtkError
 from vqtk.recipe.build import build_dataset
-from vqtk.recipe.node import Node, below
+from vqtk.recipe.node import Node
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.show import inline
 
@@ -82,7 +82,7 @@ def _costs(variant: Variant) -> dict[str, Any]:
         "updates": round(fmean(run.summary["updates"] for run in runs)),
         "train_s": fmean(run.summary["train_s"] for run in runs),
         "step_ms": step_ms,
-        "items_per_s": 1e3 * examples_per_update(runs[0]) / step_ms if step_ms else None,
+        "items_per_s": 1e3 * runs[0].recipe.examples_per_update / step_ms if step_ms else None,
         "peak_memory_mb": max(run.summary["peak_memory_mb"] for run in runs),
     }
 
@@ -121,38 +121,6 @@ def _late_fall(runs: Sequence[Run], figure: str, *, higher: bool) -> float | Non
     return -fmean(known) if higher else fmean(known)
 
 
-_BESIDE = ("name", "seed")
-
-
-def changes(baseline: dict[str, Any], variant: dict[str, Any]) -> list[dict[str, str]]:
-    """Return a row for each value that differs, with its dotted `path` and both values as YAML, or as `absent`.
-
-    Another component, or a list of another length, is shown whole.
-    """
-    sides = [{key: value for key, value in plain.items() if key not in _BESIDE} for plain in (baseline, variant)]
-    return _between(sides[0], sides[1], "")
-
-
-def _between(old: Any, new: Any, path: str) -> list[dict[str, str]]:
-    if old == new:
-        return []
-    if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
-        keys = dict.fromkeys([*old, *new])
-        pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in keys]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
-    else:
-        return [{"path": path, "baseline": _said(old), "variant": _said(new)}]
-    return [row for key, before, after in pairs for row in _between(before, after, below(path, key))]
-
-
-_ABSENT = object()
-
-
-def _said(value: Any) -> str:
-    return "absent" if value is _ABSENT else inline(Node.of(value, ""))
-
-
 _Said = Callable[[Run], str | None]
 
 
@@ -174,11 +142,6 @@ def require_equal(sentences: Sequence[str]) -> None:
         )
 
 
-def examples_per_update(run: Run) -> int:
-    """Return how many items an update of a run trains on."""
-    return run.recipe.batch * run.recipe.train.accumulate
-
-
 def _terms(study: dict[str, Any]) -> dict[str, _Said]:
     """Return the terms to hold equal, each with how a run's is said."""
     terms: dict[str, _Said] = {
@@ -195,7 +158,7 @@ def _terms(study: dict[str, Any]) -> dict[str, _Said]:
 
 
 def _trained(run: Run) -> str:
-    return f"{run.summary['updates']:,} × {examples_per_update(run):,}"
+    return f"{run.summary['updates']:,} × {run.recipe.examples_per_update:,}"
 
 
 def _data(run: Run) -> str:

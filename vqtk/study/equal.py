@@ -70,9 +70,9 @@ def updates_of(equal: Equal, recipe: Recipe, *, step: float | None = None) -> in
     """
     each: float = 1
     if equal.by == "items":
-        each = examples_an_update(recipe)
+        each = recipe.examples_per_update
     elif equal.by == "flops":
-        each = training_flops(recipe) * examples_an_update(recipe)
+        each = training_flops(recipe) * recipe.examples_per_update
     elif step is not None:
         each = step
     whole = seconds(str(equal.value)) if equal.by == "time" else float(equal.value)
@@ -83,11 +83,6 @@ def updates_of(equal: Equal, recipe: Recipe, *, step: float | None = None) -> in
             f"{each:.3g} {unit}. Give more."
         )
     return int(whole / each)
-
-
-def examples_an_update(recipe: Recipe) -> int:
-    """Return how many items an update trains on."""
-    return recipe.batch * recipe.train.accumulate
 
 
 def training_flops(recipe: Recipe) -> int:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.compare.metrics import SAMPLES, SHARED, is_of_the_loss
-from vqtk.compare.variants import changes, units_of
+from vqtk.compare.variants import units_of
 from vqtk.errors import CheckpointError, RecipeError, VqtkError
 from vqtk.io.files import write_text
 from vqtk.io.run_files import StudyFile, read_file
 from vqtk.recipe.build import Validation, build_dataset, fingerprint, validate
 from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.show import changes
 from vqtk.study.design import Choices, name_of
 from vqtk.study.equal import Equal, updates_of
 from vqtk.study.protocol import State, read_state, write_state
@@ -104,10 +105,9 @@ def plan(study: Study, folder: Path, measure: CostMeasure) -> Plan:
 
 def digest_of(recipe: Recipe) -> str:
     """Return the SHA-256 of a recipe without its seed and name, and of its plugins where it has any."""
-    plain = {key: value for key, value in recipe.plain().items() if key not in ("seed", "name")}
     plugins = sorted(plugin.sha256 for plugin in recipe.plugins)
-    said = json.dumps(plain, sort_keys=True) + "".join(plugins)
-    return hashlib.sha256(said.encode()).hexdigest()
+    text = json.dumps(recipe.of_variant(), sort_keys=True) + "".join(plugins)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _values(study: Study, choices: Choices) -> list[Value]:
@@ -194,10 +194,10 @@ def _check_data(study: Study, variants: list[PlannedVariant]) -> None:
         for variant in variants
     )
     for variant, data in zip(variants[1:], others, strict=True):
-        for row in changes(first, data):
+        for change in changes(first, data):
             raise RecipeError(
-                f"{shown_path(study.path)}: the variants are of different data: {row['path']} is {row['baseline']} in "
-                f"{variants[0].name!r} and {row['variant']} in {variant.name!r}. What is tested on different items "
+                f"{shown_path(study.path)}: the variants are of different data: {change.path} is {change.baseline} in "
+                f"{variants[0].name!r} and {change.variant} in {variant.name!r}. What is tested on different items "
                 "cannot be compared. Let all variants have the same `data`, or make a study of each."
             )
 

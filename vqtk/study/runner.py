@@ -14,7 +14,7 @@ from vqtk.evaluate.profile import total_parameters
 from vqtk.evaluate.quality import features_at_hand
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, kept, references
 from vqtk.recipe.build import build_dataset, build_model
-from vqtk.study.equal import examples_an_update, step_s, training_flops
+from vqtk.study.equal import step_s, training_flops
 from vqtk.study.plan import Plan, PlannedVariant, to_run
 from vqtk.study.protocol import STOP, Event, Executor, State, read_state, write_state
 from vqtk.study.worker import wants_samples
@@ -117,7 +117,7 @@ def variant_cost(variant: PlannedVariant, device: torch.device) -> VariantCost:
         bits=model.bits,
         flops=training_flops(recipe),
         updates=updates,
-        items=updates * examples_an_update(recipe),
+        items=updates * recipe.examples_per_update,
         seconds=updates * step_s(recipe, device, steps=STEPS),
     )
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tests.parity import ROOT
 from tests.running import vqtk_main
-from vqtk.compare.tables import Column, as_rich
+from vqtk.compare.tables import as_rich
 from vqtk.errors import RecipeError
 from vqtk.recipe.build import build_model, validate
 from vqtk.recipe.recipe import load_recipe
@@ -217,8 +217,7 @@ def test_a_batch_out_of_all_measure_is_refused_by_every_command(
 
 
 def test_names_from_a_file_are_shown_as_they_are_in_a_table() -> None:
-    columns = [Column("[bold]x", lambda row: row["name"])]
-    table = as_rich(columns, {"variants": [{"name": "[red]\x1b[2J[/red]"}]}, title="[link=x]y")
+    table = as_rich([["[bold]x"], ["[red]\x1b[2J[/red]"]], title="[link=x]y")
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from vqtk.cli.options import DataDir, Device, Json, Plugins
 if TYPE_CHECKING:
     import torch
 
+    from vqtk.compare.result import RunComparison
     from vqtk.study.plan import Plan
     from vqtk.study.protocol import Executor, Settings, State
 
@@ -201,9 +202,9 @@ def compare_command(
     as_planned = not (baseline or metric or higher or unequal)
     folder = output or (own if as_planned else None)
     if json:
-        print_json(found)
+        print_json(found.to_json())
     else:
-        print_comparison(found)
+        _print_comparison(found)
     try:
         written = write(found, folder) if folder else []
     except VqtkError as error:
@@ -218,8 +219,7 @@ def compare_command(
             print(f"Not written: {own} keeps what its study asked for. Write this elsewhere with -o.")
 
 
-def print_comparison(found: dict[str, Any]) -> None:
-    """Print a comparison's tables, and what it says in words."""
+def _print_comparison(found: RunComparison) -> None:
     from rich.console import Console
 
     from vqtk.compare.tables import as_rich, costs_table, remarks, results_table
@@ -228,10 +228,10 @@ def print_comparison(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
-    better = f"{found['metric']}: {found['better']} is better; baseline {found['baseline']}"
-    console.print(as_rich(results_table(found), found, title=f"{found['name']}  ({better})"))
+    better = f"{found.metric}: {found.better} is better; baseline {found.baseline}"
+    console.print(as_rich(results_table(found), title=f"{found.name}  ({better})"))
     console.print()
-    console.print(as_rich(costs_table(), found, title="costs"))
+    console.print(as_rich(costs_table(found), title="costs"))
     console.print()
     for line in remarks(found):
         console.print(printable(line), markup=False, soft_wrap=True)

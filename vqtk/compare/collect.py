@@ -62,6 +62,11 @@ class Collected:
     left_out: list[LeftOut]
     study: dict[str, Any] | None = None
 
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of all variants."""
+        return [run for variant in self.variants for run in variant.runs.values()]
+
 
 @dataclass(frozen=True)
 class _Place:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.compare.metrics import SAMPLES, SHARED, is_of_the_loss
-from vqtk.compare.variants import units_of
+from vqtk.compare.terms import units_of
 from vqtk.errors import CheckpointError, RecipeError, VqtkError
 from vqtk.io.files import write_text
 from vqtk.io.run_files import StudyFile, read_file

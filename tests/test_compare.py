@@ -86,7 +86,7 @@ def found(made_study: Path) -> RunComparison:
     return write_comparison(made_study)
 
 
-def test_a_study_says_which_differences_stand(found: RunComparison) -> None:
+def test_a_study_says_which_differences_are_significant(found: RunComparison) -> None:
     differences = {row.name: row.difference for row in found.variants}
     assert list(differences) == ["wide-scale", "narrow-scale", "narrow-none", "wide-none"]
     assert differences["wide-scale"] is None
@@ -94,11 +94,11 @@ def test_a_study_says_which_differences_stand(found: RunComparison) -> None:
     assert (differences["narrow-none"].significant, differences["narrow-none"].verdict) == (True, "worse")
     assert (differences["wide-none"].significant, differences["wide-none"].verdict) == (False, "within the noise")
     told = "\n".join(found.verdicts)
-    assert "narrow-scale is worse than wide-scale, and this stands: final +0.3 (95 % interval" in told
-    assert "wide-none does not differ from wide-scale beyond the noise" in told
+    assert "narrow-scale is significantly worse than wide-scale: final +0.3 (95 % interval" in told
+    assert "wide-none does not differ significantly from wide-scale" in told
 
 
-def test_a_variant_has_its_figures_and_costs(found: RunComparison) -> None:
+def test_a_variant_has_its_metrics_and_costs(found: RunComparison) -> None:
     row = found.variants[0]
     assert row.seeds == [0, 1, 2, 3, 4]
     assert row.result.mean == pytest.approx(3.0005)
@@ -108,13 +108,13 @@ def test_a_variant_has_its_figures_and_costs(found: RunComparison) -> None:
     assert [stage.entropy for stage in row.stages] == pytest.approx([2 / 2.0794415] * 4)
 
 
-def test_the_main_effect_of_an_axis_is_that_which_was_planted(found: RunComparison) -> None:
+def test_the_main_effect_of_an_axis_is_the_planted_one(found: RunComparison) -> None:
     narrow, wide = found.effects["width"]
     assert narrow.result.mean - wide.result.mean == pytest.approx(0.3)
     assert (narrow.variants, narrow.seeds) == (2, 4)
 
 
-def test_main_effects_are_taken_over_cells_that_differ_in_the_axis_alone() -> None:
+def test_main_effects_are_taken_over_variants_that_differ_in_the_axis_alone() -> None:
     cells = [({"a": "1", "b": "x"}, {0: 1.0}), ({"a": "2", "b": "x"}, {0: 2.0}), ({"a": "1", "b": "y"}, {0: 9.0})]
     effects = main_effects({"a": ["1", "2"], "b": ["x", "y"]}, cells)
     assert [effect.result.mean for effect in effects["a"]] == [1.0, 2.0]
@@ -126,7 +126,7 @@ def test_what_failed_is_left_out_and_said(found: RunComparison) -> None:
     assert one.path.parts[-2:] == ("wide-none-0", "seed4")
     assert one.why == "failed: out of memory"
     assert len(found.variants[-1].runs) == 4
-    assert any("Not all variants have the same seeds" in note for note in found.notes)
+    assert any("The variants do not all have the same seeds" in note for note in found.notes)
 
 
 def test_a_study_keeps_its_comparison_in_every_form(found: RunComparison, made_study: Path) -> None:
@@ -144,7 +144,7 @@ def test_the_page_needs_no_other_file(found: RunComparison, made_study: Path) ->
     page = (made_study / "report.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|url\((?!#)|@import|<script|<link', page)
     assert page.count("<svg") == 6
-    assert "<th>choice ± sd</th>" in page
+    assert "<th>choice ± std</th>" in page
     assert "prefers-color-scheme: dark" in page
     assert "#010203" not in page
     assert '<td class="code">model.condition</td>' in page
@@ -154,7 +154,7 @@ def test_two_seeds_say_nothing(tmp_path: Path) -> None:
     found = compare([study(tmp_path / "s", seeds=2)])
     assert {row.difference.verdict for row in found.variants[1:]} == {"too few seeds"}
     assert all(row.difference.low is None for row in found.variants[1:])
-    assert "nothing can be said. It has 2 seeds in common" in found.verdicts[0]
+    assert "too few seeds. It has 2 seeds in common" in found.verdicts[0]
 
 
 def test_runs_of_equal_recipes_are_one_variant(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_runs_of_equal_recipes_are_one_variant(tmp_path: Path) -> None:
     found = compare([tmp_path], ComparisonRequest(baseline="any-2"))
     assert [(row.name, len(row.runs)) for row in found.variants] == [("any-2", 3), ("any", 3)]
     reasons = {one.path.name: one.why for one in found.left_out}
-    assert "same variant with the same seed" in reasons["c"]
+    assert "a run of the same variant with the same seed" in reasons["c"]
     assert reasons["d"] == "not finished: 100 of 100 updates."
     assert [change.path for change in found.variants[1].changes] == ["model.condition"]
 
@@ -178,9 +178,9 @@ def test_unequal_terms_are_refused_and_else_marked(
     made(tmp_path / "b", 0, 0.9, "name=other", "data.batch=32", manifest={"data": {"sha256": "cd" * 32}}, test_items=50)
     assert vqtk_main(monkeypatch, "compare", tmp_path) == 2
     told = capsys.readouterr().err
-    assert "Updates × items an update differ: 100 × 256 (toy2d); 100 × 32 (other)." in told
+    assert "Updates × examples per update differ: 100 × 256 (toy2d); 100 × 32 (other)." in told
     assert "Data differ:" in told
-    assert "Test items differ: 100 (toy2d); 50 (other)." in told
+    assert "Test examples differ: 100 (toy2d); 50 (other)." in told
     assert "--unequal" in told
     assert vqtk_main(monkeypatch, "compare", tmp_path, "--unequal", "-o", tmp_path / "out") == 0
     assert "UNEQUAL TERMS." in capsys.readouterr().out
@@ -189,15 +189,15 @@ def test_unequal_terms_are_refused_and_else_marked(
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["unequal"]
 
 
-def test_curves_that_still_fall_are_told(tmp_path: Path) -> None:
+def test_curves_that_have_not_converged_are_noted(tmp_path: Path) -> None:
     made(tmp_path / "a", 0, 1.0, late=1.01)
     made(tmp_path / "b", 0, 1.0, "name=slow", "model.condition=none", late=1.25)
-    (note,) = [note for note in compare([tmp_path]).notes if "still moving" in note]
+    (note,) = [note for note in compare([tmp_path]).notes if "have not converged" in note]
     assert "slow 20 %" in note
     assert "toy2d" not in note
 
 
-def test_any_figure_can_be_the_metric(tmp_path: Path) -> None:
+def test_any_measured_number_can_be_the_metric(tmp_path: Path) -> None:
     made(tmp_path / "a", 0, 1.0)
     assert compare([tmp_path], ComparisonRequest(metric="stages.2.distortion")).variants[0].result.mean == 3.0
     assert compare([tmp_path], ComparisonRequest(metric="area")).variants[0].result.mean == pytest.approx(22.5)
@@ -210,7 +210,7 @@ def test_any_figure_can_be_the_metric(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["none"], "no such directory"),
-        (["empty"], "there is no run in it"),
+        (["empty"], "there is no run here"),
         (["damaged"], "not the study.json of a study"),
         (["run", "--baseline", "toy3d"], "Did you mean 'toy2d'?"),
     ],
@@ -298,7 +298,7 @@ def test_runs_of_different_losses_are_compared_by_what_they_share_and_it_says_wh
     assert found.variants[1].area.mean is None
     (note,) = [note for note in found.notes if "Losses differ" in note]
     assert "Losses differ: gaussian (gaussian); mse (mse)." in note
-    assert "compared by distance, which all of them share" in note
+    assert "compared by distance, which all of them have" in note
     write(found, tmp_path / "out")
     assert "Distortion by stage" not in (tmp_path / "out" / "comparison.md").read_text()
     assert "Distortion by stage" not in (tmp_path / "out" / "report.html").read_text()
@@ -313,7 +313,7 @@ def test_runs_of_different_losses_are_not_ranked_by_the_loss(metric: str, tmp_pa
 
 
 def test_runs_of_an_earlier_version_are_told_how_to_be_measured_by_what_losses_share(tmp_path: Path) -> None:
-    with pytest.raises(VqtkError, match=r"--metric distance: .* has no such figure\..*vqtk run --resume "):
+    with pytest.raises(VqtkError, match=r"--metric distance: .* does not have this metric\..*vqtk run --resume "):
         compare([of_losses(tmp_path, shared=False)])
 
 
@@ -331,8 +331,8 @@ def test_a_diverged_run_is_in_no_mean_and_is_said(tmp_path: Path) -> None:
     (row,) = [row for row in found.variants if row.name == "b"]
     assert (len(row.runs), row.result.mean) == (2, 3.0)
     assert row.difference.verdict == "too few seeds"
-    assert found.left_out[0].why == "diverged: the loss on its test items ended at nan."
-    assert any("1 run diverged and is in no mean" in note for note in found.notes)
+    assert found.left_out[0].why == "diverged: its final loss on the test examples is nan."
+    assert any("1 run diverged. The means leave such runs out" in note for note in found.notes)
     json.loads(json.dumps(found.to_json()), parse_constant=lambda name: pytest.fail(f"{name} in the comparison"))
 
 
@@ -340,7 +340,7 @@ def test_a_metric_that_some_runs_lack_is_not_averaged_in_silence(tmp_path: Path)
     for seed in range(3):
         test = {"items": 100, "final": 1.0 + seed, **({"choice": 1.0 + seed} if seed else {})}
         made(tmp_path / str(seed), seed, 1.0 + seed, test=test)
-    with pytest.raises(VqtkError, match="has no such figure"):
+    with pytest.raises(VqtkError, match="does not have this metric"):
         compare([tmp_path], ComparisonRequest(metric="choice"))
     row = measured_variant(collect([tmp_path]).variants[0], ["final", "choice"], None, curve="final", higher=False)
     assert row.also["choice"].missing == 1
@@ -359,10 +359,10 @@ def test_the_last_fifth_is_judged_on_one_set_of_items_to_the_end_or_not_at_all(t
 
     found = of({"update": 100, "test": whole, "subset": {"items": 50, "final": 0.72}, "end": True})
     assert found.variants[0].runs[0].curve[-1] == (100, 0.72)
-    assert any("final on the test items got better by toy2d 20 %" in note for note in found.notes)
+    assert any("final on the test examples improved by toy2d 20 %" in note for note in found.notes)
     found = of({"update": 100, "test": whole, "end": True})
     assert found.variants[0].late_fall is None
-    assert any("Whether the curves of toy2d are still moving cannot be told" in note for note in found.notes)
+    assert any("It is unknown whether the curves of toy2d have converged" in note for note in found.notes)
     del lines[:]
     found = of({"update": 100, "test": whole, "end": True})
-    assert any("cannot be told" in note for note in found.notes)
+    assert any("It is unknown whether" in note for note in found.notes)

@@ -48,8 +48,8 @@ class Here:
     def __init__(self, settings: Any, *, workers: int | None = None):
         self.settings, self.workers, self._cells = settings, 1, list[Path]()
 
-    def submit(self, cell: Path) -> None:
-        self._cells.append(cell)
+    def submit(self, run: Path) -> None:
+        self._cells.append(run)
 
     def events(self) -> Any:
         from vqtk.study.worker import train_run
@@ -69,7 +69,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.usefixtures("place")
-def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_them(
+def test_samples_are_measured_once_a_run_is_trained_and_for_runs_that_lack_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("vqtk.study.runner.are_worth_it", lambda *_: True)
@@ -90,7 +90,7 @@ def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_the
     assert found["also"] == ["samples_kernel", "final"]
     assert [row["mean"] for row in found["variants"]] != [None, None]
     (told,) = [note for note in found["notes"] if "samples were compared" in note]
-    assert "1,000 test items in features of a classifier trained on mnist (NOT the standard FID)" in told
+    assert "1,000 test examples in features of a classifier trained on mnist (NOT the standard FID)" in told
     check_references(compare([Path("studies/sampled")]))
 
 

@@ -1,4 +1,4 @@
-"""A comparison of runs: what differs from the baseline, by how much, and whether it stands."""
+"""A comparison of runs: by how much each variant differs from the baseline, and whether that is significant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vqtk.recipe.show import changes
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """How to compare. None: the study's own, otherwise the first variant, and `final`."""
+    """How to compare. By default as the study asks; without a study, by `final`, with the first variant as baseline."""
 
     baseline: str | None = None
     metric: str | None = None
@@ -103,7 +103,7 @@ def write_comparison(study: Path, asked: ComparisonRequest = ComparisonRequest()
 
 
 def _metric(collected: Collected, asked: ComparisonRequest, units: str) -> tuple[str, bool]:
-    """Return the metric, and whether higher is better; where losses differ in `units`, one that all of them share."""
+    """Return the metric, and whether higher is better. If the units of the losses differ, it is one that all share."""
     listed = (collected.study or {}).get("metrics") or []
     names = [one["name"] for one in listed] or ["final"]
     metric = asked.metric or names[0]
@@ -111,7 +111,7 @@ def _metric(collected: Collected, asked: ComparisonRequest, units: str) -> tuple
         metric = next((name for name in names if not is_of_the_loss(name)), None) or _shared(collected, units)
         if asked.metric:
             raise VqtkError(
-                f"--metric {asked.metric}: {units} A metric in units of the loss says nothing of who is better then. "
+                f"--metric {asked.metric}: {units} So a metric in units of the loss cannot rank them. "
                 f"Compare by one that all of them share: --metric {metric}."
             )
     higher = any(one.get("name") == metric and one.get("better") == "higher" for one in listed)
@@ -119,11 +119,11 @@ def _metric(collected: Collected, asked: ComparisonRequest, units: str) -> tuple
 
 
 def _shared(collected: Collected, units: str) -> str:
-    """Return the first metric that losses share by the kind of data. Raises: VqtkError if kinds differ, too."""
+    """Return the first metric that all losses on a kind of data share. Raises: VqtkError if kinds differ as well."""
     kinds = {str(run.manifest.get("kind")) for run in collected.runs}
     if len(kinds) > 1 or not kinds <= SHARED.keys():
         raise VqtkError(
-            f"{units} The data are {', '.join(sorted(kinds))}: there is no metric to compare these runs by."
+            f"{units} The kinds of data are {', '.join(sorted(kinds))}: no metric applies to all of these runs."
         )
     return SHARED[kinds.pop()][0]
 
@@ -143,13 +143,13 @@ def _baseline(collected: Collected, asked: ComparisonRequest) -> Variant:
 
 
 def _curve(metric: str, runs: Sequence[Run], units: str) -> str:
-    """Return the figure to draw over updates: the metric where evaluations in training have it, otherwise `final`."""
+    """Return what to plot over updates: the metric if evaluations during training have it, otherwise `final`."""
     tested = [row["test"] for run in runs for row in run.metrics if isinstance(row.get("test"), dict)]
     return metric if units or any(metric in row for row in tested) else "final"
 
 
 def _also(study: dict[str, Any], metric: str, units: str) -> list[str]:
-    """Return the other metrics that a study names, but for those in units that differ; the area is always there."""
+    """Return the study's other metrics that can be compared. The area is always shown, so it is not among them."""
     names = [one["name"] for one in study.get("metrics") or []]
     return [name for name in names if name not in (metric, "area") and not (units and is_of_the_loss(name))]
 
@@ -206,7 +206,7 @@ def _effects(collected: Collected, metric: str, span: Span | None) -> dict[str, 
 
 
 def kept_references(variants: Sequence[Variant]) -> dict[str, Any] | None:
-    """Return the references of the first run that keeps any, at its rates; None if the loss is not their error."""
+    """Return the references of the first run that has any; None if a loss is not the error that they measure."""
     runs = [run for variant in variants for run in variant.runs.values()]
     if any(run.recipe.loss != "mse" for run in runs):
         return None

@@ -1,4 +1,4 @@
-"""What a comparison says in words, and how its numbers are written."""
+"""Numbers as text, and the verdicts and notes of a comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vqtk.compare.result import ComparedVariant, Difference, RunComparison
 from vqtk.compare.statistics import LEAST, MeanStd
 
 STILL_FALLING = 0.02
-"""The part of itself by which a figure may get better over the last fifth of the updates and still be called level."""
+"""A curve that improves by at most this part of itself over the last fifth of the updates has converged."""
 _MACHINE = ("device", "processor", "cores", "threads")
 
 
@@ -42,7 +42,7 @@ def engineering(value: float | None) -> str:
 
 
 def format_mean_std(reached: MeanStd) -> str:
-    """Return mean ± standard deviation, and how many values are missing from them."""
+    """Return mean ± standard deviation, and how many values are missing."""
     mean, std = reached.mean, reached.std
     beside = f" ({reached.missing} missing)" if reached.missing and mean is not None else ""
     if std is None:
@@ -79,25 +79,23 @@ def _verdict(name: str, difference: Difference, comparison: RunComparison) -> st
     by = format_change(mean) if mean is not None else ""
     if difference.significant is None or low is None or high is None:
         seen = f" (the difference is {by})" if by else ""
-        return (
-            f"{name}: nothing can be said. It has {pairs} in common with {baseline}{seen}; an interval needs {LEAST}."
-        )
+        return f"{name}: too few seeds. It has {pairs} in common with {baseline}{seen}; an interval needs {LEAST}."
     interval = f"{100 * comparison.confidence:g} % interval {format_change(low)} to {format_change(high)}"
     given = f"{comparison.metric} {by} ({interval}, corrected p {format_p(difference)}, {pairs})"
     if difference.significant:
-        return f"{name} is {difference.verdict} than {baseline}, and this stands: {given}."
-    return f"{name} does not differ from {baseline} beyond the noise: {given}."
+        return f"{name} is significantly {difference.verdict} than {baseline}: {given}."
+    return f"{name} does not differ significantly from {baseline}: {given}."
 
 
 def notes(comparison: RunComparison, collected: Collected) -> list[str]:
-    """Return what a reader has to know beside the numbers."""
+    """Return what a reader has to know to judge the numbers."""
     variants = comparison.variants
     found = [_units(comparison), _falling(variants, comparison.curve), _unknown(variants), _diverged(collected)]
     found += [_seeds(variants), _rates(variants), _machines(collected)]
     found += [_subset(collected), _features(comparison, collected)]
     if comparison.span_bits:
         low, high = comparison.span_bits
-        found.append(f"The area is that under the rate–distortion curve from {low:g} to {high:g} bits.")
+        found.append(f"The area is taken under the rate–distortion curve, from {low:g} to {high:g} bits.")
     return [note for note in found if note]
 
 
@@ -108,7 +106,7 @@ def _falling(variants: Sequence[ComparedVariant], curve: str) -> str:
         return ""
     listed = ", ".join(f"{name} {100 * fall:.0f} %" for name, fall in moving)
     return (
-        f"The curves are still moving: over the last fifth of the updates {curve} on the test items got better by "
+        f"The curves have not converged: over the last fifth of the updates, {curve} on the test examples improved by "
         f"{listed}. So this compares how fast the variants learn, not where they end."
     )
 
@@ -118,8 +116,8 @@ def _unknown(variants: Sequence[ComparedVariant]) -> str:
     if not unknown:
         return ""
     return (
-        f"Whether the curves of {', '.join(unknown)} are still moving cannot be told: they have no evaluation at or "
-        "before four fifths of the updates, or none of the same test items at the end. Train for longer, or lower "
+        f"It is unknown whether the curves of {', '.join(unknown)} have converged: they have no evaluation at or "
+        "before four fifths of the updates, or none on the same test examples at the end. Train for longer, or lower "
         "train.evaluate_every."
     )
 
@@ -128,8 +126,8 @@ def _diverged(collected: Collected) -> str:
     count = sum("diverged" in one.why for one in collected.left_out)
     if not count:
         return ""
-    are = "1 run diverged and is" if count == 1 else f"{count} runs diverged and are"
-    return f"{are} in no mean: the variants that they belong to look better here than they are."
+    runs = "1 run diverged" if count == 1 else f"{count} runs diverged"
+    return f"{runs}. The means leave such runs out, so their variants look better here than they are."
 
 
 def _units(comparison: RunComparison) -> str:
@@ -137,14 +135,14 @@ def _units(comparison: RunComparison) -> str:
         return ""
     return (
         f"{comparison.units} Distortion, `final` and `area` are in units of the loss, so the variants are compared "
-        f"by {comparison.metric}, which all of them share."
+        f"by {comparison.metric}, which all of them have."
     )
 
 
 def _seeds(variants: Sequence[ComparedVariant]) -> str:
     if len({tuple(variant.seeds) for variant in variants}) == 1:
         return ""
-    return "Not all variants have the same seeds: read the paired differences, not the differences of the means."
+    return "The variants do not all have the same seeds: read the paired differences, not the differences of the means."
 
 
 def _rates(variants: Sequence[ComparedVariant]) -> str:
@@ -162,8 +160,8 @@ def _features(comparison: RunComparison, collected: Collected) -> str:
         return ""
     reference = " and ".join(f"{format_number(value)} by {key}" for key, value in found["reference"].items())
     return (
-        f"{found['samples']:,} samples were compared with {found['test_items']:,} test items in {found['features']}. "
-        f"As many training items in their place come to {reference}."
+        f"{found['samples']:,} samples were compared with {found['test_items']:,} test examples in "
+        f"{found['features']}. The same number of training examples reaches {reference}."
     )
 
 
@@ -178,6 +176,6 @@ def _subset(collected: Collected) -> str:
     if not any(run.summary.get("test_is_subset") for run in collected.runs):
         return ""
     return (
-        f"Tested on {collected.runs[0].summary['test_items']:,} items, a subset of the test split that the seed "
-        "draws: it may be easier or harder than all of the split."
+        f"Tested on {collected.runs[0].summary['test_items']:,} examples, a subset of the test split drawn by the "
+        "seed, which may be easier or harder than the whole."
     )

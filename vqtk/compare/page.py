@@ -1,4 +1,4 @@
-"""A comparison as one page that needs no other file, and its plots."""
+"""A comparison as one self-contained page, and its plots."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compared_rate_distortion(comparison: RunComparison) -> Figure | None:
 
 
 def curves_plot(comparison: RunComparison) -> Figure | None:
-    """Plot the test metric over updates: thin lines are seeds, thick ones their mean."""
+    """Plot the test metric over updates: thin lines are seeds, thick lines their mean."""
     figure, axes = blank_plot("update", f"{comparison.curve} (test)")
     values: list[float] = []
     for style, row in _styled(comparison):
@@ -74,7 +74,7 @@ def compared_entropy(comparison: RunComparison) -> Figure:
 
 
 def pareto_plot(comparison: RunComparison) -> Figure | None:
-    """Plot quality against cost; the variants that no other beats in both are joined."""
+    """Plot quality against cost, and join the variants that no other beats in both."""
     timed = comparison.against == "time"
     label = "training time (s)" if timed else "operations to encode an example (FLOPs)"
     figure, axes = blank_plot(label, comparison.metric)
@@ -147,20 +147,20 @@ def _styled(comparison: RunComparison) -> list[tuple[dict[str, Any], ComparedVar
     return list(zip(styles, comparison.variants, strict=True))
 
 
-_DRAWN = (
-    (differences_plot, "Differences to the baseline with their intervals; a filled point stands."),
-    (curves_plot, "Over training: thin lines are seeds, thick ones their mean."),
+_PLOTS = (
+    (differences_plot, "Differences from the baseline with their intervals; a filled point is significant."),
+    (curves_plot, "The test metric during training: thin lines are seeds, thick lines their mean."),
     (compared_rate_distortion, "Rate and distortion; the band is one standard deviation over seeds."),
-    (pareto_plot, "Quality against cost; the dotted line joins what no other variant beats in both."),
-    (effects_plot, "Main effects: means over the cells of each value, all else being equal."),
-    (compared_entropy, "Code usage: 1 is all options equally often."),
+    (pareto_plot, "Quality against cost; the dotted line joins the variants that no other beats in both."),
+    (effects_plot, "Main effects: the mean over the variants with each value, all else being equal."),
+    (compared_entropy, "Code usage: 1 means that all options are used equally often."),
 )
-_PICTURES = {
+_IMAGES = {
     "samples": (
-        "Samples of codes drawn uniformly, or from a model's own prior. Variants whose codes have one shape decode the "
-        "same codes."
+        "Samples of codes drawn uniformly, or from a model's own prior. Variants whose codes have the same shape "
+        "decode the same codes."
     ),
-    "reconstructions": "Test items, each with its reconstruction: the same items for each variant.",
+    "reconstructions": "Test examples, each with its reconstruction; the same examples for each variant.",
 }
 
 
@@ -170,8 +170,8 @@ class _Drawn(NamedTuple):
 
 
 def write_page(comparison: RunComparison, path: Path) -> Path:
-    """Write the page of a comparison; pictures are read from the directories of its runs. Raises: OSError."""
-    drawn = [(draw(comparison), caption + _referred(draw, comparison)) for draw, caption in _DRAWN]
+    """Write the page of a comparison, with images from the directories of its runs. Raises: OSError."""
+    drawn = [(draw(comparison), caption + _referred(draw, comparison)) for draw, caption in _PLOTS]
     plots = [_Drawn(Markup(as_svg(plot)), caption) for plot, caption in drawn if plot]
     page = page_template("vqtk.compare", "comparison.html.j2").render(
         comparison=comparison,
@@ -179,14 +179,14 @@ def write_page(comparison: RunComparison, path: Path) -> Path:
         costs=costs_table(comparison),
         stages=stages_table(comparison),
         plots=plots,
-        pictures={sort: (told, _pictures(comparison, sort)) for sort, told in _PICTURES.items()},
+        images={kind: (caption, _images(comparison, kind)) for kind, caption in _IMAGES.items()},
     )
     write_text(path, page)
     return path
 
 
 def _referred(draw: object, comparison: RunComparison) -> str:
-    """Return what the references beside rate and distortion are."""
+    """Return what the references in the plot of rate and distortion are."""
     found = comparison.references
     if draw is not compared_rate_distortion or not found:
         return ""
@@ -194,14 +194,14 @@ def _referred(draw: object, comparison: RunComparison) -> str:
     return f" Without a network, at {found['options']} options a stage: {kmeans}; {gaussian}."
 
 
-def _pictures(comparison: RunComparison, sort: str) -> list[_Drawn]:
-    """Return the newest picture of each variant, of the first seed that most of them have."""
+def _images(comparison: RunComparison, kind: str) -> list[_Drawn]:
+    """Return the newest image of each variant, of the first seed that most of them have."""
     having = [seed for row in comparison.variants for seed in row.seeds]
     seed = min(having, key=lambda one: (-having.count(one), one))
     found = []
     for row in comparison.variants:
         run = next((run for run in row.runs if run.seed == seed), row.runs[0])
-        newest = newest_image(run.path / "images", sort)
+        newest = newest_image(run.path / "images", kind)
         if newest:
             content = as_html(newest, row.name, pixelated=comparison.kind != "points")
             found.append(_Drawn(content, f"{row.name}, seed {run.seed}"))

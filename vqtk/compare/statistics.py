@@ -14,9 +14,9 @@ from scipy import stats
 from scipy.integrate import trapezoid
 
 LEVEL = 0.95
-"""The confidence of intervals; 1 − LEVEL is the rate of false findings that is allowed."""
+"""The confidence of intervals; 1 − LEVEL is the allowed rate of false findings."""
 LEAST = 3
-"""Pairs below which no interval is given."""
+"""The fewest pairs that have an interval."""
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +73,7 @@ def area(bits: ArrayLike, distortion: ArrayLike, *, low: float, high: float) -> 
 def late_fall(updates: ArrayLike, values: ArrayLike) -> float | None:
     """Return by what part of itself a curve fell over the last fifth of its updates; negative if it rose.
 
-    None if it has no point at or before that, or is 0 there.
+    None if it has no point before that, or is 0 there.
     """
     at, curve = np.asarray(updates, dtype=float), np.asarray(values, dtype=float)
     if len(at) < 2 or at[0] > 0.8 * at[-1]:

@@ -37,14 +37,14 @@ def results_table(comparison: RunComparison) -> Rows:
     columns = [
         Column("variant", lambda row: row.name),
         Column("n", lambda row: str(len(row.seeds))),
-        Column(f"{comparison.metric} ± sd", lambda row: format_mean_std(row.result)),
+        Column(f"{comparison.metric} ± std", lambda row: format_mean_std(row.result)),
         Column(f"difference [{percent}]", lambda row: format_difference(row.difference)),
         Column("p (Holm)", lambda row: format_p(row.difference)),
         Column("verdict", lambda row: row.difference.verdict if row.difference else "baseline"),
-        *(Column(f"{name} ± sd", partial(_also, name)) for name in comparison.also),
-        *([Column("area ± sd", lambda row: format_mean_std(row.area))] if has_area else []),
-        Column("entropy a stage", lambda row: f"{row.usage.entropy_nats:.3f}"),
-        Column("used a stage", _used),
+        *(Column(f"{name} ± std", partial(_also, name)) for name in comparison.also),
+        *([Column("area ± std", lambda row: format_mean_std(row.area))] if has_area else []),
+        Column("entropy per stage", lambda row: f"{row.usage.entropy_nats:.3f}"),
+        Column("used per stage", _used),
     ]
     return _rows(columns, comparison)
 
@@ -67,7 +67,7 @@ def costs_table(comparison: RunComparison) -> Rows:
         Column("decode (FLOPs)", lambda row: engineering(row.costs.decode_flops)),
         Column("updates", lambda row: f"{row.costs.updates:,}"),
         Column("step (ms)", lambda row: format_number(row.costs.step_ms)),
-        Column("items/s", lambda row: format_number(row.costs.examples_per_s)),
+        Column("examples/s", lambda row: format_number(row.costs.examples_per_s)),
         Column("training (s)", lambda row: format_number(row.costs.train_s)),
         Column("memory (MB)", lambda row: format_number(row.costs.peak_memory_mb)),
     ]
@@ -107,7 +107,7 @@ def _stages_shown(variants: Sequence[ComparedVariant]) -> list[int]:
 
 
 def _stage(found: Sequence[ComparedStage], *, bits: bool) -> str:
-    """Return a stage's distortion, or a dash past a variant's last stage, or where it has no reconstruction."""
+    """Return a stage's distortion, or a dash past a variant's last stage, or if it has no reconstruction."""
     if not found or found[0].distortion.mean is None:
         return "–"
     return format_mean_std(found[0].distortion) + (f" at {found[0].bits:g} bits" if bits else "")
@@ -150,7 +150,7 @@ def as_markdown(comparison: RunComparison) -> str:
     if not comparison.units:
         parts += ["## Distortion by stage", _markdown(stages_table(comparison))]
     for axis, effects in comparison.effects.items():
-        header = [axis, f"{comparison.metric} ± sd", "cells", "seeds"]
+        header = [axis, f"{comparison.metric} ± std", "variants", "seeds"]
         body = [[one.value, format_mean_std(one.result), str(one.variants), str(one.seeds)] for one in effects]
         parts += [f"## Main effect of {axis}", _markdown([header, *body])]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -12,15 +12,15 @@ from vqtk.recipe.node import Node
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.show import inline
 
-_Said = Callable[[Run], str | None]
+_Describe = Callable[[Run], str | None]
 
 
 def differing(collected: Collected) -> list[str]:
-    """Return a sentence for each term that is not the same for all runs.
+    """Return a sentence for each term that differs between runs.
 
-    Where a study sets items, operations or time equal, that stands in place of the number of updates.
+    If a study holds examples, operations or time equal, the number of updates may differ.
     """
-    found = [_differing(what, of, collected.variants) for what, of in _terms(collected.study or {}).items()]
+    found = [_differing(what, describe, collected.variants) for what, describe in _terms(collected.study or {}).items()]
     return [sentence for sentence in found if sentence]
 
 
@@ -29,15 +29,15 @@ def require_equal(sentences: Sequence[str]) -> None:
     if sentences:
         raise VqtkError(
             f"these runs cannot be compared on equal terms. {' '.join(sentences)} Compare runs of the same terms, or "
-            "give --unequal to compare them all the same; every output is then marked."
+            "give --unequal to compare them anyway; every output is then marked."
         )
 
 
-def _terms(study: dict[str, Any]) -> dict[str, _Said]:
-    """Return the terms to hold equal, each with how a run's is said."""
-    terms: dict[str, _Said] = {
+def _terms(study: dict[str, Any]) -> dict[str, _Describe]:
+    """Return the terms that have to be equal, each with what describes that of a run."""
+    terms: dict[str, _Describe] = {
         "Data": _data,
-        "Test items": _tested,
+        "Test examples": _tested,
         "Features of samples": _features,
     }
     equal = study.get("terms", {}).get("equal")
@@ -45,7 +45,7 @@ def _terms(study: dict[str, Any]) -> dict[str, _Said]:
         return terms
     if equal == "updates":
         return {"Updates": lambda run: f"{run.summary['updates']:,}", **terms}
-    return {"Updates × items an update": _trained, **terms}
+    return {"Updates × examples per update": _trained, **terms}
 
 
 def _trained(run: Run) -> str:
@@ -54,7 +54,7 @@ def _trained(run: Run) -> str:
 
 def _data(run: Run) -> str:
     data: dict[str, Any] = run.manifest["data"]
-    counts = f"{data.get('train_items', 0):,} + {data.get('test_items', 0):,} items"
+    counts = f"{data.get('train_items', 0):,} + {data.get('test_items', 0):,} examples"
     return f"{counts}, SHA-256 {str(data.get('sha256'))[:8]}"
 
 
@@ -63,35 +63,35 @@ def _tested(run: Run) -> str:
 
 
 def _features(run: Run) -> str | None:
-    """Return what the run's samples were compared in, if they were."""
+    """Return the features in which the run's samples were compared, if they were."""
     features: str | None = run.summary.get("quality", {}).get("features")
     return features
 
 
 def units_of(recipe: Recipe) -> str:
-    """Return in words what a recipe's loss is measured in: the loss with its settings, and the training units."""
+    """Return the units of a recipe's loss as text: the loss with its settings, and the training units."""
     loss = recipe.plain()["model"].get("loss")
-    said = recipe.loss or "none"
+    text = recipe.loss or "none"
     if isinstance(loss, dict) and len(loss) > 1:
-        said = inline(Node.of(loss, ""))
+        text = inline(Node.of(loss, ""))
     spec = build_dataset(recipe).spec
-    return said if (spec.mean, spec.std) == (0.0, 1.0) else f"{said} in units of (x − {spec.mean:g}) / {spec.std:g}"
+    return text if (spec.mean, spec.std) == (0.0, 1.0) else f"{text} in units of (x − {spec.mean:g}) / {spec.std:g}"
 
 
 def differing_units(variants: Sequence[Variant]) -> str:
-    """Return a sentence if the losses of the variants are not in the same units, otherwise an empty string."""
+    """Return a sentence if the losses of the variants have different units, otherwise an empty string."""
     return _differing("Losses", lambda run: units_of(run.recipe), variants)
 
 
-def _differing(what: str, of: _Said, variants: Sequence[Variant]) -> str:
-    """Return a sentence that says who has which, or an empty string if all that have any have the same."""
+def _differing(what: str, describe: _Describe, variants: Sequence[Variant]) -> str:
+    """Return a sentence that lists which variants have which value, or an empty string if there is at most one."""
     having: dict[str, list[str]] = {}
     for variant in variants:
         for run in variant.runs.values():
-            said = of(run)
-            if said is None:
+            text = describe(run)
+            if text is None:
                 continue
-            names = having.setdefault(said, [])
+            names = having.setdefault(text, [])
             if variant.name not in names:
                 names.append(variant.name)
     if len(having) <= 1:

@@ -1,4 +1,4 @@
-"""A study, run: its data read, its costs estimated, its runs handed to an executor, their states recorded."""
+"""Runs a study: reads its data, estimates its costs, hands its runs to an executor, and records their states."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from vqtk.train.run_data import own_splits
 from vqtk.train.run_directory import RunDirectory
 
 STEPS = 5
-"""Updates that an estimate of time is made by."""
+"""The updates by which the time of a run is estimated."""
 
 
 class Board(Protocol):
-    """Who is told how a study goes; one that sets `stop` ends it."""
+    """Shows how a study goes; it ends the study by setting `stop`."""
 
     stop: bool
 
     def happened(self, event: Event) -> None:
-        """A cell was begun or has ended."""
+        """A run was started or has ended."""
 
     def tick(self) -> None:
         """Time has passed."""
 
     def say(self, line: str) -> None:
-        """There is something to tell the user."""
+        """Show a line to the user."""
 
 
 def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, *, retry: bool) -> list[State]:
-    """Run the cells that are left, and return the states of all; asked to stop, have each end with a checkpoint."""
+    """Do the runs that are left, and return the states of all. When `board` stops it, each ends with a checkpoint."""
     request, stopping = folder / STOP, False
     request.unlink(missing_ok=True)
-    for cell in to_run(plan, folder, retry=retry):
-        path = folder / cell.path
+    for run in to_run(plan, folder, retry=retry):
+        path = folder / run.path
         write_state(path, replace(read_state(path), state="waiting", error=None))
         executor.submit(path)
     try:
@@ -65,20 +65,20 @@ def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, *, ret
         raise
     finally:
         request.unlink(missing_ok=True)
-    return [read_state(folder / cell.path) for cell in plan.cells()]
+    return [read_state(folder / run.path) for run in plan.runs()]
 
 
 def _settle(event: Event) -> None:
-    """Record the failure of a worker that ended without saying how."""
-    state = read_state(event.cell)
+    """Record the failure of a worker that ended without recording it."""
+    state = read_state(event.run)
     if event.what == "ended" and event.error and state.state in ("waiting", "running"):
-        write_state(event.cell, replace(state, state="failed", error=event.error))
+        write_state(event.run, replace(state, state="failed", error=event.error))
 
 
 def read_data(plan: Plan, data_dir: Path | None, say: Callable[[str], object]) -> None:
-    """Read each data set of a study once, so that its runs find it whole.
+    """Read each data set of a study once, so that all of its files are there when runs start.
 
-    Raises: DataError if one cannot be read, or the study asks for distances that its samples cannot have.
+    Raises: DataError if one cannot be read, or if there are no features to compare samples in.
     """
     samples, seen = wants_samples(metric.name for metric in plan.study.metrics), []
     for variant in plan.variants:
@@ -95,19 +95,19 @@ def read_data(plan: Plan, data_dir: Path | None, say: Callable[[str], object]) -
 
 @dataclass(frozen=True)
 class VariantCost:
-    """What a run of a variant costs; `flops` are those of training on one item, `seconds` those of all its updates."""
+    """What a run of a variant costs: `flops` of training on one example, `seconds` of all updates."""
 
     variant: PlannedVariant
     parameters: int
     bits: float
     flops: int
     updates: int
-    items: int
+    examples: int
     seconds: float
 
 
 def variant_cost(variant: PlannedVariant, device: torch.device) -> VariantCost:
-    """Return what a run of a variant costs, its time foretold from a few updates on synthetic items."""
+    """Return what a run of a variant costs, its time estimated from a few updates on synthetic examples."""
     recipe = variant.recipe
     model = build_model(recipe, device="meta")
     updates = recipe.train.updates
@@ -117,17 +117,17 @@ def variant_cost(variant: PlannedVariant, device: torch.device) -> VariantCost:
         bits=model.bits,
         flops=training_flops(recipe),
         updates=updates,
-        items=updates * recipe.examples_per_update,
+        examples=updates * recipe.examples_per_update,
         seconds=updates * step_s(recipe, device, steps=STEPS),
     )
 
 
 def compute_references(plan: Plan, folder: Path, data_dir: Path | None, say: Callable[[str], object]) -> None:
-    """Compute the references at the baseline's rates into its first run, if they take little beside the training.
+    """Compute the references at the baseline's rates and keep them with its first run, if training takes far longer.
 
     Raises: DataError if the data cannot be read.
     """
-    baseline = next(cell for cell in plan.cells() if cell.variant.choices == plan.study.baseline)
+    baseline = next(run for run in plan.runs() if run.variant.choices == plan.study.baseline)
     recipe, keep = baseline.variant.at(baseline.seed), folder / baseline.path / REFERENCES_FILE
     if kept(keep) or recipe.loss != "mse":
         return
@@ -136,6 +136,8 @@ def compute_references(plan: Plan, folder: Path, data_dir: Path | None, say: Cal
         splits = own_splits(recipe, run, data_dir=data_dir, say=say)
     else:
         splits = dataset.load(data_root(data_dir, of=dataset))
-    if are_worth_it([cell.variant.recipe for cell in plan.cells()], model, splits):
-        say("Computing what needs no network, to draw beside the variants: K-means of pixels, a Gaussian's R(D).")
+    if are_worth_it([run.variant.recipe for run in plan.runs()], model, splits):
+        say(
+            "Computing references without a network, to plot beside the variants: K-means of pixels, a Gaussian's R(D)."
+        )
         references(model, splits, seed=recipe.seed, keep=keep)

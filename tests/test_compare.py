@@ -115,8 +115,8 @@ def test_the_main_effect_of_an_axis_is_the_planted_one(found: RunComparison) -> 
 
 
 def test_main_effects_are_taken_over_variants_that_differ_in_the_axis_alone() -> None:
-    cells = [({"a": "1", "b": "x"}, {0: 1.0}), ({"a": "2", "b": "x"}, {0: 2.0}), ({"a": "1", "b": "y"}, {0: 9.0})]
-    effects = main_effects({"a": ["1", "2"], "b": ["x", "y"]}, cells)
+    reached = [({"a": "1", "b": "x"}, {0: 1.0}), ({"a": "2", "b": "x"}, {0: 2.0}), ({"a": "1", "b": "y"}, {0: 9.0})]
+    effects = main_effects({"a": ["1", "2"], "b": ["x", "y"]}, reached)
     assert [effect.result.mean for effect in effects["a"]] == [1.0, 2.0]
     assert [effect.result.mean for effect in effects["b"]] == [1.0, 9.0]
 
@@ -138,6 +138,30 @@ def test_a_study_keeps_its_comparison_in_every_form(found: RunComparison, made_s
     tex = (made_study / "comparison.tex").read_text()
     assert tex.count(r"\\") == 5
     assert r"\toprule" in tex
+
+
+def test_the_tables_of_docs_compare_list_exactly_the_keys_of_the_json(found: RunComparison) -> None:
+    plain = found.to_json()
+    variant = plain["variants"][1]
+    for heading, values in (("key of `comparison.json`", plain), ("key of a variant", variant)):
+        assert list(documented_keys(heading)) == list(values)
+    nested = {
+        "key of `comparison.json`": {"effects": plain["effects"]["width"][0], "left_out": plain["left_out"][0]},
+        "key of a variant": {
+            **{key: variant[key] for key in ("area", "flops", "difference")},
+            **{key: variant[key][0] for key in ("stages", "runs", "changes")},
+        },
+    }
+    for heading, values in nested.items():
+        for key, inner in values.items():
+            assert all(f"`{name}`" in documented_keys(heading)[key] for name in inner), key
+
+
+def documented_keys(heading: str) -> dict[str, str]:
+    """The keys in the first column of the table with a heading, each with its row."""
+    text = (TOY.parent.parent / "docs" / "compare.md").read_text(encoding="utf-8")
+    rows = text.partition(f"| {heading} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return {key: row for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
 
 
 def test_the_page_needs_no_other_file(found: RunComparison, made_study: Path) -> None:

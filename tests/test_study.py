@@ -13,7 +13,8 @@ from vqtk.evaluate.profile import flops
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.study.equal import training_flops
-from vqtk.study.plan import Plan, plan, try_out
+from vqtk.study.plan import Plan, plan
+from vqtk.study.runner import try_out
 from vqtk.study.study import Study, load_study
 from vqtk.train.batches import Batches
 

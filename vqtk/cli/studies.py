@@ -79,8 +79,8 @@ def _share_cores(executor: Executor) -> None:
 def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> None:
     from vqtk.cli.progress import make_board
     from vqtk.cli.run import stopping_on_signals
-    from vqtk.study.plan import to_run, try_out, write_plan
-    from vqtk.study.runner import read_data, run_study
+    from vqtk.study.plan import to_run, write_plan
+    from vqtk.study.runner import read_data, run_study, try_out
 
     runs, left = plan.runs(), to_run(plan, folder, retry=retry)
     board = make_board(plan, folder)
@@ -131,8 +131,8 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
 
     from vqtk.cli.progress import duration
     from vqtk.compare.statistics import LEAST
-    from vqtk.study.plan import to_run, try_out
-    from vqtk.study.runner import variant_cost
+    from vqtk.study.plan import to_run
+    from vqtk.study.runner import try_out, variant_cost
 
     seeds, total, warned = len(plan.study.seeds), 0.0, []
     columns = ("variant", "seeds", "parameters", "bits", "FLOPs/example", "updates", "examples", "time per run")

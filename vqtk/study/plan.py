@@ -1,20 +1,20 @@
-"""The runs of a study: each variant at each seed, resolved, tried out, and given a directory."""
+"""The runs of a study: each variant at each seed, resolved, checked, and given a directory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqtk.compare.metrics import SAMPLES, SHARED, is_of_the_loss
 from vqtk.compare.terms import units_of
-from vqtk.errors import CheckpointError, RecipeError, VqtkError
+from vqtk.errors import CheckpointError, RecipeError
 from vqtk.io.files import write_text
 from vqtk.io.run_files import StudyFile, read_file
-from vqtk.recipe.build import Validation, build_dataset, fingerprint, validate
+from vqtk.recipe.build import build_dataset
 from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.recipe.show import changes
@@ -225,24 +225,6 @@ def _check_units(study: Study, variants: list[PlannedVariant]) -> None:
 
 
 # ── on disk ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def try_out(plan: Plan) -> Iterator[tuple[PlannedVariant, Validation, list[str]]]:
-    """Build each variant on the CPU and try it; yield it with a warning if an earlier one has the same model.
-
-    Raises: RecipeError, with the name of the variant, if one cannot be trained.
-    """
-    seen: dict[str, PlannedVariant] = {}
-    for variant in plan.variants:
-        where = f"{shown_path(plan.study.path)}: the variant {variant.name!r}"
-        try:
-            tried = validate(variant.recipe)
-            other = seen.setdefault(fingerprint(variant.recipe), variant)
-        except VqtkError as error:
-            raise RecipeError(f"{where}: {error}") from None
-        same = other is not variant and other.recipe.plain()["model"] != variant.recipe.plain()["model"]
-        warning = f"{where} differs from {other.name!r} in settings of the model, but has the same one. Are they used?"
-        yield variant, tried, [warning] if same else []
 
 
 def write_plan(plan: Plan, folder: Path) -> None:

@@ -1,8 +1,8 @@
-"""Runs a study: reads its data, estimates its costs, hands its runs to an executor, and records their states."""
+"""Runs a study: tries out its variants, reads its data, estimates costs, has its runs trained, records their states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,10 +10,12 @@ from typing import Protocol
 import torch
 
 from vqtk.datasets import data_root
+from vqtk.errors import RecipeError, VqtkError
 from vqtk.evaluate.profile import total_parameters
 from vqtk.evaluate.quality import features_at_hand
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, kept, references
-from vqtk.recipe.build import build_dataset, build_model
+from vqtk.recipe.build import Validation, build_dataset, build_model, fingerprint, validate
+from vqtk.recipe.node import shown_path
 from vqtk.study.equal import step_s, training_flops
 from vqtk.study.plan import Plan, PlannedVariant, to_run
 from vqtk.study.protocol import STOP, Event, Executor, State, read_state, write_state
@@ -73,6 +75,24 @@ def _settle(event: Event) -> None:
     state = read_state(event.run)
     if event.what == "ended" and event.error and state.state in ("waiting", "running"):
         write_state(event.run, replace(state, state="failed", error=event.error))
+
+
+def try_out(plan: Plan) -> Iterator[tuple[PlannedVariant, Validation, list[str]]]:
+    """Build each variant on the CPU and try it; yield it with a warning if an earlier one has the same model.
+
+    Raises: RecipeError, with the name of the variant, if one cannot be trained.
+    """
+    seen: dict[str, PlannedVariant] = {}
+    for variant in plan.variants:
+        where = f"{shown_path(plan.study.path)}: the variant {variant.name!r}"
+        try:
+            tried = validate(variant.recipe)
+            other = seen.setdefault(fingerprint(variant.recipe), variant)
+        except VqtkError as error:
+            raise RecipeError(f"{where}: {error}") from None
+        same = other is not variant and other.recipe.plain()["model"] != variant.recipe.plain()["model"]
+        warning = f"{where} differs from {other.name!r} in settings of the model, but has the same one. Are they used?"
+        yield variant, tried, [warning] if same else []
 
 
 def read_data(plan: Plan, data_dir: Path | None, say: Callable[[str], object]) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tests.parity import ROOT
 from tests.running import vqtk_main
-from vqtk.compare.tables import Column, as_rich
+from vqtk.compare.tables import as_rich
 from vqtk.errors import RecipeError
 from vqtk.recipe.build import build_model, validate
 from vqtk.recipe.recipe import load_recipe
@@ -152,8 +152,8 @@ def axes(count: int, values: int) -> str:
     ("text", "told"),
     [
         (f"axes:\n{axes(20, 10)}", "axes: 100,000,000,000,000,000,000 combinations of their values. A study has at"),
-        (f"axes:\n{axes(20, 10)}\nbaseline: v1", "baseline: no cell is called 'v1'"),
-        (f"axes:\n{axes(1, 2)}\ncells: [{'v0, ' * 1001}]", "cells: 1,001 cells. A study has at most 1,000 variants"),
+        (f"axes:\n{axes(20, 10)}\nbaseline: v1", "baseline: no variant is called 'v1'"),
+        (f"axes:\n{axes(1, 2)}\ncells: [{'v0, ' * 1001}]", "cells: 1,001 variants. A study has at most 1,000"),
     ],
     ids=["axes", "baseline", "cells"],
 )
@@ -168,7 +168,7 @@ def test_the_variants_of_a_study_have_a_bound(text: str, told: str, tmp_path: Pa
 def test_a_study_of_many_axes_one_at_a_time_is_none_of_many_variants(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(f"name: many\nbase: {MNIST}\nseeds: [0]\ncells: one_at_a_time\naxes:\n{axes(20, 10)}\n")
-    assert len(load_study(path).cells) == 1 + 20 * 9
+    assert len(load_study(path).variants) == 1 + 20 * 9
 
 
 def test_the_seeds_of_a_study_have_a_bound(tmp_path: Path) -> None:
@@ -217,8 +217,7 @@ def test_a_batch_out_of_all_measure_is_refused_by_every_command(
 
 
 def test_names_from_a_file_are_shown_as_they_are_in_a_table() -> None:
-    columns = [Column("[bold]x", lambda row: row["name"])]
-    table = as_rich(columns, {"variants": [{"name": "[red]\x1b[2J[/red]"}]}, title="[link=x]y")
+    table = as_rich([["[bold]x"], ["[red]\x1b[2J[/red]"]], title="[link=x]y")
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)

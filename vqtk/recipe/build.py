@@ -19,8 +19,9 @@ from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.types import DataSpec
 from vqtk.plugin.loading import described
 from vqtk.recipe.affordable import affordable, check_update
-from vqtk.recipe.node import Node, shown_path, walk
+from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.show import changes
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
@@ -138,7 +139,7 @@ def _outcome(model: Model) -> list[Tensor]:
 
 
 def _told(recipe: Recipe, path: Path, base: Recipe) -> str | None:
-    changed = _changed(recipe.plain(), base.plain())
+    changed = [change.path for change in changes(_unnamed(recipe), _unnamed(base))]
     if not changed:
         return f"this recipe says the same as {shown_path(path)}, but for its name: the variant changes nothing."
     in_model = [place for place in changed if place.startswith("model")]
@@ -151,12 +152,5 @@ def _told(recipe: Recipe, path: Path, base: Recipe) -> str | None:
     )
 
 
-def _changed(plain: dict[str, Any], base: dict[str, Any]) -> list[str]:
-    """Return the dotted paths of the values that differ, the name aside."""
-    sides = [
-        {place: node.value for place, node in walk(Node.of(side, "")) if not isinstance(node.value, (dict, list))}
-        for side in (plain, base)
-    ]
-    places = [place for place in dict.fromkeys([*sides[0], *sides[1]]) if place != "name"]
-    absent = object()
-    return [place for place in places if sides[0].get(place, absent) != sides[1].get(place, absent)]
+def _unnamed(recipe: Recipe) -> dict[str, Any]:
+    return {**recipe.of_variant(), "seed": recipe.seed}

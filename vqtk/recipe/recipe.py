@@ -112,8 +112,13 @@ class Recipe:
 
     @property
     def batch(self) -> int:
-        """Items of one batch."""
+        """Examples of one batch."""
         return self.data.common["batch"]
+
+    @property
+    def examples_per_update(self) -> int:
+        """Examples that one update trains on."""
+        return self.batch * self.train.accumulate
 
     @property
     def loss(self) -> str | None:
@@ -125,12 +130,16 @@ class Recipe:
         """Return the resolved recipe as plain values, which `from_plain` reads again; its plugins stand beside it."""
         return self.node.plain()
 
+    def of_variant(self) -> dict[str, Any]:
+        """Return the plain recipe without `name` and `seed`: what makes a variant."""
+        return {key: value for key, value in self.plain().items() if key not in ("name", "seed")}
+
     def of_consequence(self) -> dict[str, Any]:
-        """Return the plain recipe less what changes no result: `name`, `seed`, and the settings of `Train` marked so.
+        """Return `of_variant` without the settings of `Train` that are marked to change no result.
 
         Runs of which this is the same are of one variant.
         """
-        plain = {key: value for key, value in self.plain().items() if key not in ("name", "seed")}
+        plain = self.of_variant()
         marked = {one.name for one in fields(Train) if not one.metadata.get("changes results", True)}
         return {**plain, "train": {key: value for key, value in plain["train"].items() if key not in marked}}
 

@@ -1,14 +1,15 @@
-"""A resolved recipe as YAML that can be run again, each line with where its values came from."""
+"""A resolved recipe as YAML that can be run again, each line with where its values came from; and how two differ."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqtk.recipe.node import Node, walk
+from vqtk.recipe.node import Node, below, walk
 
 _WIDTH = 84
 _COMMENT_COLUMN = 64
@@ -98,3 +99,46 @@ def _origins(node: Node) -> str:
         return "default"
     defaults = list(dict.fromkeys(_key(path) for path, origin in leaves if origin == "default"))
     return ", ".join(written) + (f"; default: {', '.join(defaults)}" if defaults else "")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value in which two recipes differ.
+
+    Arguments:
+        path: its dotted path.
+        baseline: the value in the first recipe as YAML, or `absent`.
+        variant: the value in the second, likewise.
+    """
+
+    path: str
+    baseline: str
+    variant: str
+
+
+def changes(baseline: dict[str, Any], variant: dict[str, Any]) -> list[Change]:
+    """Return the values in which two plain recipes, or parts of recipes, differ.
+
+    A component that is replaced by another, and a list whose length differs, is one change.
+    """
+    return _changes(baseline, variant, "")
+
+
+_ABSENT = object()
+
+
+def _changes(old: Any, new: Any, path: str) -> list[Change]:
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
+        keys = dict.fromkeys([*old, *new])
+        pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        return [Change(path, _value(old), _value(new))]
+    return [change for key, before, after in pairs for change in _changes(before, after, below(path, key))]
+
+
+def _value(value: Any) -> str:
+    return "absent" if value is _ABSENT else inline(Node.of(value, ""))

@@ -20,7 +20,7 @@ class Batches:
         self.device = model.device
         self.normalise = model.data.normalise
         self.batch = recipe.batch
-        self.examples_per_update = recipe.batch * recipe.train.accumulate
+        self.examples_per_update = recipe.examples_per_update
         self._order = Order(len(data), recipe.seed)
         self._raw = batches_of(data.to(self.device), self._indices(done))
 

@@ -1,6 +1,6 @@
-"""The process: what it asks of the C library before torch is loaded, and what a manifest records of it.
+"""The process: settings of the C libraries made before torch is loaded, and the environment that a manifest records.
 
-Threads wait briefly and freed memory is kept: both suit a machine that others use, too. A user's own settings win.
+Threads wait only briefly and freed memory is kept: both suit a shared machine. The user's own settings take precedence.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"
 
 SPINS = "10000"
-"""How often an OpenMP thread looks for work before it sleeps.
+"""How many times an OpenMP thread checks for work before it sleeps.
 
-By default it looks for milliseconds: beside one busy process an update of MNIST then takes twenty times as long. With
-this many it is as fast as ever on a quiet machine, and beside a busy one as fast as threads that sleep at once.
+By default it spins for milliseconds, and an update of MNIST beside one busy process takes twenty times as long. With
+this value an idle machine is as fast as before, and a busy one as fast as with threads that sleep at once.
 """
 _KEPT_BYTES = 2**31 - 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def settle() -> None:
-    """Set both, unless torch is loaded or the user has set them."""
+    """Limit the spinning of threads and keep freed memory, unless torch is loaded or the user has set either."""
     if "torch" in sys.modules:
         return
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
@@ -40,9 +40,9 @@ def settle() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc's allocator reuse large blocks.
+    """Make glibc's allocator reuse large blocks.
 
-    It gives each back to the system and asks for it again, with pages to clear: a fifth of the time of encoding.
+    By default it returns each to the system and requests it again, with pages to clear: a fifth of encoding's time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Plugins kept with what was trained by them, and found again."""
+"""Keep the plugins of a run with it, and find them again when its weights are loaded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vqtk.plugin.loading import Plugin, hash_of, source_of, used_plugins
 FOLDER = "plugins"
 _KEYS = ("file", "path", "sha256")
 Record = dict[str, str]
-"""Of one plugin: the `file` it is kept as, the `path` it was read from, and its `sha256`."""
+"""The record of a plugin: the `file` name of its copy, the `path` it was read from, and its `sha256`."""
 
 
 def records(plugins: Sequence[Plugin]) -> list[Record]:
-    """Return what a manifest or a weights file says of plugins; those of one name are told apart by their hash."""
+    """Return the records of plugins for a manifest or a weights file; equal names are distinguished by their hashes."""
     names = [plugin.path.name for plugin in plugins]
     return [
         {
@@ -31,7 +31,7 @@ def records(plugins: Sequence[Plugin]) -> list[Record]:
 
 
 def keep(plugins: Sequence[Plugin], run: Path) -> list[Path]:
-    """Copy plugins into a run directory; return where they are, relative to it. Raises: OSError."""
+    """Copy plugins into a run directory; return their paths relative to it. Raises: OSError."""
     kept = []
     for record in records(plugins):
         source, place = Path(record["path"]), run / FOLDER / record["file"]
@@ -45,7 +45,7 @@ def keep(plugins: Sequence[Plugin], run: Path) -> list[Path]:
 
 
 def check_copies(recorded: Sequence[Record], run: Path) -> None:
-    """Refuse a run whose copies of plugins are not those that it was started with; warn where an origin has changed.
+    """Refuse a run whose copies of plugins have changed; warn where only the original has.
 
     Raises: CheckpointError, before anything is imported.
     """
@@ -55,18 +55,18 @@ def check_copies(recorded: Sequence[Record], run: Path) -> None:
             raise CheckpointError(_differs(copy, run / "manifest.json"))
         if source_of(original) and hash_of(original) != record["sha256"]:
             warnings.warn(
-                VqtkWarning(f"{original} has changed since this run was started; the run's own copy is used: {copy}."),
+                VqtkWarning(f"{original} has changed since this run was started; using the run's copy: {copy}."),
                 stacklevel=2,
             )
 
 
 def found(recorded: Sequence[Record], weights: Path) -> list[Path]:
-    """Return where the plugins of a weights file are that are to be imported: in the `plugins/` of its run.
+    """Return the paths of the plugins to import for a weights file: the copies in the `plugins/` of its run.
 
-    A weights file can name any file of this machine, so nothing else that it names is imported. A plugin of the same
-    name that the user has given for the whole process takes its place, with a warning if it differs.
+    A weights file can name any file on this machine, so nothing else that it names is imported. A plugin of the same
+    name that the user has given (--plugin) replaces the copy, with a warning if it differs.
 
-    Raises: CheckpointError if one is not there, or is not what the weights were trained with.
+    Raises: CheckpointError if a plugin is missing, or is not the one that the weights were trained with.
     """
     paths = []
     for record in checked(recorded, weights):
@@ -81,21 +81,21 @@ def found(recorded: Sequence[Record], weights: Path) -> list[Path]:
 
 
 def checked(recorded: Sequence[Record], source: Path) -> list[Record]:
-    """Return records of plugins whose form is right: a bare file name, a path, a hash. Raises: CheckpointError."""
+    """Return records of plugins after checking them: a bare file name, a path, a hash. Raises: CheckpointError."""
     for record in recorded:
         if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in _KEYS):
-            raise CheckpointError(f"{source}: what it says of its plugins cannot be read. Expected {', '.join(_KEYS)}.")
+            raise CheckpointError(f"{source}: its list of plugins cannot be read. Expected {', '.join(_KEYS)} of each.")
         name = record["file"]
         if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
             raise CheckpointError(
-                f"{source}: it names a plugin as {name[:200]!r}, and only a file name is expected there: these weights "
-                "were not written by vqtk, or were changed since. Do not load them."
+                f"{source}: the name of its plugin is {name[:200]!r}; expected a bare file name. vqtk did not write "
+                "this, or it was changed since. Do not load it."
             )
     return list(recorded)
 
 
 def _kept(record: Record, weights: Path) -> Path:
-    """Return the copy of a plugin in the run of a checkpoint."""
+    """Return the path of a plugin's copy in the run that a checkpoint belongs to."""
     if weights.resolve().parent.name == "checkpoints":
         place = weights.parent.parent / FOLDER / record["file"]
         if source_of(place):
@@ -103,13 +103,13 @@ def _kept(record: Record, weights: Path) -> Path:
                 raise CheckpointError(_differs(place, weights))
             return place
     raise CheckpointError(
-        f"{weights}: these weights were trained with the plugin {record['file']}, and they are not in a run that keeps "
-        f"a copy of it. A plugin is code: if you trust it, give it with --plugin {record['file']}."
+        f"{weights}: these weights were trained with the plugin {record['file']}, but are not in a run with a copy "
+        f"of it. A plugin is code: if you trust it, load it with --plugin {record['file']}."
     )
 
 
 def _differs(copy: Path, source: Path) -> str:
     return (
-        f"{copy} is not the plugin that {source} was made with (its SHA-256 differs), so it is not imported. Put the "
-        f"right file there, or, if you trust this one, give it with --plugin {copy}."
+        f"{copy} is not the plugin that {source} records (its SHA-256 differs), so it is not imported. Restore the "
+        f"original file, or, if you trust this one, load it with --plugin {copy}."
     )

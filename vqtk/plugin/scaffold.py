@@ -1,4 +1,4 @@
-"""A new plugin from a template: a working component of a registry, and its test."""
+"""Start a plugin from a template: a working component of a registry, and its test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vqtk.registry import REGISTRIES
 def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
     """Write `folder/NAME.py`, with a component of that name, and `folder/test_NAME.py`; return both paths.
 
-    Raises: RegistryError if the name cannot be one, is taken, or a file is there already.
+    Raises: RegistryError if the name is invalid or taken, or one of the files exists.
     """
     if kind not in REGISTRIES:
         raise RegistryError(
@@ -22,22 +22,18 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
         )
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         suggested = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        better = f" Take {suggested!r}." if re.fullmatch(r"[a-z][a-z0-9_]*", suggested) else ""
+        better = f" Try {suggested!r}." if re.fullmatch(r"[a-z][a-z0-9_]*", suggested) else ""
         raise RegistryError(
-            f"{name!r} cannot be a plugin's name: it is that of a Python file and of the component, of small letters, "
-            f"digits and `_`, beginning with a letter.{better}"
+            f"{name!r} cannot be a plugin's name, which is that of its file and component. Expected lower-case "
+            f"letters, digits and `_`, beginning with a letter.{better}"
         )
     known = REGISTRIES[kind].entries()
     if name in known:
-        raise RegistryError(
-            f"there is a {kind} called {name!r} already: {known[name].origin}. Give the new one another name."
-        )
+        raise RegistryError(f"there is already a {kind} called {name!r}: {known[name].origin}. Choose another name.")
     written = {folder / f"{name}.py": f"{kind}.py", folder / f"test_{name}.py": "test.py.txt"}
     for path in written:
         if path.exists():
-            raise RegistryError(
-                f"{path} is there already. Give the new one another name, or another folder with --out."
-            )
+            raise RegistryError(f"{path} exists already. Choose another name, or another folder with --out.")
     for path, template in written.items():
         write_text(path, _filled(template, name, kind))
     plugin, test = written
@@ -45,7 +41,7 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
 
 
 def _filled(template: str, name: str, kind: str) -> str:
-    """Return a template with the component's name in place of `example`, and its class's in place of `Example`."""
+    """Return a template with `example` replaced by the component's name, and `Example` by its class's name."""
     text = files("vqtk.plugin.templates").joinpath(template).read_text(encoding="utf-8")
     if template.endswith(".txt"):
         return text.replace("NAME", name).replace("REGISTRY", kind)

@@ -31,9 +31,9 @@ FILES = {
     "nested lists": ("name: deep\nmodel: " + "[" * 1000 + "]" * 1000, "nested more than 60 levels deep"),
     "nested mappings": ("\n".join(" " * i + "a:" for i in range(500)), "nested more than 60 levels deep"),
     "brackets without an end": ("model: " + "{a: " * 10_000, "nested more than 60 levels deep"),
-    "aliases of aliases": (ALIASES, "more than 10,000 values, aliases and repetitions written out"),
+    "aliases of aliases": (ALIASES, "more than 10,000 values with aliases and repetitions expanded"),
     "many values": ("a: [" + "1, " * 50_000 + "1]", "more than 10,000 values"),
-    "a large file": ("# " + "x" * (2 << 20), "characters are no recipe"),
+    "a large file": ("# " + "x" * (2 << 20), "characters are too many for a recipe"),
 }
 
 
@@ -65,7 +65,7 @@ def test_a_chain_of_recipes_has_an_end(tmp_path: Path) -> None:
         ("model.refiner.blocks.0.repeat=1000000000", "from 1 to 1,000"),
         ("model.stages=1000000000", "model.stages: expected a whole number from 1 to 10,000"),
         ("model.options=1000000000", "model.options: expected a whole number from 2 to 65,536"),
-        (".".join(["a"] * 5000) + "=1", "a path of 5000 keys"),
+        (".".join(["a"] * 5000) + "=1", "the path has 5000 keys"),
         ("model.refiner.blocks." + "9" * 10_000 + ".width=1", "expected an index"),
         ("model.refiner.blocks=" + "[" * 2000, "nested more than 60 levels deep"),
         ("model.stages=" + "9" * 10_000, "model.stages"),
@@ -133,7 +133,7 @@ def test_the_modules_of_a_model_have_a_bound(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_repetitions_in_repetitions_are_counted() -> None:
     unit = "{width: 4, then: [relu, relu, relu], repeat: 1000}"
-    with pytest.raises(RecipeError, match="more than 10,000 values, aliases and repetitions written out"):
+    with pytest.raises(RecipeError, match="more than 10,000 values with aliases and repetitions expanded"):
         load_recipe(MNIST, [f"model.refiner.backbone.layers=[{', '.join([unit] * 20)}]"])
 
 

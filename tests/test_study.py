@@ -221,7 +221,7 @@ def test_the_codes_of_the_study_of_stages_and_options_are_of_equal_bits() -> Non
 def test_a_recipe_is_no_study_and_a_study_no_recipe() -> None:
     with pytest.raises(RecipeError, match=r"mnist\.yaml: this is a recipe, and a study was expected.*vqtk run"):
         load_study(RECIPES / "mnist.yaml")
-    with pytest.raises(RecipeError, match=r"blocks\.yaml: this is a study, and a recipe was expected.*vqtk ablate"):
+    with pytest.raises(RecipeError, match=r"blocks\.yaml: this is a study; expected a recipe.*vqtk ablate"):
         load_recipe(RECIPES / "ablations" / "blocks.yaml")
 
 

@@ -1,4 +1,4 @@
-"""A resolved recipe as YAML that can be run again, each line with where its values came from; and how two differ."""
+"""Write a resolved recipe as YAML that can be run again, with the origin of its values; and compare two recipes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORDS = {"null", "true", "false", "~"}
 
 
 def as_yaml(node: Node, plugins: Sequence[Path] = ()) -> str:
-    """Return the resolved recipe as YAML; a comment on each line names the file and line, override or default."""
+    """Return a resolved recipe as YAML; a comment on each line gives the file and line, override or default."""
     named = [("plugins: " + _scalar_list(plugins), "")] if plugins else []
     lines = [*named, *_mapping(node, 0)]
     width = min(_COMMENT_COLUMN, max(len(text) for text, origin in lines if origin))
@@ -51,7 +51,7 @@ def _list(node: Node, indent: int) -> list[tuple[str, str]]:
 
 
 def _runs(children: list[Node]) -> list[tuple[Node, int]]:
-    """Group equal neighbours."""
+    """Group equal neighbours, each with its count."""
     runs: list[tuple[Node, int]] = []
     for child in children:
         if runs and isinstance(child.value, dict) and runs[-1][0].plain() == child.plain():
@@ -85,12 +85,12 @@ def _scalar_list(values: Any) -> str:
 
 
 def _key(path: str) -> str:
-    """Return the last key of a path, past the indices of a list."""
+    """Return the last key of a path, ignoring list indices."""
     return [part for part in path.split(".") if not part.isdigit()][-1]
 
 
 def _origins(node: Node) -> str:
-    """Return where a line's values were written, and which of them are defaults."""
+    """Return where the values of a line were written, and which of them are defaults."""
     leaves = [(path, child.origin) for path, child in walk(node) if not isinstance(child.value, (dict, list))]
     if not leaves:
         return node.origin

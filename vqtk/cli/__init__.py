@@ -1,4 +1,4 @@
-"""The command line: one file a command; nothing but parsing and printing."""
+"""The command line: argument parsing and printing, one file per group of commands."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 _LESS_MEMORY = (
-    "Free some, or ask for less: data.batch or train.micro_batch, fewer examples (-n), a smaller "
+    "Free some, or use less: a smaller data.batch or train.micro_batch, fewer examples (-n), a smaller "
     "model, another --device."
 )
 
 
 def main() -> None:
-    """Run the command line. An expected error is one paragraph and exit code 2, never a traceback."""
+    """Run the command line. An expected error prints one paragraph and exits with 2, without a traceback."""
     from vqtk.cli.app import app
     from vqtk.errors import VqtkError, VqtkWarning, is_out_of_memory, told_by_system
     from vqtk.plugin.loading import described, in_plugin
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _show_warning(ours: type[Warning], otherwise: Any, message: Any, category: type[Warning], *place: Any) -> None:
-    """Print a warning of ours as a line; leave others as they are."""
+    """Print a warning of vqtk as one line; pass others on."""
     if issubclass(category, ours):
         print(f"warning: {message}", file=sys.stderr)
     else:
@@ -53,7 +53,7 @@ def _show_warning(ours: type[Warning], otherwise: Any, message: Any, category: t
 
 def _end_early(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
-        print("interrupted: ended at once, without a checkpoint", file=sys.stderr)
+        print("interrupted: stopped at once, without a checkpoint", file=sys.stderr)
         sys.exit(130)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)

@@ -1,8 +1,11 @@
-"""The commands, gathered. Their modules import torch only when they run, so that `--help` is quick."""
+"""All commands in one app. Their modules import torch only when they run, so that `--help` is fast."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from vqtk.cli.eval import eval_command
 from vqtk.cli.exchange import export_command, import_command
@@ -13,23 +16,43 @@ from vqtk.cli.run import bench_command, run_command
 from vqtk.cli.sampling import complete_command, sample_command
 from vqtk.cli.studies import ablate_command, compare_command
 
+
+class Panels(TyperGroup):
+    """Lists the commands of `--help` by panel, with whole summaries."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per panel, in the order of the commands."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            summary = command.short_help or (command.help or "").strip().partition("\n\n")[0]
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel, []).append((name, " ".join(summary.split())))
+        width = max(map(len, self.commands))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(width), summary) for name, summary in rows])
+
+
 app = typer.Typer(
     name="vqtk",
-    help="A research toolkit around VQ-DRAW, a sequential discrete variational auto-encoder.",
+    cls=Panels,
+    help="A research toolkit around VQ-DRAW, a sequential discrete VAE.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 _TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and components"
 
 app.command("run", rich_help_panel=_TRAIN)(run_command)
 app.command("eval", rich_help_panel=_TRAIN)(eval_command)
-app.command("ablate", rich_help_panel=_TRAIN)(ablate_command)
+app.command("ablate", rich_help_panel=_TRAIN, short_help="Run a study: train all variants and compare them.")(
+    ablate_command
+)
 app.command("bench", rich_help_panel=_TRAIN)(bench_command)
-app.command("compare", rich_help_panel=_TRAIN)(compare_command)
+app.command("compare", rich_help_panel=_TRAIN, short_help="Compare runs or variants over their seeds.")(compare_command)
 app.command("sample", rich_help_panel=_LOOK)(sample_command)
 app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct_command)
 app.command("stages", rich_help_panel=_LOOK)(stages_command)

@@ -213,7 +213,7 @@ class PlainBoard(Shown):
         state = read_state(event.cell)
         left = Counter(read_state(path).state for path in self.cells)
         counts = ", ".join(f"{left[name]} {name}" for name in STATES if left[name])
-        what = "begun" if event.what == "begun" else state.state
+        what = "started" if event.what == "begun" else state.state
         shown = f"  {self.figure(event.cell)}" if what == "done" else ""
         self.say(f"{what:<8}{self.named(self.cells[event.cell])}{shown}  ({counts})")
         if what == "failed" and state.error:

@@ -47,7 +47,7 @@ def sample_command(
         Path | None, typer.Option(metavar="FOLDER", help="Also write voxel samples as meshes into this folder.")
     ] = None,
 ) -> None:
-    """Decode random codes."""
+    """Draw samples: decode random codes."""
     from vqtk.errors import VqtkError
     from vqtk.render.pictures import random_codes, require_stepwise
     from vqtk.render.voxels import check_meshes

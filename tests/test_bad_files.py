@@ -252,8 +252,8 @@ ARGUMENTS = {
     "sample run --stages 9": ["--stages 9: this model has 2 stages."],
     "sample run -o folder": ["folder: the picture cannot be written", "Choose another path with -o."],
     "proposals run --stage 3": ["--stage 3: this model has stages 1 to 2."],
-    "proposals run --item 1000": ["--item 1000: the test split has items 0 to 999."],
-    "reconstruct run --item -1": ["--item -1: the test split has items 0 to 999."],
+    "proposals run --item 1000": ["--item 1000: the test split has examples 0 to 999."],
+    "reconstruct run --item -1": ["--item -1: the test split has examples 0 to 999."],
     "eval run --data-dir good.yaml": ["--data-dir is good.yaml, which is no folder."],
     "list blocks": ["there is no registry 'blocks'. Did you mean 'block'? Known: model, refiner, backbone"],
 }

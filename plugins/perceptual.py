@@ -17,7 +17,7 @@ from torchvision.models.vgg import VGG16_Weights, cfgs, make_layers
 
 from vqtk.datasets import data_root
 from vqtk.errors import DataError, ShapeError, VqtkError
-from vqtk.io.files import replacing
+from vqtk.files import replacing
 from vqtk.losses import Loss
 from vqtk.nn.types import DataSpec, Fraction
 from vqtk.registry import datasets, losses

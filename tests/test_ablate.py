@@ -17,7 +17,7 @@ import pytest
 from tests.running import vqtk_main
 from vqtk.cli.progress import progress_of
 from vqtk.errors import VqtkError
-from vqtk.io.files import locked
+from vqtk.files import locked
 from vqtk.study.executors import Local
 from vqtk.study.plan import Plan, plan, write_plan
 from vqtk.study.protocol import STOP, Event, Settings, State, read_state, write_state
@@ -83,8 +83,8 @@ class Silent:
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study to run, without the pictures and pages that take the most time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqtk.train.run.write_report", lambda path: None)
-    monkeypatch.setattr("vqtk.train.run.write_all", lambda *_: [])
+    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.runs.experiment.write_all", lambda *_: [])
     recipes = Path(__file__).parent.parent / "recipes"
     Path("study.yaml").write_text(STUDY.format(recipes=recipes))
 

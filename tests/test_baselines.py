@@ -205,7 +205,7 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(
             save_weights(tmp_path / "it.safetensors", first.model, recipe)
             rest.model.load_state_dict(load_weights(tmp_path / "it.safetensors")[0].state_dict())
             rest.restore(copy.deepcopy(first.state()))
-        batches = Batches(trainer.recipe, trainer.model, splits.train)
+        batches = Batches(trainer.recipe, trainer.model, splits.train, done=trainer.done)
         while trainer.done < until:
             trainer.update(next(batches), updates=8)
     states = [trainer.model.state_dict() for trainer in (whole, rest)]
@@ -217,7 +217,7 @@ def test_a_recipes_loss_falls_within_sixty_updates(name: str, splits: Splits) ->
     small = ["model.width=8", "model.code_width=4", "model.blocks=1", "data.batch=16", "train.updates=60"]
     recipe = load_recipe(RECIPES / f"{name}.yaml", [*small, "train.optimizer.lr=1e-2"])
     trainer = Trainer(recipe, build_model(recipe))
-    batches = Batches(trainer.recipe, trainer.model, splits.train)
+    batches = Batches(trainer.recipe, trainer.model, splits.train, done=trainer.done)
     finals = []
     for _ in range(60):
         trainer.update(next(batches), updates=60)

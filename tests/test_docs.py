@@ -12,10 +12,10 @@ import typer
 
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
-from vqtk.cli.app import app
+from vqtk.cli import app
 from vqtk.io.original import map_original
 from vqtk.io.weights import load_weights, shipped, weights_of
-from vqtk.plugin.scaffold import new_plugin
+from vqtk.plugin.sources import new_plugin
 from vqtk.recipe.recipe import load_recipe
 from vqtk.registry import REGISTRIES
 

@@ -16,8 +16,8 @@ from tests.running import TINY, vqtk_main, without_data
 from tests.soaking.comparing import Found, compare, leftovers
 from vqtk.errors import VqtkError, is_out_of_memory
 from vqtk.io.weights import checkpoints, read_weights
+from vqtk.runs.directory import RunDirectory
 from vqtk.train.loop import Trainer
-from vqtk.train.run_directory import RunDirectory
 
 PLUGIN = '''
 from vqtk.nn.stage import StageModule
@@ -127,8 +127,8 @@ _newest: list[Trainer] = []
 def quick(patch: pytest.MonkeyPatch) -> None:
     """Log every update, and leave out at the end what takes longer than the training."""
     patch.setattr("vqtk.train.loop.LOG_EVERY", 1)
-    patch.setattr("vqtk.train.run.write_report", lambda run: None)
-    patch.setattr("vqtk.train.run.write_all", lambda *_: [])
+    patch.setattr("vqtk.runs.experiment.write_report", lambda run: None)
+    patch.setattr("vqtk.runs.experiment.write_all", lambda *_: [])
 
 
 @pytest.fixture(autouse=True)
@@ -249,7 +249,7 @@ def test_a_bug_in_a_picture_keeps_its_traceback_and_leaves_a_checkpoint(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("vqtk.train.loop.FIRST_PICTURES_S", 0.0)
-        patched.setattr("vqtk.train.run.write_all", raising(KeyError("a bug")))
+        patched.setattr("vqtk.runs.experiment.write_all", raising(KeyError("a bug")))
         with pytest.raises(KeyError, match="a bug"):
             vqtk_main(patched, "run", "tiny.yaml", *SETTINGS)
     (run,) = Path("runs/tiny").iterdir()
@@ -293,7 +293,7 @@ def test_errors_of_memory_are_known_whichever_library_raises_them(error: Excepti
 def test_memory_that_runs_out_before_training_is_one_paragraph(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vqtk.train.run.build_model", raising(RuntimeError(NO_MEMORY)))
+    monkeypatch.setattr("vqtk.runs.experiment.build_model", raising(RuntimeError(NO_MEMORY)))
     assert vqtk_main(monkeypatch, "run", "tiny.yaml") == 2
     message = refused(capsys)
     assert "out of memory" in message

@@ -10,7 +10,7 @@ import torch
 
 from tests.refusing import Refusing
 from tests.running import TINY, vqtk_main, without_data
-from vqtk.io.files import file_sha256
+from vqtk.files import file_sha256
 from vqtk.io.weights import checkpoints, read_weights, weights_of
 
 STILL = ["train.optimizer.lr=1e-30", "train.updates=1", "train.evaluate_items=4", "train.picture_items=2"]

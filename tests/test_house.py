@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
+import vqtk
 from vqtk import registry
 from vqtk.registry import ConditionFactory
 
@@ -33,3 +35,84 @@ def test_plugins_kept_with_runs_of_the_first_version_find_the_factories_by_their
     assert registry.Condition is ConditionFactory
     with pytest.raises(AttributeError, match="no attribute 'Conditions'"):
         _ = registry.Conditions
+
+
+# ── chapters ─────────────────────────────────────────────────────────────────────────────────────
+
+COMPONENTS = "backbones blocks conditions datasets guides heads losses objectives refiners searches selectors models"
+CHAPTERS = """
+    errors process files registry nn selectors conditions losses heads backbones blocks refiners datasets models
+    searches objectives guides plugin recipe io train evaluate sampling render report runs compare study testing cli
+""".split(  # noqa: SIM905
+)
+"""From the ground up: each imports those before it alone."""
+SOURCES = [path for path in sorted((ROOT / "vqtk").rglob("*.py")) if "templates" not in path.parts]
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imports(path: Path) -> set[str]:
+    """The modules of the package that a module imports, also within functions; not those imported for types alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing = {inner for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+              for inner in ast.walk(node)}  # fmt: skip
+    found = set()
+    for node in ast.walk(tree):
+        if node in typing:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vqtk":
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+    return found
+
+
+MODULES = {_module(path): path for path in SOURCES}
+
+
+def test_each_chapter_imports_those_below_it_alone() -> None:
+    def chapter(module: str) -> int:
+        return CHAPTERS.index(module.split(".")[1])
+
+    wrong = [
+        f"{module} imports {other}"
+        for module, path in MODULES.items()
+        if module not in ("vqtk", "vqtk.__main__")
+        for other in _imports(path)
+        if other != "vqtk" and chapter(other) > chapter(module)
+    ]
+    assert wrong == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: _imports(path) - {module} for module, path in MODULES.items() if module != "vqtk"}
+    while free := [module for module, others in graph.items() if not others & graph.keys()]:
+        for module in free:
+            del graph[module]
+    assert sorted(graph) == []
+
+
+def test_no_public_name_stands_twice_in_the_package() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+def test_the_house_has_few_rooms() -> None:
+    outside = [path for path in SOURCES if path.parent.name not in COMPONENTS.split() and path.name != "__init__.py"]
+    assert len(outside) <= 85
+
+
+def test_the_package_shows_its_public_names_and_each_is_there() -> None:
+    assert (
+        {"build", "load", "Model", "Loss", "Refiner", "Dataset"}
+        <= set(dir(vqtk))
+        == {*vqtk.__all__, "__doc__", "__version__"}
+    )
+    assert all(getattr(vqtk, name) for name in vqtk.__all__)

@@ -17,10 +17,10 @@ from tests.soaking.kinds import write_kind
 from tests.soaking.processes import end_of, start
 from tests.tiny import experiment, few, shipped, train
 from vqtk.errors import VqtkError
-from vqtk.io.files import locked, replacing, sweep, write_text
+from vqtk.files import locked, replacing, sweep, write_text
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.run import run_experiment
-from vqtk.train.run_directory import RunDirectory
+from vqtk.runs.directory import RunDirectory
+from vqtk.runs.experiment import run_experiment
 
 
 def dead() -> int:

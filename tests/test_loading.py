@@ -12,8 +12,8 @@ from PIL import Image
 from tests.tiny import Watching
 from vqtk.datasets._split import Files, Held, HeldBits, Windows, batches_of
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.run import Experiment, run_experiment
-from vqtk.train.run_directory import RunDirectory
+from vqtk.runs.directory import RunDirectory
+from vqtk.runs.experiment import Experiment, run_experiment
 
 RECIPE = """\
 name: faces

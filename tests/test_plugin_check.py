@@ -166,12 +166,12 @@ def body(*lines: str) -> str:
 WRONG: dict[str, tuple[str, str, str]] = {
     "a loss over the batch": (
         LOSS + body("def forward(self, p, t):", "    return super().forward(p, t) * p.mean()"),
-        "scores each option of each item alone",
+        "scores each option alone",
         "depends on what else is in the batch",
     ),
     "a loss that writes to its proposals": (
         LOSS + body("def forward(self, p, t):", "    return super().forward(p.mul_(2), t)"),
-        "scores the same each time and changes nothing",
+        "scores the same again and changes nothing",
         "changes its input `proposals` in place",
     ),
     "a selection of another loss": (

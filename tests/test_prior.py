@@ -14,10 +14,10 @@ from torch import Tensor
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.datasets.mnist import MNIST
 from vqtk.recipe.recipe import load_recipe
+from vqtk.runs.directory import RunDirectory
 from vqtk.sampling import prior as module
 from vqtk.sampling.prior import Markov, fit_markov, fitted_prior
 from vqtk.train.loop import Trainer
-from vqtk.train.run_directory import RunDirectory
 
 K = 4
 
@@ -138,7 +138,7 @@ def test_what_is_told_is_what_the_test_codes_cost(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import vqtk
-    from vqtk.evaluate.evaluation import fixed_subset
+    from vqtk.datasets import fixed_subset
 
     found, _ = sampled(run, monkeypatch, capsys)
     model, splits = vqtk.load(run), MNIST().load(run)

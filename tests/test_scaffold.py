@@ -11,7 +11,7 @@ import pytest
 from tests.refusing import Refusing
 from tests.running import vqtk_main
 from vqtk.plugin.loading import load_plugin
-from vqtk.plugin.scaffold import new_plugin
+from vqtk.plugin.sources import new_plugin
 from vqtk.registry import REGISTRIES
 from vqtk.testing import plugin_contract
 

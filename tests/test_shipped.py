@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 import vqtk
 from tests.running import RECIPE_MNIST, TINY, vqtk_main
 from tests.tiny import shipped as shipped_digits
-from vqtk.evaluate.evaluation import evaluate, fixed_subset
+from vqtk.datasets import fixed_subset
+from vqtk.evaluate.evaluation import evaluate
 from vqtk.io.weights import PRETRAINED, load_weights, save_weights, weights_of
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe

@@ -18,8 +18,8 @@ from tests.running import vqtk_main
 from vqtk.cli.run import STOPPING, stopping_on_signals
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
+from vqtk.runs.directory import RunDirectory
 from vqtk.train.execution import choose_device
-from vqtk.train.run_directory import RunDirectory
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -40,26 +40,28 @@ def wait_for(folder: Path, pattern: str) -> Path:
     raise AssertionError(f"no {pattern} in {folder} after two minutes")
 
 
-def test_a_closed_terminal_stops_a_run_that_no_other_process_resumes(tmp_path: Path) -> None:
+def test_a_closed_terminal_stops_a_run_that_no_other_process_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     process = start(tmp_path)
     run = wait_for(tmp_path, "toy2d/*/metrics.jsonl").parent
-    command = [sys.executable, "-m", "vqtk", "run", "--resume", run]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    refused = vqtk_main(monkeypatch, "run", "--resume", run)
+    refusal = capsys.readouterr().err
     process.send_signal(signal.SIGHUP)
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 129, told
     assert "with a checkpoint. Go on: vqtk run --resume" in told
     assert list(run.glob("checkpoints/update_*.safetensors"))
-    assert refused.returncode == 2
-    assert len(refused.stderr.splitlines()) == 1
-    assert f'is being run by another process ({{"pid": {process.pid}' in refused.stderr
+    assert refused == 2
+    assert len(refusal.splitlines()) == 1
+    assert f'is being run by another process ({{"pid": {process.pid}' in refusal
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_says_by_which_signal(
     number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqtk.train.run.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.train.loop.LOG_EVERY", 1)
     log = RunDirectory.log
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vqtk.datasets import fixed_subset
 from vqtk.errors import RecipeError
-from vqtk.evaluate.evaluation import fixed_subset
 from vqtk.evaluate.profile import flops
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe

@@ -28,8 +28,8 @@ from vqtk.nn.convolution import chosen_convolution, convolution
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.render import pictures
-from vqtk.train.run import Experiment, run_experiment
-from vqtk.train.run_directory import RunDirectory
+from vqtk.runs.directory import RunDirectory
+from vqtk.runs.experiment import Experiment, run_experiment
 
 RECIPE = ROOT / "recipes" / "toy2d.yaml"
 SHORT = [

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tests.tiny import RECIPE
 from vqtk.errors import VqtkError
+from vqtk.process import generator
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Schedule, load_recipe
+from vqtk.runs.budget import Durations, seconds
 from vqtk.train.batches import Order
-from vqtk.train.budget import Durations, seconds
-from vqtk.train.execution import generator
 from vqtk.train.loop import Trainer, learning_rate
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.5}"

@@ -15,9 +15,9 @@ from vqtk.datasets._base import Splits, data_root
 from vqtk.datasets._split import Held
 from vqtk.datasets.mnist import MNIST
 from vqtk.recipe.recipe import load_recipe
+from vqtk.runs.directory import RunDirectory
+from vqtk.runs.experiment import Experiment, run_experiment
 from vqtk.train.loop import Callback, Progress
-from vqtk.train.run import Experiment, run_experiment
-from vqtk.train.run_directory import RunDirectory
 
 RECIPE = """\
 name: tiny

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import traceback
+from pathlib import Path
 
 _MOST_LINES, _MOST_CHARACTERS = 40, 2_000
 """How long a message may be, and a line of it: what it quotes may come from a foreign file."""
@@ -82,6 +84,13 @@ def nearest(word: str, known: list[str]) -> str:
     """Return `Did you mean …? ` for the nearest of the known names, or an empty string."""
     close = closest(word, known)
     return f"Did you mean {close!r}? " if close else ""
+
+
+def on_one_line(error: BaseException, *, where: str | None = None) -> str:
+    """Return an error of other code on one line, with the file and line that raised it, or with `where`."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = where or f"{Path(frame.filename).name}:{frame.lineno}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({where})"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

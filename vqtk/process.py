@@ -1,4 +1,4 @@
-"""The process: what it asks of the C library before torch is loaded, and what a manifest records of it.
+"""The process: its settings before torch is loaded, what a manifest records of it, and its seeded generators.
 
 Threads wait briefly and freed memory is kept: both suit a machine that others use, too. A user's own settings win.
 """
@@ -6,6 +6,7 @@ Threads wait briefly and freed memory is kept: both suit a machine that others u
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import subprocess
@@ -80,3 +81,11 @@ def _git() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None
+
+
+def generator(seed: int, *place: str | int) -> torch.Generator:
+    """Return a CPU generator for one place of a run, such as ("epoch", 3)."""
+    import torch
+
+    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -12,14 +12,12 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge
 
-from vqtk.errors import RegistryError, nearest
-
-if TYPE_CHECKING:
-    from vqtk.plugin.loading import Installed
+from vqtk.errors import RegistryError, nearest, on_one_line
 
 Component = TypeVar("Component", bound=type)
 Settings = dict[str, Any]
@@ -146,18 +144,40 @@ class Registry:
         self._entries = dict(entries)
 
 
+@dataclass(frozen=True)
+class Installed:
+    """An entry point in the group `vqtk.plugins`, and its package; `error` says why it could not be imported."""
+
+    name: str
+    package: str
+    version: str
+    error: str | None
+
+
 _installed: list[Installed] | None = None
 
 
 def installed() -> list[Installed]:
-    """Return the installed packages that bring components, imported when first asked for."""
+    """Import the installed packages that bring components, once; a broken one leaves nothing registered."""
     global _installed
     if _installed is None:
-        _installed = []
-        from vqtk.plugin.loading import import_installed
-
-        _installed = import_installed()
+        _installed = []  # What asks for components while it is imported must not import it again.
+        found = sorted(entry_points(group="vqtk.plugins"), key=lambda point: point.name)
+        _installed = [_import(point) for point in found]
     return _installed
+
+
+def _import(point: EntryPoint) -> Installed:
+    before = {registry: registry.snapshot() for registry in REGISTRIES.values()}
+    error = None
+    try:
+        point.load()
+    except (Exception, SystemExit) as raised:
+        error = on_one_line(raised)
+        for registry, entries in before.items():
+            registry.restore(entries)
+    package, version = (point.dist.name, point.dist.version) if point.dist else (point.value, "")
+    return Installed(point.name, package, version, error)
 
 
 def origin_of(component: type) -> str:

@@ -13,8 +13,8 @@ from tests.soaking.processes import Moment, end_of, start
 from vqtk.errors import CheckpointError
 from vqtk.io.weights import checkpoints, load_weights, read_weights
 from vqtk.recipe.build import build_model
+from vqtk.runs.directory import RunDirectory
 from vqtk.train.loop import Trainer
-from vqtk.train.run_directory import RunDirectory
 
 RESUMED_EVERY = 25
 """So often a run with a damaged checkpoint is also resumed to its end."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 
 WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "shutil.rmtree"}
 LIMIT_S = 300.0
@@ -54,12 +54,12 @@ def start(arguments: Sequence[str], log: Path, moment: Moment | None = None, *, 
 
 def _command(arguments: Sequence[str], moment: Moment) -> int:
     import vqtk.datasets._images
+    import vqtk.runs.experiment
     import vqtk.study.executors
-    import vqtk.train.run
     from vqtk.cli import main
 
     vqtk.datasets._images.HELD_AT_MOST = 0  # Images are read by workers.
-    vqtk.train.run.write_report = _write_page  # type: ignore[assignment]
+    vqtk.runs.experiment.write_report = _write_page  # type: ignore[assignment]
     vqtk.study.executors.subprocess = Forking  # type: ignore[assignment]
     _arm(moment)
     sys.argv = ["vqtk", *arguments]

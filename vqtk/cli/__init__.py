@@ -1,4 +1,4 @@
-"""The command line: argument parsing and printing, one file per group of commands."""
+"""The command line: parsing and printing only. Torch is imported when a command runs, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -8,15 +8,91 @@ import warnings
 from functools import partial
 from typing import Any
 
+import typer
+from typer.core import TyperGroup
+
+from vqtk.cli.eval import eval_command
+from vqtk.cli.exchange import export_command, import_command
+from vqtk.cli.exchange import plugin_app as plugin
+from vqtk.cli.look import proposals_command, reconstruct_command, report_command, stages_command, tree_command
+from vqtk.cli.recipes import list_command, show_command, validate_command
+from vqtk.cli.run import bench_command, run_command
+from vqtk.cli.sampling import complete_command, sample_command
+from vqtk.cli.studies import ablate_command, compare_command
+
 _LESS_MEMORY = (
     "Free some, or use less: a smaller data.batch or train.micro_batch, fewer examples (-n), a smaller "
     "model, another --device."
 )
 
 
+class Panels(TyperGroup):
+    """Lists the commands of `--help` by panel, with whole summaries."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per panel, in the order of the commands."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            summary = command.short_help or (command.help or "").strip().partition("\n\n")[0]
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel, []).append((name, " ".join(summary.split())))
+        width = max(map(len, self.commands))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(width), summary) for name, summary in rows])
+
+
+app = typer.Typer(
+    name="vqtk",
+    cls=Panels,
+    help="A research toolkit around VQ-DRAW, a sequential discrete VAE.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+_TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and components"
+
+app.command("run", rich_help_panel=_TRAIN)(run_command)
+app.command("eval", rich_help_panel=_TRAIN)(eval_command)
+app.command("ablate", rich_help_panel=_TRAIN, short_help="Run a study: train all variants and compare them.")(
+    ablate_command
+)
+app.command("bench", rich_help_panel=_TRAIN)(bench_command)
+app.command("compare", rich_help_panel=_TRAIN, short_help="Compare runs or variants over their seeds.")(compare_command)
+app.command("sample", rich_help_panel=_LOOK)(sample_command)
+app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct_command)
+app.command("stages", rich_help_panel=_LOOK)(stages_command)
+app.command("report", rich_help_panel=_LOOK)(report_command)
+app.command("proposals", rich_help_panel=_LOOK)(proposals_command)
+app.command("tree", rich_help_panel=_LOOK)(tree_command)
+app.command("complete", rich_help_panel=_LOOK)(complete_command)
+app.command("list", rich_help_panel=_RECIPES)(list_command)
+app.command("show", rich_help_panel=_RECIPES)(show_command)
+app.command("validate", rich_help_panel=_RECIPES)(validate_command)
+app.command("export", rich_help_panel=_RECIPES)(export_command)
+app.add_typer(plugin, rich_help_panel=_RECIPES)
+app.command("import-original", rich_help_panel=_RECIPES)(import_command)
+
+
+@app.callback()
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        from vqtk import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+_version.__doc__ = None
+
+
 def main() -> None:
     """Run the command line. An expected error prints one paragraph and exits with 2, without a traceback."""
-    from vqtk.cli.app import app
     from vqtk.errors import VqtkError, VqtkWarning, is_out_of_memory, told_by_system
     from vqtk.plugin.loading import described, in_plugin
 

@@ -129,7 +129,7 @@ def _kept(found: dict[str, Any], folder: Path, unkept: list[str]) -> list[Path]:
 def _write(found: dict[str, Any], run: Path) -> list[Path]:
     from json import dumps
 
-    from vqtk.io.files import write_text
+    from vqtk.files import write_text
     from vqtk.report.plots import run_rate_distortion, write_plot
 
     figures, plot = run / "eval.json", run / "images" / "rate_distortion.png"

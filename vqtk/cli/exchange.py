@@ -35,7 +35,7 @@ def new(
     """Write a working plugin and its test: NAME.py and test_NAME.py."""
     from vqtk.cli.options import print_json
     from vqtk.errors import RegistryError
-    from vqtk.plugin.scaffold import new_plugin
+    from vqtk.plugin.sources import new_plugin
     from vqtk.registry import REGISTRIES
 
     if registry is None:

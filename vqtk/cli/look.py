@@ -158,7 +158,7 @@ def report_command(
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError
     from vqtk.report.page import write_report
-    from vqtk.train.run_directory import RunDirectory
+    from vqtk.runs.directory import RunDirectory
 
     RunDirectory.open(run)[0].check_recipe()
     try:

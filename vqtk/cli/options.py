@@ -97,8 +97,8 @@ class Opened:
         """
         from vqtk.io.weights import facts_of, run_of, weights_of
         from vqtk.recipe.recipe import with_data
-        from vqtk.train.run_data import own_splits, suited_splits
-        from vqtk.train.run_directory import RunDirectory
+        from vqtk.runs.data import own_splits, suited_splits
+        from vqtk.runs.directory import RunDirectory
 
         run = run_of(self.path)
         if run and not self.other:
@@ -235,8 +235,8 @@ def test_items(opened: Opened, items: list[int] | None, count: int) -> tuple[Any
     """Return test examples in training units, and their indices: `items`, or a seeded subset of `count`."""
     import torch
 
+    from vqtk.datasets import fixed_subset
     from vqtk.errors import DataError
-    from vqtk.evaluate.evaluation import fixed_subset
 
     test = opened.splits.test
     for item in items or []:

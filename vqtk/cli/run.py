@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from vqtk.cli.progress import PlainDisplay
     from vqtk.evaluate.bench import Benchmark
     from vqtk.evaluate.profile import Profile
-    from vqtk.train.run import Experiment
-    from vqtk.train.run_directory import RunDirectory
+    from vqtk.runs.directory import RunDirectory
+    from vqtk.runs.experiment import Experiment
 
 
 def run_command(
@@ -44,7 +44,7 @@ def run_command(
     """
     from vqtk.cli.progress import make_display
     from vqtk.errors import RecipeError
-    from vqtk.io.files import RUN, locked
+    from vqtk.files import RUN, locked
 
     if recipe is None and resume is None:
         raise RecipeError("vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume with a run directory.")
@@ -83,10 +83,10 @@ def _started(
     from vqtk.io.weights import weights_of
     from vqtk.recipe.build import build_dataset, unchanged
     from vqtk.recipe.recipe import load_recipe
-    from vqtk.train.budget import seconds, updates_within
+    from vqtk.runs.budget import seconds, updates_within
+    from vqtk.runs.directory import RunDirectory
+    from vqtk.runs.experiment import Experiment, begin_with
     from vqtk.train.execution import choose_device
-    from vqtk.train.run import Experiment, begin_with
-    from vqtk.train.run_directory import RunDirectory
 
     begun = weights_of(weights) if weights else None
     recipe = load_recipe(path, overrides)
@@ -112,11 +112,11 @@ def _resumed(
 ) -> tuple[Experiment, RunDirectory]:
     import torch
 
-    from vqtk.io.files import RUN, locked
+    from vqtk.files import RUN, locked
+    from vqtk.runs.data import own_splits
+    from vqtk.runs.directory import RunDirectory
+    from vqtk.runs.experiment import Experiment, go_on
     from vqtk.train.execution import choose_device
-    from vqtk.train.run import Experiment, go_on
-    from vqtk.train.run_data import own_splits
-    from vqtk.train.run_directory import RunDirectory
 
     directory, recipe = RunDirectory.open(path)
     held.enter_context(locked(path / RUN, what=f"The run {path}"))
@@ -138,7 +138,7 @@ def _resumed(
 
 
 def _train(experiment: Experiment, directory: RunDirectory, watcher: PlainDisplay) -> None:
-    from vqtk.train.run import run_experiment as run_experiment
+    from vqtk.runs.experiment import run_experiment as run_experiment
 
     experiment.say(f"Run directory: {directory.path}")
     with watcher, stopping_on_signals(watcher) as received:

@@ -125,7 +125,7 @@ def _fitted(opened: Opened, *, items: int | None, unkept: Callable[[str], object
 
 
 def _drawn(fitted: Fitted, *, count: int, seed: int) -> Tensor:
-    from vqtk.train.execution import generator
+    from vqtk.process import generator
 
     return fitted.prior.sample(count, generator(seed, "sample", "markov"))
 

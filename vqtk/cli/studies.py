@@ -31,7 +31,7 @@ def ablate_command(
     out: Annotated[Path, typer.Option(help="Where studies are kept.")] = Path("studies"),
 ) -> None:
     """Train every variant of a study at every seed, and compare them. Stopped, the same command goes on."""
-    from vqtk.io.files import locked, sweep
+    from vqtk.files import locked, sweep
     from vqtk.study.equal import step_s
     from vqtk.study.plan import plan as planned
     from vqtk.study.protocol import Settings

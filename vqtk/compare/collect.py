@@ -14,7 +14,7 @@ from typing import Any
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.run_files import CellFile, StudyFile, read_file, read_metrics
 from vqtk.recipe.recipe import Recipe
-from vqtk.train.run_directory import RunDirectory
+from vqtk.runs.directory import RunDirectory
 
 STUDY = "study.json"
 

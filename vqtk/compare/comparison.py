@@ -18,7 +18,7 @@ from vqtk.compare.tables import as_csv, as_markdown, as_tex
 from vqtk.compare.variants import changes, differing, differing_units, require_equal, variant_measurements
 from vqtk.errors import VqtkError, nearest
 from vqtk.evaluate.references import REFERENCES_FILE, kept
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 
 
 @dataclass(frozen=True)

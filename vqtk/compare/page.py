@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vqtk.compare.tables import costs_table, results_table, runs_table, stages_table
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 from vqtk.report.page import as_html, newest_image, page_template
 from vqtk.report.plots import (
     COLOURS,

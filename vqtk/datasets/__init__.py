@@ -1,6 +1,17 @@
 """Data sets: train and test splits with shape, range and normalisation."""
 
-from vqtk.datasets._base import Dataset, Splits, data_root
+from vqtk.datasets._base import Dataset, Splits, data_root, fixed_subset
 from vqtk.datasets._split import Files, Held, HeldBits, Split, Windows, batches_of
 
-__all__ = ["Dataset", "Files", "Held", "HeldBits", "Split", "Splits", "Windows", "batches_of", "data_root"]
+__all__ = [
+    "Dataset",
+    "Files",
+    "Held",
+    "HeldBits",
+    "Split",
+    "Splits",
+    "Windows",
+    "batches_of",
+    "data_root",
+    "fixed_subset",
+]

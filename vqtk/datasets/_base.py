@@ -10,10 +10,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vqtk.datasets._paths import expanded, user_cache
 from vqtk.datasets._split import HELD_AT_MOST, WORKERS, Split, sha256
 from vqtk.errors import DataError, nearest
 from vqtk.nn.types import DataSpec
+from vqtk.process import generator
 
 
 @dataclass
@@ -143,3 +147,8 @@ def data_root(given: Path | None = None, *, of: Dataset | None = None) -> Path:
 
 def _is_below_root(dataset: Dataset) -> bool:
     return dataset.path is not None and not expanded(Path(dataset.path)).is_absolute()
+
+
+def fixed_subset(split: Split, items: int, seed: int) -> Tensor:
+    """Return the indices of a seeded subset of a split, in a seeded order; all of it if it is no larger."""
+    return torch.randperm(len(split), generator=generator(seed, "evaluate"))[:items]

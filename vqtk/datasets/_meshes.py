@@ -17,7 +17,7 @@ from vqtk.datasets._paths import check_regular, check_size, user_cache
 from vqtk.datasets._stored import read_arrays
 from vqtk.datasets._surface import surface_voxels
 from vqtk.errors import DataError
-from vqtk.io.files import replacing
+from vqtk.files import replacing
 
 METHOD = 1
 """The version of how a mesh becomes a grid; another one makes all cached grids anew."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from vqtk.datasets import Split, batches_of
 from vqtk.evaluate.distortion import Figures, figures_of, psnr_db, stage_figures
 from vqtk.models import Model, usage_of
-from vqtk.train.execution import generator, synchronize
+from vqtk.train.execution import synchronize
 
 Result = TypeVar("Result")
 
@@ -251,11 +251,6 @@ def suited_batch(model: Model) -> int:
     """Return how many items to encode at a time: 100, or fewer where their proposals would take much memory."""
     most = MOST_PROPOSED.get(model.device.type, 1 << 28)
     return max(1, min(100, most // (model.options * prod(model.loss.shape))))
-
-
-def fixed_subset(split: Split, items: int, seed: int) -> Tensor:
-    """Return the indices of a seeded subset of a split, in a seeded order; all of it if it is no larger."""
-    return torch.randperm(len(split), generator=generator(seed, "evaluate"))[:items]
 
 
 @torch.no_grad()

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from vqtk.datasets import Splits
-from vqtk.evaluate.evaluation import Track, encode_all, evaluate, fixed_subset, untracked
+from vqtk.datasets import Splits, fixed_subset
+from vqtk.evaluate.evaluation import Track, encode_all, evaluate, untracked
 from vqtk.evaluate.probe import labels_of, probe
 from vqtk.evaluate.quality import quality
 from vqtk.models import Model
-from vqtk.process import environment
+from vqtk.process import environment, generator
 from vqtk.recipe.recipe import Recipe
-from vqtk.train.execution import generator
 
 
 @dataclass(frozen=True)

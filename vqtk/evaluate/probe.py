@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from vqtk.datasets import Split
 from vqtk.errors import DataError
 from vqtk.evaluate.evaluation import Track, untracked
-from vqtk.train.execution import generator
+from vqtk.nn.classifier import CLASSIFIER_BATCH, CLASSIFIER_LR, fit_classifier
+from vqtk.process import generator
 
 EPOCHS = 10
-BATCH = 100
-LR = 1e-3
 HIDDEN = 128
 FALL = 0.02
 """The accuracy that a classifier may lose before it is said to overfit."""
@@ -36,8 +35,8 @@ class Probe:
     train_items: int
     test_items: int
     epochs: int = EPOCHS
-    batch: int = BATCH
-    lr: float = LR
+    batch: int = CLASSIFIER_BATCH
+    lr: float = CLASSIFIER_LR
     hidden: int = HIDDEN
 
     def plain(self) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def probe(
     cells = [(stages, hidden) for stages in range(1, train[0].shape[1] + 1) for hidden in accuracy]
     for stages, hidden in track(cells, "classifiers"):
         model = classifier(stages, options, classes=classes, hidden=hidden, seed=seed)
-        fit_classifier(model, train[0][:, :stages].contiguous(), train[1], seed=seed)
+        fit_classifier(model, train[0][:, :stages].contiguous(), train[1], seed=seed, epochs=EPOCHS)
         for found, (codes, labels) in ((learned, train), (accuracy, test)):
             with torch.no_grad():
                 right = model(codes[:, :stages]).argmax(1) == labels
@@ -112,17 +111,6 @@ def classifier(stages: int, options: int, *, classes: int, hidden: int, seed: in
         if not hidden:
             return OneHotLinear(stages, options, classes)
         return nn.Sequential(OneHotLinear(stages, options, hidden), nn.ReLU(), nn.Linear(hidden, classes))
-
-
-def fit_classifier(model: nn.Module, codes: Tensor, labels: Tensor, *, seed: int, epochs: int = EPOCHS) -> None:
-    """Train a classifier on codes (n, s) and labels (n,), shuffled anew in each epoch, the last part batch included."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
-    for epoch in range(epochs):
-        order = torch.randperm(len(codes), generator=generator(seed, "probe", "epoch", epoch))
-        for some, aims in zip(codes[order].split(BATCH), labels[order].split(BATCH), strict=True):
-            optimizer.zero_grad()
-            F.cross_entropy(model(some), aims).backward()
-            optimizer.step()
 
 
 def labels_of(split: Split, items: Tensor, what: str) -> Tensor:

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from vqtk.models import Model
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe
-from vqtk.train.execution import Execution, resolve, synchronize
+from vqtk.train.execution import Execution, flops_of, resolve, synchronize
 from vqtk.train.loop import Trainer
 
 _KINDS = (
@@ -126,9 +125,7 @@ def peaks(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
 def _flops(recipe: Recipe, target: torch.Tensor) -> int:
     """Return the operations of an update, counted on plain code: compiled code and graphs hide them."""
     trainer = Trainer(recipe, build_model(recipe, device=target.device), Execution())
-    with FlopCounterMode(display=False) as counter:
-        trainer.update([target], updates=10**9)
-    return counter.get_total_flops()
+    return flops_of(lambda: trainer.update([target], updates=10**9))
 
 
 def _kind(name: str) -> str:
@@ -223,12 +220,6 @@ def flops(recipe: Recipe) -> dict[str, int]:
         target = synthetic(model.data, 1).to("meta")
         codes = torch.zeros(1, model.stages, dtype=torch.int64, device="meta")
         return {
-            "encode": _counted(lambda: model.encode(target)),
-            "decode": _counted(lambda: model.decode(codes)),
+            "encode": flops_of(lambda: model.encode(target)),
+            "decode": flops_of(lambda: model.decode(codes)),
         }
-
-
-def _counted(call: Any) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from vqtk.datasets import Split, Splits, batches_of
 from vqtk.errors import DataError
 from vqtk.evaluate.evaluation import Track, untracked
 from vqtk.models import Model
+from vqtk.nn.classifier import CLASSIFIER_BATCH, CLASSIFIER_LR, Classifier
 from vqtk.nn.types import DataSpec
+from vqtk.process import generator
 from vqtk.train.batches import Order
-from vqtk.train.execution import generator
 
 MOST_ITEMS = 10_000
 BATCH = 100
@@ -172,9 +173,6 @@ def _as_bytes(model: Model, codes: Tensor) -> Tensor:
 
 
 UPDATES = 1000
-FEATURES_BATCH = 100
-LR = 1e-3
-WIDTH = 128
 SEED = 0
 """The classifier's, whatever the run's: figures of all runs on the same data are distances in one space."""
 PATIENCE_S = 10
@@ -219,28 +217,6 @@ def inception(device: torch.device) -> tuple[Features | None, str]:
     return Features(features, "inception", "Inception v3"), ""
 
 
-class Classifier(nn.Module):
-    """Two convolutions of stride 2, a hidden layer whose outputs are the features, and a linear layer.
-
-    Shapes: images (n, c, h, w) in training units → features (n, 128) and logits (n, classes).
-    """
-
-    def __init__(self, shape: tuple[int, ...], classes: int):
-        super().__init__()
-        channels, height, width = shape
-        coarse = -(-height // 4) * -(-width // 4)
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(64 * coarse, WIDTH), nn.ReLU(),
-        )  # fmt: skip
-        self.head = nn.Linear(WIDTH, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits."""
-        return self.head(self.body(images))
-
-
 def classifier_features(
     data: DataSpec, train: Split, test: Split, *, name: str, device: torch.device, track: Track
 ) -> Features:
@@ -255,7 +231,7 @@ def classifier_features(
     with torch.no_grad():
         right = [
             (network(data.normalise(test[part].to(device))).argmax(1).cpu() == test.labels.cpu()[part]).double()
-            for part in track(counted.split(FEATURES_BATCH), "its accuracy")
+            for part in track(counted.split(CLASSIFIER_BATCH), "its accuracy")
         ]
 
     def features(images: Tensor) -> Tensor:
@@ -269,9 +245,9 @@ def _trained(data: DataSpec, train: Split, labels: Tensor, *, device: torch.devi
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(generator(SEED, "classifier").initial_seed())
         network = Classifier(data.shape, int(labels.max()) + 1).to(device)
-    optimizer, order = torch.optim.Adam(network.parameters(), lr=LR), Order(len(train), SEED)
+    optimizer, order = torch.optim.Adam(network.parameters(), lr=CLASSIFIER_LR), Order(len(train), SEED)
     for update in track(range(UPDATES), "classifier for features"):
-        indices = order(update * FEATURES_BATCH, FEATURES_BATCH)
+        indices = order(update * CLASSIFIER_BATCH, CLASSIFIER_BATCH)
         loss = F.cross_entropy(network(data.normalise(train[indices].to(device))), labels[indices].to(device))
         optimizer.zero_grad()
         loss.backward()

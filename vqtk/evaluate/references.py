@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets import Splits, batches_of
+from vqtk.datasets import Splits, batches_of, fixed_subset
 from vqtk.errors import CheckpointError, DataError, VqtkError
-from vqtk.evaluate.evaluation import Track, fixed_subset, targets, untracked
+from vqtk.evaluate.evaluation import Track, targets, untracked
 from vqtk.evaluate.profile import flops
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 from vqtk.io.run_files import ReferencesFile, read_file
 from vqtk.models import Model
+from vqtk.process import generator
 from vqtk.recipe.recipe import Recipe
-from vqtk.train.execution import generator
 
 STEPS = 600
 """Mini-batches that K-means takes a stage, whatever the size of the data."""

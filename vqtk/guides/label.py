@@ -7,20 +7,18 @@ import torch
 from annotated_types import doc
 from torch import Tensor, nn
 
-from vqtk.datasets import Splits
+from vqtk.datasets import Splits, fixed_subset
 from vqtk.errors import DataError
-from vqtk.evaluate import quality as features
-from vqtk.evaluate.evaluation import fixed_subset
-from vqtk.evaluate.probe import BATCH, fit_classifier
 from vqtk.guides._base import Guide
 from vqtk.models import Model
+from vqtk.nn.classifier import CLASSIFIER_BATCH, Classifier, fit_classifier
 from vqtk.nn.types import Count, Whole
+from vqtk.process import generator
 from vqtk.registry import guides
-from vqtk.train.execution import generator
 
 Wanted = Annotated[Whole | str, doc("the name of a class, or its number")]
-EPOCHS = 5
-"""Epochs that the classifier is trained for at most."""
+EPOCHS, UPDATES = 5, 1000
+"""The classifier is trained for as many of both at most."""
 
 
 @guides.register("label", example={"wanted": 0})
@@ -60,8 +58,8 @@ class Label(Guide):
         labels = train.labels.to(self.device)[chosen.to(self.device)].long()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(generator(seed, "label").initial_seed())
-            self.classifier = features.Classifier(self.data.shape, classes).to(self.device)
-        epochs = min(EPOCHS, -(-features.UPDATES // -(-len(chosen) // BATCH)))
+            self.classifier = Classifier(self.data.shape, classes).to(self.device)
+        epochs = min(EPOCHS, -(-UPDATES // -(-len(chosen) // CLASSIFIER_BATCH)))
         fit_classifier(self.classifier, images, labels, seed=seed, epochs=epochs)
         self.classifier.eval()
 

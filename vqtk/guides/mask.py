@@ -14,8 +14,8 @@ from vqtk.errors import VqtkError, nearest
 from vqtk.guides._base import HIDDEN, Guide
 from vqtk.models import Model
 from vqtk.nn.types import Fraction, Whole
+from vqtk.process import generator
 from vqtk.registry import guides
-from vqtk.train.execution import generator
 
 SIDES = ("right", "left", "top", "bottom", "centre", "random")
 Hide = Annotated[str, doc(f"{', '.join(SIDES)}, or the path of a picture whose white is hidden")]

@@ -14,13 +14,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from vqtk.errors import CheckpointError, VqtkError, nearest
-from vqtk.io.files import write_bytes
+from vqtk.files import write_bytes
 from vqtk.io.run_files import parse_json
 from vqtk.models import Model
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
-from vqtk.plugin.records import found, records
+from vqtk.plugin.sources import found, records
 from vqtk.process import VERSION
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain

@@ -9,10 +9,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from vqtk.errors import RegistryError, nearest
+from vqtk.errors import RegistryError, nearest, on_one_line
 from vqtk.registry import REGISTRIES, Entry, Registry
 
 PREFIX = "vqtk_plugin_"
@@ -108,10 +107,8 @@ def described(error: BaseException, *, named: bool = True) -> str:
 
     Where it came out of a plugin, these are the plugin's, and its component is `named`.
     """
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = in_plugin(error) or f"{Path(frame.filename).name}:{frame.lineno}"
     component = _component_of(error) if named else None
-    return f"{component + ': ' if component else ''}{type(error).__name__}: {' '.join(str(error).split())} ({where})"
+    return f"{component + ': ' if component else ''}{on_one_line(error, where=in_plugin(error))}"
 
 
 def _component_of(error: BaseException) -> str | None:
@@ -184,35 +181,3 @@ def _where(error: BaseException, path: Path) -> str:
 def _cause(error: BaseException) -> str:
     text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-GROUP = "vqtk.plugins"
-
-
-@dataclass(frozen=True)
-class Installed:
-    """An entry point and its package; `error` says why it could not be imported, None if it was."""
-
-    name: str
-    package: str
-    version: str
-    error: str | None
-
-
-def import_installed() -> list[Installed]:
-    """Import the packages that announce themselves, each apart: a broken one leaves nothing registered."""
-    found = sorted(entry_points(group=GROUP), key=lambda point: point.name)
-    return [_import(point) for point in found]
-
-
-def _import(point: EntryPoint) -> Installed:
-    before = {registry: registry.snapshot() for registry in REGISTRIES.values()}
-    error = None
-    try:
-        point.load()
-    except (Exception, SystemExit) as raised:
-        error = described(raised)
-        for registry, entries in before.items():
-            registry.restore(entries)
-    package, version = (point.dist.name, point.dist.version) if point.dist else (point.value, "")
-    return Installed(point.name, package, version, error)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vqtk.errors import VqtkError
-from vqtk.io.files import replacing
+from vqtk.files import replacing
 
 
 def half_blocks(image: Image.Image, columns: int) -> Segments:

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from vqtk.errors import VqtkError
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 
 _MARK = "bold white on red"
 _LABEL = "dim"

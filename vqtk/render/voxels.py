@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vqtk.errors import VqtkError
-from vqtk.io.files import replacing
+from vqtk.files import replacing
 from vqtk.nn.types import Size
 
 SIDE = 96

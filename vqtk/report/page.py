@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from vqtk.errors import CheckpointError, VqtkWarning
 from vqtk.evaluate.references import REFERENCES_FILE, kept
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 from vqtk.io.run_files import EvaluationFile, File, ManifestFile, SummaryFile, read_file, read_metrics
 from vqtk.report.plots import as_svg, entropy_plot, losses_plot, run_rate_distortion, usage_plot
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vqtk.errors import VqtkError
-from vqtk.io.files import replacing
+from vqtk.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

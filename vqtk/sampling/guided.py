@@ -13,11 +13,11 @@ from vqtk.errors import RecipeError, VqtkError
 from vqtk.evaluate.evaluation import Track, suited_batch, untracked
 from vqtk.models import Guided, Model, guided_walk
 from vqtk.models.vqdraw import VQDraw
+from vqtk.process import generator
 from vqtk.recipe.merge import merge
 from vqtk.recipe.node import Node, Problems, parse_text
 from vqtk.recipe.schema import Scope, parse
 from vqtk.registry import guides
-from vqtk.train.execution import generator
 
 TEMPERATURE = 0.1
 

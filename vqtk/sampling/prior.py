@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vqtk.datasets import Splits
+from vqtk.datasets import Splits, fixed_subset
 from vqtk.datasets._paths import user_cache
 from vqtk.errors import DataError
-from vqtk.evaluate.evaluation import Track, encode_all, fixed_subset, untracked
-from vqtk.io.files import file_sha256, replacing
+from vqtk.evaluate.evaluation import Track, encode_all, untracked
+from vqtk.files import file_sha256, replacing
 from vqtk.io.run_files import parse_json
 from vqtk.models import Model
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from vqtk.errors import RecipeError, VqtkError
 from vqtk.nn.types import Count, Positive
@@ -15,8 +14,8 @@ from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
-from vqtk.train.budget import WARM_UP, seconds
-from vqtk.train.execution import Execution, resolve, synchronize
+from vqtk.runs.budget import WARM_UP, seconds
+from vqtk.train.execution import Execution, flops_of, resolve, synchronize
 from vqtk.train.loop import Trainer
 
 _HINTS: dict[str, Any] = {"updates": Count, "items": Count, "flops": Positive, "time": str}
@@ -93,9 +92,7 @@ def examples_an_update(recipe: Recipe) -> int:
 def training_flops(recipe: Recipe) -> int:
     """Return the operations of training on one item, forwards and backwards, counted on an update of one item."""
     trainer = Trainer(recipe, build_model(recipe), Execution())
-    with FlopCounterMode(display=False) as counter:
-        trainer.update([synthetic(trainer.model.data, 1)], updates=1)
-    return counter.get_total_flops()
+    return flops_of(lambda: trainer.update([synthetic(trainer.model.data, 1)], updates=1))
 
 
 def step_s(recipe: Recipe, device: torch.device, *, steps: int = WARM_UP) -> float:

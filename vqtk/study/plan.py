@@ -12,17 +12,17 @@ from typing import Any
 from vqtk.compare.metrics import SAMPLES, SHARED, is_of_the_loss
 from vqtk.compare.variants import changes, units_of
 from vqtk.errors import CheckpointError, RecipeError, VqtkError
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 from vqtk.io.run_files import StudyFile, read_file
 from vqtk.recipe.build import Validation, build_dataset, fingerprint, validate
 from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.runs.directory import RunDirectory
 from vqtk.study.design import Choices, name_of
 from vqtk.study.equal import Equal, updates_of
 from vqtk.study.protocol import State, read_state, write_state
 from vqtk.study.study import Study, Value
 from vqtk.study.worker import is_measured, wants_samples
-from vqtk.train.run_directory import RunDirectory
 
 CostMeasure = Callable[[Recipe], float]
 """Returns the seconds of an update."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vqtk.errors import CheckpointError
-from vqtk.io.files import write_text
+from vqtk.files import write_text
 from vqtk.io.run_files import CellFile, read_file
 
 STOP = "stop"

@@ -14,12 +14,12 @@ from vqtk.evaluate.profile import total_parameters
 from vqtk.evaluate.quality import features_at_hand
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, kept, references
 from vqtk.recipe.build import build_dataset, build_model
+from vqtk.runs.data import own_splits
+from vqtk.runs.directory import RunDirectory
 from vqtk.study.equal import examples_an_update, step_s, training_flops
 from vqtk.study.plan import Plan, PlannedVariant, to_run
 from vqtk.study.protocol import STOP, Event, Executor, State, read_state, write_state
 from vqtk.study.worker import wants_samples
-from vqtk.train.run_data import own_splits
-from vqtk.train.run_directory import RunDirectory
 
 STEPS = 5
 """Updates that an estimate of time is made by."""

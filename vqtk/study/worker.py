@@ -18,12 +18,12 @@ import torch
 from vqtk.compare.metrics import SAMPLES
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.evaluate.quality import quality
-from vqtk.io.files import RUN, locked
+from vqtk.files import RUN, locked
 from vqtk.io.run_files import StudyFile, read_file
+from vqtk.runs.directory import RunDirectory
+from vqtk.runs.experiment import Experiment
 from vqtk.study.protocol import STOP, Settings, State, read_state, write_state
 from vqtk.train.loop import Callback, Progress
-from vqtk.train.run import Experiment
-from vqtk.train.run_directory import RunDirectory
 
 ORPHAN_S = 120.0
 """How long a worker waits for one that its parent left behind to end."""
@@ -82,10 +82,10 @@ def _train(cell: Path, settings: Settings, following: Following, *, samples: boo
     from vqtk.datasets import data_root
     from vqtk.recipe.build import build_dataset
     from vqtk.recipe.recipe import load_recipe
+    from vqtk.runs.data import own_splits
+    from vqtk.runs.directory import RunDirectory
+    from vqtk.runs.experiment import Experiment, go_on, run_experiment
     from vqtk.train.execution import choose_device
-    from vqtk.train.run import Experiment, go_on, run_experiment
-    from vqtk.train.run_data import own_splits
-    from vqtk.train.run_directory import RunDirectory
 
     begun = (cell / "manifest.json").is_file()
     directory, recipe = RunDirectory.open(cell) if begun else (RunDirectory(cell), load_recipe(cell / "recipe.yaml"))
@@ -149,10 +149,6 @@ def run_worker() -> None:
     sys.exit(1 if reached.state == "failed" else 0)
 
 
-if __name__ == "__main__":
-    run_worker()
-
-
 def wants_samples(metrics: Iterable[str]) -> bool:
     """Return whether any of a study's metrics is one of samples."""
     return any(name in SAMPLES for name in metrics)
@@ -188,3 +184,7 @@ def measure_samples(experiment: Experiment, directory: RunDirectory) -> None:
     summary = directory.summary()
     row = {**summary["test"], **{metric: getattr(found, figure) for metric, figure in SAMPLES.items()}}
     directory.write_summary({**summary, "test": row, "quality": found.plain()})
+
+
+if __name__ == "__main__":
+    run_worker()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vqtk.datasets import Split, batches_of
 from vqtk.models import Model
+from vqtk.process import generator
 from vqtk.recipe.recipe import Recipe
-from vqtk.train.execution import generator
 
 
 class Batches:

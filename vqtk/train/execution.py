@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from vqtk.errors import VqtkError
 from vqtk.models import CompiledStage, Model
@@ -58,12 +57,6 @@ def peak_memory_mb(device: torch.device) -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def generator(seed: int, *place: str | int) -> torch.Generator:
-    """Return a CPU generator for one place of a run, such as ("epoch", 3)."""
-    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 WORTH_COMPILING_S = {"cpu": 1800.0, "cuda": 120.0}
@@ -204,12 +197,21 @@ def _no_compiler(device: str) -> str | None:
     return None
 
 
+def flops_of(work: Callable[[], object]) -> int:
+    """Return the operations of a piece of work's products, 2 for each multiply–add."""
+    from torch.utils.flop_counter import FlopCounterMode  # It imports Triton, which takes a moment.
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
 def _training_s(recipe: Recipe, device: str) -> float:
     """Return an estimate of the seconds of all updates; it depends on nothing but the recipe and the kind of device."""
     model = cast(VQDraw, build_model(recipe, device="meta")).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.walk(_meta_target(model, 2), stages=range(min(2, model.stages)))
-    each_stage = counter.get_total_flops() / 3  # The first stage is computed for one example, the second for two.
+    with torch.no_grad():
+        counted = flops_of(lambda: model.walk(_meta_target(model, 2), stages=range(min(2, model.stages))))
+    each_stage = counted / 3  # The first stage is computed for one example, the second for two.
     settings = recipe.train
     examples = settings.updates * settings.accumulate * recipe.batch
     return 3 * each_stage * model.stages * examples / ASSUMED_FLOPS_PER_S.get(device, 1e11)

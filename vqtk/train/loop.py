@@ -28,11 +28,12 @@ from vqtk.models import Model, usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
 from vqtk.nn.stage import State, tree_map
 from vqtk.objectives import Pass
+from vqtk.process import generator
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe, Schedule
 from vqtk.train.batches import Batches
 from vqtk.train.capture import CapturedUpdate, make_optimizer, restore
-from vqtk.train.execution import Execution, generator, prepare, resolve
+from vqtk.train.execution import Execution, prepare, resolve
 
 LOG_EVERY = 10
 """Updates between two readings of the training metrics: reading waits for the device."""

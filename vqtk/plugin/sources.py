@@ -1,15 +1,66 @@
-"""Plugins kept with what was trained by them, and found again."""
+"""Plugins as files: new ones from a template, and those of a run, recorded, kept and checked."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
-from vqtk.errors import CheckpointError, VqtkWarning
-from vqtk.io.files import replacing
+from vqtk.errors import CheckpointError, RegistryError, VqtkWarning, nearest
+from vqtk.files import replacing, write_text
 from vqtk.plugin.loading import Plugin, hash_of, source_of, used_plugins
+from vqtk.registry import REGISTRIES
+
+
+def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
+    """Write `folder/NAME.py`, with a component of that name, and `folder/test_NAME.py`; return both paths.
+
+    Raises: RegistryError if the name cannot be one, is taken, or a file is there already.
+    """
+    if kind not in REGISTRIES:
+        raise RegistryError(
+            f"there is no registry {kind!r}. {nearest(kind, list(REGISTRIES))}Known: {', '.join(REGISTRIES)}."
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        suggested = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+        better = f" Take {suggested!r}." if re.fullmatch(r"[a-z][a-z0-9_]*", suggested) else ""
+        raise RegistryError(
+            f"{name!r} cannot be a plugin's name: it is that of a Python file and of the component, of small letters, "
+            f"digits and `_`, beginning with a letter.{better}"
+        )
+    known = REGISTRIES[kind].entries()
+    if name in known:
+        raise RegistryError(
+            f"there is a {kind} called {name!r} already: {known[name].origin}. Give the new one another name."
+        )
+    written = {folder / f"{name}.py": f"{kind}.py", folder / f"test_{name}.py": "test.py.txt"}
+    for path in written:
+        if path.exists():
+            raise RegistryError(
+                f"{path} is there already. Give the new one another name, or another folder with --out."
+            )
+    for path, template in written.items():
+        write_text(path, _filled(template, name, kind))
+    plugin, test = written
+    return plugin, test
+
+
+def _filled(template: str, name: str, kind: str) -> str:
+    """Return a template with the component's name in place of `example`, and its class's in place of `Example`."""
+    text = files("vqtk.plugin.templates").joinpath(template).read_text(encoding="utf-8")
+    if template.endswith(".txt"):
+        return text.replace("NAME", name).replace("REGISTRY", kind)
+    text = text.replace("example.py", f"{name}.py").replace("complete mnist example", f"complete mnist {name}")
+    text = text.replace('register("example"', f'register("{name}"')
+    text = re.sub(r"\b(name: |condition: )example\b", rf"\g<1>{name}", text)
+    class_name = "".join(word.capitalize() for word in name.split("_"))
+    if re.search(rf"\b{class_name}\b", text):  # Such as `Tensor`, which the template imports.
+        class_name += kind.capitalize()
+    return re.sub(r"\bExample\b", class_name, text)
+
 
 FOLDER = "plugins"
 _KEYS = ("file", "path", "sha256")

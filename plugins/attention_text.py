@@ -1,6 +1,6 @@
 """A transformer as the refiner of text.
 
-An example of a refiner made from scratch, for one kind of data. Only its head is one of the toolkit's.
+An example of a refiner written from scratch, for one kind of data; only its head is from the toolkit.
 """
 
 import torch
@@ -22,7 +22,7 @@ _DATA = {"name": "wikitext2", "length": 8, "vocabulary": 5}
 
 
 class Layer(nn.Module):
-    """Attention over all positions, then two linear maps: both on normalised features, conditioned, and added.
+    """Attention over all positions, then two linear maps: both are residual branches that start with a norm.
 
     Shapes: features (n, length, width) → the same.
     """
@@ -38,7 +38,7 @@ class Layer(nn.Module):
         self.narrow = nn.Linear(expansion * width, width)
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
-        """Apply both parts."""
+        """Apply both branches."""
         for norm, part, condition in zip(self.norms, (self._attend, self._map), self.conditions, strict=True):
             change = rearrange(part(norm(features)), "n l w -> n w l")
             features = features + rearrange(condition(change, stage), "n w l -> n l w")
@@ -55,15 +55,15 @@ class Layer(nn.Module):
 
 @refiners.register("attention_text", example=_EXAMPLE, data=_DATA, dimensions=(1,), staged=True)
 class AttentionText(Refiner):
-    """A transformer of `depth` layers over positions, with learned positions and norms before each part.
+    """A transformer with `depth` layers, learned positions, and norms at the start of each branch.
 
-    `heads` divide the `width`; the linear maps of a layer are `expansion` times as wide. `output_scale` is one
-    learned number that multiplies the deltas.
+    The number of `heads` must divide the `width`; the linear maps of a layer have `expansion` times the width inside.
+    `output_scale` is the initial value of a learned scalar that multiplies the deltas.
 
     Shapes: x (n, in_width, length) → deltas (n, options, out_channels, length).
     Raises: ShapeError if the data are not a sequence, or the heads do not divide the width.
-    Source: Vaswani et al. 2017, Attention Is All You Need; Xiong et al. 2020 for the norms' place. The text refiner of
-    the original implementation was such a transformer, norms last, before it was convolutional.
+    Source: Vaswani et al. 2017, Attention Is All You Need; Xiong et al. 2020 for the position of the norms. The text
+    refiner of the original implementation was such a transformer, with the norms last, before it was convolutional.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class AttentionText(Refiner):
         super().__init__()
         if len(size) != 1 or width % heads:
             raise ShapeError(
-                f"attention_text refines a sequence by heads that divide its width; it was given size {size}, "
-                f"{heads} heads and width {width}. Use it for text, with a width that is a multiple of the heads."
+                f"attention_text needs a sequence, and a width that is a multiple of the heads; it was given size "
+                f"{size}, {heads} heads and width {width}. Use it for text, and change `width` or `heads`."
             )
         self.size = size
         self.output_scale = nn.Parameter(torch.tensor(output_scale))
@@ -102,7 +102,7 @@ class AttentionText(Refiner):
         return self.head.scaled(self._features(x, stage), stage, self.output_scale), None
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas, computed with the chosen options' filters alone."""
+        """Return the chosen deltas, computed with only the filters of the chosen options."""
         return self.head.choose(self._features(x, stage), stage, codes) * self.output_scale, None
 
     def _features(self, x: Tensor, stage: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""A refiner that begins small: early stages propose changes at a low resolution, late ones at the full one.
+"""A refiner that starts coarse: early stages propose changes at a low resolution, later ones at the full resolution.
 
-Where a thing is and how bright takes few pixels to say, and a network at a quarter of the size has a sixteenth of the
-work. Each level has a network of its own.
+The position and brightness of an object need few pixels, and a network at a quarter of the size does a sixteenth of
+the work. Each level has its own network.
 """
 
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ _EXAMPLE = {
 
 @dataclass(frozen=True)
 class Level:
-    """A network for `stages` stages (none: all that remain), at the size of the data divided by `factor`."""
+    """A network for `stages` stages (null: all that remain), at the size of the data divided by `factor`."""
 
     backbone: BackboneFactory
     head: HeadFactory
@@ -46,9 +46,10 @@ class Level:
 
 @refiners.register("coarse_to_fine", example=_EXAMPLE, staged=True)
 class CoarseToFine(Refiner):
-    """Composed refiners, one for each level: from the reconstruction averaged down to deltas interpolated up.
+    """One composed refiner for each level, on the downsampled reconstruction; its deltas are upsampled.
 
-    The levels take their stages in order; levels beyond the last stage are left out. Interpolation is linear.
+    The levels take their stages in order, and levels beyond the last stage are not built. Downsampling averages, and
+    upsampling interpolates linearly.
 
     Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size).
     Raises: ShapeError if a factor does not divide the size, a network does not keep it, or stages have no level.
@@ -92,7 +93,7 @@ class CoarseToFine(Refiner):
             self.places += [(index, stage) for stage in range(taken)]
         if len(self.places) < stages:
             raise ShapeError(
-                f"the levels have {len(self.places)} stages, of {stages}. Leave out `stages` at the last level: it "
+                f"the levels have {len(self.places)} of {stages} stages. Leave out `stages` at the last level, which "
                 "then takes all that remain."
             )
 
@@ -103,7 +104,7 @@ class CoarseToFine(Refiner):
         return self._up(deltas.flatten(0, 1)).unflatten(0, deltas.shape[:2]), None
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas; they alone are computed and interpolated."""
+        """Return the chosen deltas; only these are computed and upsampled."""
         network, local = self._place(stage)
         return self._up(network.choose(self._down(x, network.size), local, None, codes)[0]), None
 
@@ -124,13 +125,13 @@ class CoarseToFine(Refiner):
 
 def _divided(size: Size, factor: int, index: int) -> Size:
     if any(length % factor for length in size):
-        raise ShapeError(f"level {index}: `factor` {factor} does not divide the size {size}. Choose one that does.")
+        raise ShapeError(f"level {index}: `factor` {factor} does not divide the size {size}. Choose a divisor.")
     return tuple(length // factor for length in size)
 
 
 def _check_size(reached: Size, expected: Size, index: int) -> None:
     if tuple(reached) != expected:
         raise ShapeError(
-            f"level {index}: its head yields size {reached}, but the level has size {expected}. Change the strides of "
+            f"level {index}: its head returns size {reached}, but the level has size {expected}. Change the strides of "
             "its backbone or the `upsample` units of its head."
         )

@@ -1,8 +1,8 @@
-"""Discrete Distribution Networks: options that split when chosen too often, and die when chosen too rarely.
+"""Discrete Distribution Networks: options are split if they are chosen too often, and pruned if too rarely.
 
-The paper trains the chosen option alone, so an option that no item ever chooses learns nothing. Instead of pulling at
-all options, as VQ-DRAW does, it replaces the rarest by a copy of the most frequent: split-and-prune. The chosen
-option's features go on to the next stage. The paper's chain dropout is the selector `epsilon`.
+The paper trains only the chosen option, so an option that no example chooses learns nothing. Where VQ-DRAW trains all
+options a little, the paper replaces the rarest one by a copy of the most frequent: split-and-prune. The features of
+the chosen option are passed to the next stage. The paper's chain dropout is the selector `epsilon`.
 """
 
 from typing import Any
@@ -27,20 +27,21 @@ _EXAMPLE = {
 
 @refiners.register("ddn", example=_EXAMPLE, staged=True)
 class DDN(Composed):
-    """Backbone, blocks, head; the chosen option's features are carried; options split and are pruned.
+    """The refiner `composed` that carries the features of the chosen option, and splits and prunes options.
 
-    Each option has a 1-wide convolution of its own, from the blocks' features to `channels` channels. The next stage's
-    blocks take those of the chosen option besides the backbone's features; 0 at first.
+    Each option has its own 1×1 convolution, from the features after the blocks to `channels` channels. The blocks of
+    the next stage take those of the chosen option together with the backbone's features; they are 0 at first.
 
-    After an update, if the most frequent of K options has more than `split_threshold`/K of all choices so far, and
-    the rarest less than `prune_threshold`/K, the former overwrites the latter: weights, biases and what the optimiser
-    knows of them. Both then have half of its count. An output that all stages share counts them together; one of each
-    stage's own counts alone. Between two replacements there are `pace` choices for each option on average: a copy has
-    to come apart from what it was copied of. The paper's batches of 256 have 40 of them in an update.
+    After an update, if the most frequent of K options has more than `split_threshold`/K of all choices so far, and the
+    rarest has less than `prune_threshold`/K, the former overwrites the latter: weights, biases and the optimiser's
+    moments. Each then has half of the count. An output that all stages share is counted over all stages, and one for
+    each stage separately. Between two replacements there are on average `pace` choices for each option, so that a copy
+    can diverge from its original; the paper's batches of 256 have 40 of them in an update.
 
     Shapes: x (n, in_width, *size), state (n, channels, *size of the features) → deltas (n, options, out_channels,
     *size).
-    Raises: ShapeError if parts do not fit, the blocks change the size of the features, or the head has no rows.
+    Raises: ShapeError if the components do not fit together, the blocks change the size of the features, or the head
+    has no output whose options can be copied.
     Source: Yang 2025, Discrete Distribution Networks, arXiv 2401.00036, ICLR 2025, in its recurrence paradigm.
     """
 
@@ -64,8 +65,8 @@ class DDN(Composed):
         self.split_threshold, self.prune_threshold = split_threshold, prune_threshold
         if self.blocks.size != self.backbone.size:
             raise ShapeError(
-                f"the blocks make features of size {self.blocks.size} out of {self.backbone.size}, so those of an "
-                "option cannot enter the next stage. Take `stride` and `upsample` out of the blocks."
+                f"the blocks change the size of the features from {self.backbone.size} to {self.blocks.size}, so those "
+                "of an option cannot enter the next stage. Remove `stride` and `upsample` from the blocks."
             )
         outputs = outputs_of(self.head, options * out_channels)
         self.passing = nn.ModuleList(
@@ -81,21 +82,21 @@ class DDN(Composed):
         return like.new_zeros(len(like), self.carried, *self.backbone.size)
 
     def features(self, x: Tensor, stage: int, state: State) -> Tensor:
-        """Return the features, which the blocks make of the backbone's and of the chosen option's."""
+        """Return the features of the blocks, which take the backbone's and those of the last chosen option."""
         return self.blocks(torch.cat([self.backbone(x, stage), state], 1), stage)
 
     def carry(self, features: Tensor, stage: int, state: State) -> State:
-        """Return the features, from which `advance` makes those of the chosen option, and the stage."""
+        """Return the features and the stage, from which `advance` computes those of the chosen option."""
         return features, stage
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
-        """Return the features of the chosen options (n, channels, *size), computed for these alone."""
+        """Return the features of the chosen options (n, channels, *size), computed for these only."""
         features, stage = carry
         weight, bias = self._rows(stage)
         return chosen_convolution(features, weight[codes], bias[codes])
 
     def _rows(self, stage: int) -> tuple[Tensor, Tensor]:
-        """Return the weights (k, channels, …) and biases (k, channels) that yield each option's features."""
+        """Return the weights (k, channels, …) and biases (k, channels) that compute the features of each option."""
         passing: Any = self.passing[stage if len(self.passing) > 1 else 0]
         return passing.weight.unflatten(0, (self.options, -1)), passing.bias.unflatten(0, (self.options, -1))
 
@@ -103,7 +104,7 @@ class DDN(Composed):
 
     @torch.no_grad()
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Count the choices of the update (s, k), and replace the rarest option of each output if it is time."""
+        """Count the choices of the update (s, k), and replace the rarest option of each output if that is due."""
         used = usage.sum(0, keepdim=True) if len(self.passing) == 1 else usage
         self.counts[: len(used)] += used
         self.since[: len(used)] += used.sum(1)
@@ -119,9 +120,9 @@ class DDN(Composed):
 
 
 def split_and_prune(counts: Tensor, split_threshold: float, prune_threshold: float) -> tuple[int, int] | None:
-    """Return which option to copy over which, and give each half of the copied one's count; None if neither is due.
+    """Return the option to split and the one to prune, and divide the count between them; None if that is not due.
 
-    Shapes: counts (k,), whole numbers; changed in place. The pruned option's own count is forgotten.
+    Shapes: counts (k,), whole numbers, modified in place. The count of the pruned option is discarded.
     """
     most, least = int(counts.argmax()), int(counts.argmin())
     fair = counts.sum().item() / len(counts)
@@ -133,7 +134,7 @@ def split_and_prune(counts: Tensor, split_threshold: float, prune_threshold: flo
 
 
 def copy_option(parameter: Tensor, source: int, target: int, *, options: int, optimizer: torch.optim.Optimizer) -> None:
-    """Copy an option's rows over another's, in a parameter (options · c, …) and in its moments in the optimiser."""
+    """Copy the rows of an option over another's, in a parameter (options · c, …) and in the optimiser's moments."""
     for value in (parameter, *optimizer.state.get(parameter, {}).values()):
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             rows = value.unflatten(0, (options, -1))
@@ -143,12 +144,12 @@ def copy_option(parameter: Tensor, source: int, target: int, *, options: int, op
 def outputs_of(head: nn.Module, rows: int | None = None) -> list[Any]:
     """Return the last convolutions of a head: one, or one for each stage.
 
-    Raises: ShapeError if there is none that has `rows` rows, an option's one after the other.
+    Raises: ShapeError if they do not have `rows` rows, option by option.
     """
     outputs = list(getattr(head, "outputs", [])) or [getattr(head, "output", None)]
     if rows and any(getattr(getattr(output, "weight", None), "shape", [0])[0] != rows for output in outputs):
         raise ShapeError(
-            f"the head {type(head).__name__} has no `output` or `outputs` with {rows} rows, so an option of it cannot "
-            "be copied. Use the head `conv` or `conv_per_stage`."
+            f"the head {type(head).__name__} has no `output` or `outputs` with {rows} rows, so its options cannot be "
+            "copied. Use the head `conv` or `conv_per_stage`."
         )
     return outputs

@@ -1,6 +1,6 @@
-"""A refiner that sees how the reconstruction came about: the last few of them, stacked as channels.
+"""A refiner that sees the last few reconstructions, stacked as channels.
 
-An example of a refiner with a state. The state holds the earlier reconstructions, as they entered the network.
+An example of a refiner with a state: it holds the earlier reconstructions, as they entered the network.
 """
 
 import torch
@@ -20,13 +20,13 @@ _EXAMPLE = {
 
 @refiners.register("frame_stack", example=_EXAMPLE, staged=True)
 class FrameStack(Composed):
-    """Backbone, blocks, head, as `composed`, on the last `frames` reconstructions, the newest first.
+    """The refiner `composed`, on the last `frames` reconstructions, the newest first.
 
-    Where there were fewer, the missing ones are zero. One frame is `composed`. The gradient through an earlier
-    reconstruction is decayed by `grad_decay` at every stage that it has passed, as that of the newest one is.
+    Missing ones are zero. With one frame it is the same as `composed`. The gradient through an earlier reconstruction
+    is decayed by `grad_decay` at every stage that it has passed, like that of the newest one.
 
     Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size); state (n, (frames - 1)·in_width, *size).
-    Raises: ShapeError if parts do not fit.
+    Raises: ShapeError if the components do not fit together.
     Source: VQ-DRAW's refiner; frames stacked as in Mnih et al. 2015, Human-level control through deep reinforcement
     learning.
     """
@@ -46,21 +46,21 @@ class FrameStack(Composed):
         self.earlier = (frames - 1) * in_width
 
     def initial_state(self, like: Tensor) -> State:
-        """Return zeros for the reconstructions that there have not been."""
+        """Return zeros for the earlier reconstructions."""
         return like.new_zeros(len(like), self.earlier, *like.shape[2:])
 
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas, and the reconstructions that the next stage sees as earlier ones."""
+        """Return all deltas, and the earlier reconstructions of the next stage."""
         stacked = torch.cat([x, state], 1)
         deltas, _ = super().propose(stacked, stage, None)
         return deltas, stacked[:, : self.earlier]
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas by the head's own path, and the earlier reconstructions."""
+        """Return the chosen deltas, computed by the head's `choose`, and the earlier reconstructions."""
         stacked = torch.cat([x, state], 1)
         deltas, _ = super().choose(stacked, stage, None, codes)
         return deltas, stacked[:, : self.earlier]
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
-        """Return the earlier reconstructions; the new one enters the next stage by itself."""
+        """Return the earlier reconstructions; the new one enters the next stage as x."""
         return carry

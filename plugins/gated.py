@@ -1,6 +1,6 @@
 """A refiner whose options move the reconstruction towards a value, instead of adding to it.
 
-An example of a refiner that turns another one's output into deltas, and keeps a running reconstruction of its own.
+An example of a refiner that turns another one's output into deltas, and keeps its own running reconstruction.
 """
 
 from math import exp
@@ -21,15 +21,15 @@ _EXAMPLE = {
 
 @refiners.register("gated", example=_EXAMPLE, staged=True)
 class Gated(Composed):
-    """Backbone, blocks, head, as `composed`; each option yields gates g and values v, and the delta g·(v - r).
+    """The refiner `composed`, with gates g and values v for each option, and the delta g·(v - r).
 
-    r is the refiner's part of the reconstruction, the sum of its chosen deltas, as channels: everything but the
-    bias of stage 0, which is the model's. So any loss will do. g is a sigmoid around `gate_bias`. Values are divided
-    by the gate that the training starts near: with a low bias the deltas start as the additive ones, `output_scale`
-    times the head's output, less a small part of r.
+    r is the refiner's part of the reconstruction, as channels: the sum of its chosen deltas, without the model's bias
+    of stage 0. So it works with any loss. g is a sigmoid with the bias `gate_bias`. Values are divided by the initial
+    gate, so that with a low bias the initial deltas are nearly the additive ones, `output_scale` times the head's
+    output.
 
     Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size); state (n, out_channels, *size).
-    Raises: ShapeError if parts do not fit.
+    Raises: ShapeError if the components do not fit together.
     Source: VQ-DRAW's refiner; gates as in Srivastava et al. 2015, Highway Networks.
     """
 
@@ -54,13 +54,13 @@ class Gated(Composed):
         return like.new_zeros(len(like), self.out_channels, *self.size)
 
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas, and them beside the state."""
+        """Return all deltas, and the state with these deltas for `advance`."""
         both, _ = super().propose(x, stage, None)
         deltas = self._gated(both, state[:, None], axis=2)
         return deltas, (state, deltas)
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas by the head's own path, and them beside the state, as the only option."""
+        """Return the chosen deltas, and the state with these as the only option for `advance`."""
         both, _ = super().choose(x, stage, None, codes)
         delta = self._gated(both, state, axis=1)
         return delta, (state, delta[:, None])

@@ -1,6 +1,6 @@
 """Mean absolute error as the stage-selection loss.
 
-The smallest example of a loss: it keeps the data's own parameterisation, and scores every option.
+The smallest example of a loss: it keeps the parameterisation of the data, and scores every option.
 """
 
 from torch import Tensor
@@ -12,9 +12,9 @@ from vqtk.registry import losses
 
 @losses.register("l1")
 class L1(Loss):
-    """Mean absolute error over the values of an item, in training units.
+    """Mean absolute error over the values of an example, in training units.
 
-    Up to a constant it is the negative log density of a Laplace distribution of one fixed spread.
+    Up to a constant it is the negative log density of a Laplace distribution with a fixed scale.
 
     Shapes: reconstruction as the data, (c, *size).
     """

@@ -1,7 +1,7 @@
-"""A perceptual loss: how far proposal and target lie apart in the features of a frozen network.
+"""A perceptual loss: the distance between proposal and target in the features of a frozen network.
 
-An example of a loss with a network of its own, and of a plugin that is a program, too: it trains `small` features
-as a classifier of a data set's labels by `python plugins/perceptual.py mnist -o features.safetensors`.
+An example of a loss with its own network, and of a plugin that is also a program: `python plugins/perceptual.py mnist
+-o features.safetensors` trains `small` features by classification of a data set.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vqtk.registry import datasets, losses
 from vqtk.train.batches import Order
 
 AT_ONCE = 256
-"""Proposals that go through the network at a time; their activations are computed again in the backward pass."""
+"""The number of proposals that go through the network at a time; the backward pass recomputes their activations."""
 UPDATES, BATCH = 1000, 100
 _TRAIN = "Train them: python plugins/perceptual.py DATASET -o FILE. Or use `features: random`, which needs no file."
 _FETCH = f"Download {VGG16_Weights.IMAGENET1K_V1.url} and name the file with `weights`. Or use `features: random`."
@@ -48,15 +48,15 @@ class VGG(nn.Sequential):
 
 @losses.register("perceptual", dimensions=(2,))
 class Perceptual(Loss):
-    """Mean squared distance in a frozen network's features, mixed with a share `mse` of the mean squared error.
+    """Mean squared distance in the features of a frozen network, mixed with a fraction `mse` of the mean squared error.
 
-    The distance is the mean over the values of each step of the network, and over the steps. `features` are of a
-    `random` network, drawn with the model's weights; of the same network trained (`small`; `weights` is its file); or
-    of torchvision's `vgg16` (`weights` is its state dict, by default the one in torchvision's cache). A file is read
-    whenever the model is built: checkpoints do not hold these weights.
+    The distance is the mean over the values of each step of the network, and over the steps. `features` are those of a
+    `random` network, drawn with the model's weights; of the same network trained (`small`, with `weights` its file); or
+    of torchvision's `vgg16` (with `weights` its state dict, by default that in torchvision's cache). The file is read
+    whenever the model is built, because checkpoints do not hold these weights.
 
-    Shapes: reconstruction as the data, (c, h, w); the network sees its pixels, not clamped.
-    Raises: ShapeError if the data are no images; DataError if there are no weights, or they do not fit.
+    Shapes: reconstruction as the data, (c, h, w); the network's input is its pixels, not clamped.
+    Raises: ShapeError if the data are not images; DataError if there are no weights, or they do not fit.
     Source: Johnson et al. 2016, Perceptual Losses for Real-Time Style Transfer and Super-Resolution.
     """
 
@@ -85,20 +85,20 @@ class Perceptual(Loss):
         """Return the grid, a few proposals at a time."""
         n, k = proposals.shape[:2]
         squared = (proposals - target[:, None]).square().flatten(2).mean(2)
-        item, aims = torch.arange(n, device=target.device).repeat_interleave(k), self._features(target)
+        example, aims = torch.arange(n, device=target.device).repeat_interleave(k), self._features(target)
         apart = [
             checkpoint(self._distance, piece, [aim[of] for aim in aims], use_reentrant=False, preserve_rng_state=False)
-            for piece, of in zip(proposals.flatten(0, 1).split(AT_ONCE), item.split(AT_ONCE), strict=True)
+            for piece, of in zip(proposals.flatten(0, 1).split(AT_ONCE), example.split(AT_ONCE), strict=True)
         ]
         return self.mse * squared + (1 - self.mse) * torch.cat(apart).reshape(n, k)
 
     def _distance(self, proposals: Tensor, aims: list[Tensor]) -> Tensor:
-        """Return how far proposals (m, c, h, w) are from the features of what they aim at, each (m, …): (m,)."""
+        """Return the distances (m,) of proposals (m, c, h, w) from the features of their targets, each (m, …)."""
         pairs = zip(self._features(proposals), aims, strict=True)
         return torch.stack([(found - aim).square().flatten(1).mean(1) for found, aim in pairs]).mean(0)
 
     def _features(self, x: Tensor) -> list[Tensor]:
-        """Return the features after each step; for VGG grey is repeated, and less than 32 pixels are enlarged."""
+        """Return the features after each step; for VGG, grey is repeated and images below 32 pixels are enlarged."""
         step, after = x * self.data.std + self.data.mean, []
         if isinstance(self.network, VGG):
             mean, std = (step.new_tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -111,7 +111,7 @@ class Perceptual(Loss):
 
 
 def _read(network: nn.Module, weights: str | None) -> None:
-    """Copy trained weights into a network. Raises: DataError that says how to come by them."""
+    """Copy trained weights into a network. Raises: DataError that says how to get them."""
     large = isinstance(network, VGG)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG16_Weights.IMAGENET1K_V1.url).name
     if not (weights or large):
@@ -127,13 +127,13 @@ def _read(network: nn.Module, weights: str | None) -> None:
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise DataError(
-            f"{path}: no weights of {'vgg16' if large else 'small features for these data'} can be read there "
-            f"({what}). {_FETCH if large else _TRAIN}"
+            f"{path}: cannot be read as weights of {'vgg16' if large else 'small features for these data'} ({what}). "
+            f"{_FETCH if large else _TRAIN}"
         ) from None
 
 
 def _freeze(network: nn.Module) -> None:
-    """Turn parameters into buffers that no checkpoint holds: they follow the model, and nothing trains them."""
+    """Turn parameters into buffers that checkpoints do not store: they move with the model, but are not trained."""
     for part in network.modules():
         for name, value in list(part.named_parameters(recurse=False)):
             delattr(part, name)
@@ -141,15 +141,15 @@ def _freeze(network: nn.Module) -> None:
 
 
 def train_features(name: str, path: Path, *, updates: int = UPDATES) -> float:
-    """Train small features to classify a data set, write them, and return the accuracy on at most 2,000 test items.
+    """Train small features to classify a data set, write them, and return the accuracy on at most 2,000 test examples.
 
-    Raises: DataError if the data are no images with labels.
+    Raises: DataError if the data are not images with labels.
     """
     data = datasets.get(name).component()
     splits = data.load(data_root())
     train, test = splits.train, splits.test
     if train.labels is None or test.labels is None or len(data.spec.shape) != 3:
-        raise DataError(f"{name} has no labels to train features on. Take images with labels, such as mnist or svhn.")
+        raise DataError(f"{name} has no labels to train features on. Use images with labels, such as mnist or svhn.")
     classes, shape = int(train.labels.max()) + 1, data.spec.shape
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -158,15 +158,15 @@ def train_features(name: str, path: Path, *, updates: int = UPDATES) -> float:
     classifier = nn.Sequential(network, nn.Flatten(), head)
     optimizer, order = torch.optim.Adam(classifier.parameters(), lr=1e-3), Order(len(train), 0)
     for update in range(updates):
-        items = order(update * BATCH, BATCH)
+        indices = order(update * BATCH, BATCH)
         optimizer.zero_grad()
-        F.cross_entropy(classifier(train[items] / 255), train.labels[items].long()).backward()
+        F.cross_entropy(classifier(train[indices] / 255), train.labels[indices].long()).backward()
         optimizer.step()
     with replacing(path) as temporary:
         save_file(network.state_dict(), temporary)
-    items = Order(len(test), 0)(0, min(len(test), 2000))
+    indices = Order(len(test), 0)(0, min(len(test), 2000))
     with torch.no_grad():
-        return (classifier(test[items] / 255).argmax(1) == test.labels[items]).double().mean().item()
+        return (classifier(test[indices] / 255).argmax(1) == test.labels[indices]).double().mean().item()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A refiner that remembers the walk: a recurrent cell reads each stage, and conditions the next one.
+"""A refiner with a memory of earlier stages: a recurrent cell reads each stage, and conditions the next one.
 
-A plain refiner sees the reconstruction and the index of the stage, and nothing else. This one also carries a vector.
-It reads what the stage saw and which option was taken, and is added to the features of the next stage.
+A plain refiner sees only the reconstruction and the index of the stage. This one also carries a vector, which is
+updated from the features and the chosen option of a stage, and added to the features of the next.
 """
 
 import torch
@@ -22,13 +22,13 @@ _EXAMPLE = {
 
 @refiners.register("recurrent", example=_EXAMPLE, staged=True)
 class Recurrent(Composed):
-    """Backbone, blocks, head, and a GRU: a vector of width `memory` is carried from stage to stage.
+    """The refiner `composed` with a GRU, which carries a vector of `memory` values from stage to stage.
 
     The vector h is projected and added to the backbone's features, the same at every position. After the stage,
-    h' = GRU([mean of the blocks' features over positions, the chosen option's embedding], h); h is 0 at first.
+    h' = GRU([mean of the blocks' features over positions, embedding of the chosen option], h); h is 0 at first.
 
     Shapes: x (n, in_width, *size), state (n, memory) → deltas (n, options, out_channels, *size).
-    Raises: ShapeError if parts do not fit.
+    Raises: ShapeError if the components do not fit together.
     Source: Gregor et al. 2015, DRAW, arXiv 1502.04623, for a recurrent state in a sequential auto-encoder;
     Cho et al. 2014, arXiv 1406.1078, for the cell.
     """
@@ -55,12 +55,12 @@ class Recurrent(Composed):
         return like.new_zeros(len(like), self.memory)
 
     def features(self, x: Tensor, stage: int, state: State) -> Tensor:
-        """Return the features, reminded of the stages before."""
+        """Return the features for the head, computed with the memory."""
         features, reminder = self.backbone(x, stage), self.remind(state)
         return self.blocks(features + reminder.reshape(*reminder.shape, *[1] * (features.dim() - 2)), stage)
 
     def carry(self, features: Tensor, stage: int, state: State) -> State:
-        """Return the features' mean over positions (n, width), and the memory (n, memory)."""
+        """Return the mean of the features over positions (n, width), and the memory (n, memory)."""
         return features.flatten(2).mean(2), state
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:

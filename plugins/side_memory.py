@@ -1,7 +1,7 @@
-"""A refiner with a map beside the reconstruction: channels that no one looks at, written and read by each stage.
+"""A refiner with a feature map beside the reconstruction, which each stage reads and writes.
 
-The reconstruction is the only thing that a plain refiner hands on, so what it finds out it must find out again. Here
-the blocks also read a coarse feature map, and write to it.
+A plain refiner passes on only the reconstruction, so every stage must extract its features from it again. Here the
+blocks also read a coarse feature map, and write to it.
 """
 
 import torch
@@ -24,14 +24,14 @@ _EXAMPLE = {
 
 @refiners.register("side_memory", example=_EXAMPLE, staged=True)
 class SideMemory(Composed):
-    """Backbone, blocks, head, and a map of `channels` channels that is carried from stage to stage.
+    """The refiner `composed` with a feature map of `channels` channels that is carried from stage to stage.
 
-    The blocks take the backbone's features and the map m, concatenated. A 1-wide convolution of what they yield gives
-    a gate g and a candidate c, and m' = m + sigmoid(g) · tanh(c); m is 0 at first.
+    The blocks take the backbone's features and the map m, concatenated. A 1×1 convolution of their output computes a
+    gate g and a candidate c, and m' = m + sigmoid(g) · tanh(c); m is 0 at first.
 
     Shapes: x (n, in_width, *size), state (n, channels, *size of the features) → deltas (n, options, out_channels,
     *size).
-    Raises: ShapeError if parts do not fit, or the blocks change the size of the features.
+    Raises: ShapeError if the components do not fit together, or the blocks change the size of the features.
     Source: Gregor et al. 2016, Towards Conceptual Compression, arXiv 1604.08772, and Toderici et al. 2017, Full
     Resolution Image Compression with Recurrent Neural Networks, arXiv 1608.05148: feature maps carried between steps.
     """
@@ -51,8 +51,8 @@ class SideMemory(Composed):
         super().__init__(in_width, size, stages, options, out_channels, **composed)
         if self.blocks.size != self.backbone.size:
             raise ShapeError(
-                f"the blocks make features of size {self.blocks.size} out of {self.backbone.size}, so the memory that "
-                "they read cannot be written. Take `stride` and `upsample` out of the blocks."
+                f"the blocks change the size of the features from {self.backbone.size} to {self.blocks.size}, so they "
+                "cannot write the map that they read. Remove `stride` and `upsample` from the blocks."
             )
         self.write, _ = convolution(self.blocks.width, 2 * channels, self.blocks.size, kernel=1)
 
@@ -61,14 +61,14 @@ class SideMemory(Composed):
         return like.new_zeros(len(like), self.carried, *self.backbone.size)
 
     def features(self, x: Tensor, stage: int, state: State) -> Tensor:
-        """Return the features, which the blocks make of the backbone's and of the map."""
+        """Return the features of the blocks, which take the backbone's and the map."""
         return self.blocks(torch.cat([self.backbone(x, stage), state], 1), stage)
 
     def carry(self, features: Tensor, stage: int, state: State) -> State:
-        """Return the map as this stage leaves it."""
+        """Return the map after this stage."""
         gate, candidate = self.write(features).chunk(2, 1)
         return state + gate.sigmoid() * candidate.tanh()
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
-        """Return the map; the choice enters it by way of the next reconstruction."""
+        """Return the map; the choice affects it through the next reconstruction."""
         return carry

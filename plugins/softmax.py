@@ -1,6 +1,6 @@
-"""A selector that explores less and less: a sample of a softmax over the options, at a falling temperature.
+"""A selector that explores less and less: a sample from a softmax over the options, at a falling temperature.
 
-An example of a selector with draws. What is random is drawn beforehand, so that a stage can be computed again.
+An example of a selector with draws. They are made in advance, so that a stage can be recomputed.
 """
 
 from typing import Literal
@@ -16,13 +16,13 @@ from vqtk.selectors import Selector
 
 @selectors.register("softmax", example={"start": 0.5, "end": 0.1})
 class Softmax(Selector):
-    """An option of probability softmax(-loss / temperature); the temperature goes from `start` to `end` in training.
+    """Sample an option with probability softmax(-loss / temperature); the temperature anneals from `start` to `end`.
 
-    It goes by equal factors (`geometric`) or by equal steps (`linear`), in units of the loss. At temperature 0 the
-    option of the smallest loss is taken. Only the path explores; what training minimises is that of the best options.
+    It changes by equal factors (`geometric`) or by equal steps (`linear`), in units of the loss. At temperature 0 the
+    option with the smallest loss is taken. Only the path explores; training minimises the loss of the best options.
 
     Shapes: grid (n, k), draws (n, k): Gumbel noise times the temperature → codes (n,) in [0, k).
-    Raises: VqtkError if the temperature is to fall to 0, or to rise from it, geometrically.
+    Raises: VqtkError if `start` or `end` is 0 and the annealing is geometric.
     Source: the Gumbel-max trick, Maddison et al. 2014, A* Sampling.
     """
 
@@ -35,13 +35,13 @@ class Softmax(Selector):
     ):
         if anneal == "geometric" and not start * end:
             raise VqtkError(
-                f"no factor leads from temperature {start:g} to {end:g}. Give `start` and `end` above 0, or "
-                "`anneal: linear`."
+                f"geometric annealing cannot go from temperature {start:g} to {end:g}. Set `start` and `end` above 0, "
+                "or `anneal: linear`."
             )
         self.start, self.end, self.anneal = start, end, anneal
 
     def temperature(self, progress: float) -> float:
-        """Return the temperature when that part of the training, from 0 to 1, is done."""
+        """Return the temperature at a fraction of the training, from 0 to 1."""
         if self.anneal == "linear":
             return self.start + (self.end - self.start) * progress
         return self.start * (self.end / self.start) ** progress
@@ -52,5 +52,5 @@ class Softmax(Selector):
         return gumbel * self.temperature(progress)
 
     def __call__(self, grid: Tensor, draws: Tensor | None) -> Tensor:
-        """Select: the noise makes the smallest sum a sample of the softmax."""
+        """Select: with the noise, the argmin is a sample from the softmax."""
         return (grid if draws is None else grid - draws).argmin(1)

@@ -1,4 +1,4 @@
-"""A study run: killed and gone on with, a failing cell, and one process at a time."""
+"""A study run: killed and gone on with, a failing run, and one process at a time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMAND = [sys.executable, "-c", "import vqtk.cli; vqtk.cli.main()", "ablate", "
 
 
 class Here:
-    """An executor that runs the cells in this process."""
+    """An executor that runs runs in this process."""
 
     workers, settings = 1, CPU
 
@@ -47,8 +47,8 @@ class Here:
         self.waiting: list[Path] = []
         self.ran: list[Path] = []
 
-    def submit(self, cell: Path) -> None:
-        self.waiting.append(cell)
+    def submit(self, run: Path) -> None:
+        self.waiting.append(run)
 
     def events(self) -> Iterator[Event | None]:
         while self.waiting:
@@ -99,10 +99,10 @@ def go(made: Plan, folder: Path, executor: Any, *, stop: bool = False, retry: bo
     return run_study(made, folder, executor, Silent(stop), retry=retry)
 
 
-def figures(cell: Path) -> list[Any]:
-    """What a cell measured, less times and memory."""
-    summary = json.loads((cell / "summary.json").read_text())
-    rows = [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
+def figures(run: Path) -> list[Any]:
+    """What a run measured, less times and memory."""
+    summary = json.loads((run / "summary.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in row.items() if key != "step_ms"} for row in rows]
     return [summary["test"], summary["stages"], summary["updates"], kept]
 
@@ -116,13 +116,13 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_results() -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     made, uninterrupted = planned(folder), Path("uninterrupted")
-    done = [cell.path for cell in made.cells() if read_state(folder / cell.path).state == "done"]
+    done = [run.path for run in made.runs() if read_state(folder / run.path).state == "done"]
     executor = Here()
     assert {state.state for state in go(made, folder, executor)} == {"done"}
     assert len(executor.ran) == 4 - len(done)
     go(planned(uninterrupted), uninterrupted, Here())
-    for cell in made.cells():
-        assert figures(folder / cell.path) == figures(uninterrupted / cell.path)
+    for run in made.runs():
+        assert figures(folder / run.path) == figures(uninterrupted / run.path)
     again = Here()
     go(made, folder, again, retry=True)
     assert not again.ran
@@ -136,33 +136,33 @@ def _wait_for(happened: Any, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-def test_a_cell_that_was_stopped_goes_on_from_its_checkpoint() -> None:
+def test_a_run_that_was_stopped_goes_on_from_its_checkpoint() -> None:
     folder, other = Path("studies/tiny"), Path("other")
-    path = folder / planned(folder).cells()[0].path
+    path = folder / planned(folder).runs()[0].path
     (folder / STOP).touch()
     assert train_run(path, CPU).state == "stopped"
     assert 0 < progress_of(path).update < 30
     (folder / STOP).unlink()
     assert train_run(path, CPU) == State("done", None, 2, f"pid {os.getpid()}")
-    straight = other / planned(other).cells()[0].path
+    straight = other / planned(other).runs()[0].path
     train_run(straight, CPU)
     assert figures(path) == figures(straight)
 
 
-def test_a_study_asked_to_stop_begins_no_other_cell() -> None:
+def test_a_study_asked_to_stop_starts_no_other_run() -> None:
     folder, executor = Path("studies/tiny"), Here()
     states = go(planned(folder), folder, executor, stop=True)
     assert [state.state for state in states] == ["stopped", "waiting", "waiting", "waiting"]
     assert not (folder / STOP).exists()
 
 
-@pytest.mark.parametrize(("script", "told"), [("kill -9 $$", "SIGKILL; the system does that"), ("exit 3", "code 3")])
-def test_a_process_that_is_lost_costs_its_cell_alone(script: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("script", "told"), [("kill -9 $$", "SIGKILL; the system does so"), ("exit 3", "code 3")])
+def test_a_process_that_is_lost_costs_its_run_alone(script: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, stub = Path("studies/tiny"), Path("python").resolve()
     stub.write_text(f"#!/bin/sh\n{script}\n")
     stub.chmod(0o755)
     made = planned(folder)
-    write_state(folder / made.cells()[1].path, State("done"))
+    write_state(folder / made.runs()[1].path, State("done"))
     monkeypatch.setattr(sys, "executable", str(stub))
     monkeypatch.setattr("vqtk.study.executors.POLL_S", 0.01)
     states = go(made, folder, Local(CPU, workers=2))
@@ -186,7 +186,7 @@ def test_a_process_sees_one_gpu_alone(visible: str | None, seen: list[str], monk
     assert Local(CPU).gpus == []
 
 
-def test_a_cell_that_fails_says_why_and_is_tried_again_when_asked() -> None:
+def test_a_run_that_fails_says_why_and_is_tried_again_when_asked() -> None:
     text = Path("study.yaml").read_text()
     Path("study.yaml").write_text(text.replace('["model.condition=film"]', "[train.optimizer.lr=1e30]"))
     folder = Path("studies/tiny")
@@ -215,7 +215,7 @@ def test_a_study_that_runs_elsewhere_is_refused_and_a_lock_left_behind_is_not(
         pass
 
 
-def test_a_dry_run_prints_the_cells_and_writes_nothing(
+def test_a_dry_run_prints_the_variants_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert vqtk_main(monkeypatch, "ablate", "study.yaml", "--dry-run", "--device", "cpu") == 0

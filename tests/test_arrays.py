@@ -125,10 +125,13 @@ def test_values_are_normalised_by_the_training_part_which_is_recorded(normalise:
 
 WRONG = {
     "another shape": (drawn(5, 7), "its array is (5, 7), and data.shape is [3, 20]: expected several (n, 3, 20)"),
-    "time first": (drawn(5, 20, 3), "its last two axes are to be swapped"),
+    "time first": (drawn(5, 20, 3), "swap its last two axes"),
     "too short": (drawn(3, 19), "its array is (3, 19)"),
-    "no example": (drawn(0, 3, 20), "holds no example"),
-    "not finite": (np.where(np.arange(20) == 4, np.inf, drawn(5, 3, 20)), "5 of its 5 examples are not finite"),
+    "no example": (drawn(0, 3, 20), "holds no examples"),
+    "not finite": (
+        np.where(np.arange(20) == 4, np.inf, drawn(5, 3, 20)),
+        "5 of its 5 examples have values that are not finite",
+    ),
     "complex": (drawn(5, 3, 20) * 1j, "of type complex128"),
     "words": (np.full((5, 3, 20), "a"), "of type <U1"),
     "objects": (np.full((5, 3, 20), None), "holds Python objects"),
@@ -144,7 +147,7 @@ def test_an_array_that_does_not_fit_is_refused_with_the_reason(case: str, tmp_pa
 
 
 def test_what_is_no_array_or_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "holds no .npy nor .npz file" in message(of(tmp_path, [4]), tmp_path)
+    assert "holds no .npy or .npz file" in message(of(tmp_path, [4]), tmp_path)
     (tmp_path / "a.npy").write_text("this is text")
     assert str(tmp_path / "a.npy") in message(of(tmp_path / "a.npy", [4]), tmp_path)
     np.savez(tmp_path / "b.npz", x=drawn(5, 4), y=drawn(5, 4))
@@ -154,7 +157,7 @@ def test_what_is_no_array_or_too_much_is_refused(tmp_path: Path, monkeypatch: py
     assert "3 of 3 files do not fit" in message(of(tmp_path, [4, 9]), tmp_path)
     np.save(tmp_path / "d.npy", drawn(50, 4))
     monkeypatch.setattr(arrays, "HELD_AT_MOST", 799)
-    assert "holds 800 bytes of examples, and at most 799" in message(of(tmp_path / "d.npy", [4]), tmp_path)
+    assert "holds 800 bytes of examples; at most 799" in message(of(tmp_path / "d.npy", [4]), tmp_path)
 
 
 # ── drawing ──────────────────────────────────────────────────────────────────────────────────────
@@ -271,5 +274,5 @@ def test_a_picture_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(sheets, "pairs", fail)
     notes = sheets.write_all(built("image")[0], examples("image"), tmp_path, 3)
-    assert notes == ["No picture of reconstructions: MemoryError"]
+    assert notes == ["No image of reconstructions: MemoryError"]
     assert len(list(tmp_path.iterdir())) == 3

@@ -22,7 +22,7 @@ from vqtk.io.weights import load_weights
 
 WEIGHTS = "run/checkpoints/update_00000002.safetensors"
 STATE = "run/checkpoints/update_00000002.trainer.pt"
-ANEW = "Start the run anew: vqtk run run/recipe.yaml."
+AGAIN = "Start the run again: vqtk run run/recipe.yaml."
 
 
 @pytest.fixture(scope="module")
@@ -85,39 +85,39 @@ def unchecked(state: Any) -> Callable[[], None]:
 
 
 RUNS = {
-    "no recipe": (lambda: Path("run/recipe.yaml").unlink(), "run: not a run directory: there is no recipe.yaml and"),
+    "no recipe": (lambda: Path("run/recipe.yaml").unlink(), "run: not a run directory: it needs a recipe.yaml and"),
     "wrong recipe": (change_recipe("stages: 2", "stages: two"), "run/recipe.yaml:5: model.stages: expected a whole"),
     "another recipe": (
         change_recipe("options: 4", "options: 8"),
-        f"{WEIGHTS}: this checkpoint is of another recipe than run/recipe.yaml says: model.options was 4, and is 8.",
+        f"{WEIGHTS}: this checkpoint's recipe is not that of run/recipe.yaml: model.options was 4, and is now 8.",
         "Undo the change",
     ),
-    "no manifest": (lambda: Path("run/manifest.json").unlink(), "run: not a run directory: there is no recipe.yaml"),
+    "no manifest": (lambda: Path("run/manifest.json").unlink(), "run: not a run directory: it needs a recipe.yaml"),
     "cut manifest": (
         write("run/manifest.json", b'{"data'),
         "run/manifest.json: the manifest is damaged: not",
-        ANEW,
+        AGAIN,
     ),
     "binary manifest": (
         write("run/manifest.json", b"\xff"),
         "run/manifest.json: the manifest is damaged: not",
-        ANEW,
+        AGAIN,
     ),
-    "other manifest": (write("run/manifest.json", b"[1]"), "the manifest is damaged: not a JSON object.", ANEW),
-    "empty manifest": (write("run/manifest.json", b"{}"), "the manifest is damaged: no `data`.", ANEW),
-    "cut weights": (cut(WEIGHTS), f"is damaged ({WEIGHTS}: not a whole safetensors file (Error", ANEW),
+    "other manifest": (write("run/manifest.json", b"[1]"), "the manifest is damaged: not a JSON object.", AGAIN),
+    "empty manifest": (write("run/manifest.json", b"{}"), "the manifest is damaged: no `data`.", AGAIN),
+    "cut weights": (cut(WEIGHTS), f"is damaged ({WEIGHTS}: not a complete safetensors file (Error", AGAIN),
     "no checkpoint": (
         lambda: shutil.rmtree("run/checkpoints"),
-        "run: no checkpoint to resume from: it holds none",
-        ANEW,
+        "run: no checkpoint to resume from: the run stopped before its first one",
+        AGAIN,
     ),
-    "no state": (lambda: Path(STATE).unlink(), f"{STATE}: no such trainer's state).", ANEW),
-    "cut state": (cut(STATE), f"{STATE}: its checksum is not that of its contents", ANEW),
-    "empty state": (write(STATE, b""), f"{STATE}: its checksum is not that of its contents", ANEW),
-    "text as state": (write(STATE, b"hello"), f"{STATE}: its checksum is not that of its contents", ANEW),
-    "other state": (save(STATE, {"a": 1}), f"{STATE}: its checksum is not that of its contents", ANEW),
-    "state of nothing": (unchecked({"done": 1, "optimizer": {}}), f"{STATE}: not the state of this run's", ANEW),
-    "state that is none": (unchecked(b"hello"), f"{STATE}: not a trainer's state, or cut short", ANEW),
+    "no state": (lambda: Path(STATE).unlink(), f"{STATE}: the trainer's state is missing).", AGAIN),
+    "cut state": (cut(STATE), f"{STATE}: its checksum does not match its contents", AGAIN),
+    "empty state": (write(STATE, b""), f"{STATE}: its checksum does not match its contents", AGAIN),
+    "text as state": (write(STATE, b"hello"), f"{STATE}: its checksum does not match its contents", AGAIN),
+    "other state": (save(STATE, {"a": 1}), f"{STATE}: its checksum does not match its contents", AGAIN),
+    "state of nothing": (unchecked({"done": 1, "optimizer": {}}), f"{STATE}: not the state of this run's", AGAIN),
+    "state that is none": (unchecked(b"hello"), f"{STATE}: not a trainer's state, or cut short", AGAIN),
 }
 
 
@@ -153,18 +153,18 @@ MODELS = {
         "good.yaml: this is a recipe, not a model.",
         "Train it first: vqtk run good.yaml.",
     ),
-    "cut weights": ("run", cut(WEIGHTS), f"{WEIGHTS}: not a whole safetensors file", "that was not cut short."),
-    "empty weights": (WEIGHTS, write(WEIGHTS, b""), f"{WEIGHTS}: not a whole safetensors file"),
+    "cut weights": ("run", cut(WEIGHTS), f"{WEIGHTS}: not a complete safetensors file", "file written by vqtk."),
+    "empty weights": (WEIGHTS, write(WEIGHTS, b""), f"{WEIGHTS}: not a complete safetensors file"),
     "bare tensors": (
         WEIGHTS,
         lambda: save_file({"a": torch.zeros(2)}, WEIGHTS),
-        f"{WEIGHTS}: these weights carry no vqtk recipe",
+        f"{WEIGHTS}: this file holds no vqtk recipe",
         "vqtk import-original CKPT RECIPE -o FILE",
     ),
     "unreadable recipe": (
         WEIGHTS,
         lambda: save_file({"a": torch.zeros(2)}, WEIGHTS, metadata(recipe="[3]")),
-        f"{WEIGHTS}: the recipe that these weights carry cannot be read.",
+        f"{WEIGHTS}: the recipe stored in this file cannot be read.",
     ),
     "other tensors": (
         WEIGHTS,
@@ -179,7 +179,7 @@ MODELS = {
     "lost plugin": (
         WEIGHTS,
         lambda: save_file({"a": torch.zeros(2)}, WEIGHTS, metadata(plugins=LOST)),
-        f"{WEIGHTS}: these weights were trained with the plugin p.py, and they are not in a run that keeps",
+        f"{WEIGHTS}: these weights were trained with the plugin p.py, but are not in a run with a copy",
     ),
 }
 
@@ -200,7 +200,7 @@ class Harmful:
 
 UNSAFE = "ckpt.pt: not a file of tensors that can be read without executing code"
 ORIGINALS = {
-    "a pickle": (write("ckpt.pt", pickle.dumps(Harmful())), UNSAFE, "Expected a state dict, names to tensors"),
+    "a pickle": (write("ckpt.pt", pickle.dumps(Harmful())), UNSAFE, "a state dict (names to tensors) and nothing else"),
     "an object within": (save("ckpt.pt", {"a": Harmful()}), UNSAFE),
     "a module": (save("ckpt.pt", torch.nn.Linear(2, 2)), UNSAFE),
     "text": (write("ckpt.pt", b"hello"), UNSAFE),
@@ -240,21 +240,21 @@ def test_an_original_checkpoint_of_another_recipe_is_told(refusing: Refusing) ->
 ARGUMENTS = {
     "run good.yaml --device gpu": ["--device 'gpu': expected auto, cpu, cuda, cuda:N or mps."],
     "run good.yaml --budget soon": ["--budget 'soon': expected a duration such as 90s, 5m or 1h30m."],
-    "run good.yaml --budget 0s": ["--budget '0s': there is no time in it."],
+    "run good.yaml --budget 0s": ["--budget '0s': expected more than zero time"],
     "run good.yaml --budget=": ["--budget '': expected a duration"],
-    "run good.yaml --data-dir none": ["--data-dir is none, which is no folder."],
+    "run good.yaml --data-dir none": ["--data-dir is none, which is not a folder."],
     "run good.yaml --out good.yaml": ["good.yaml/tiny/", "the run directory cannot be written", "another with --out."],
     "run good.yaml --resume run": ["the recipe of a run is fixed, so 'good.yaml' cannot be used."],
     "run --resume run train.updates=3": ["the recipe of a run is fixed, so 'train.updates=3' cannot be used."],
     "run --resume run --budget 5m": ["the recipe of a run is fixed, so '--budget 5m' cannot be used."],
-    "run --resume folder": ["folder: not a run directory: there is no recipe.yaml and manifest.json in it."],
+    "run --resume folder": ["folder: not a run directory: it needs a recipe.yaml and a manifest.json."],
     "run": ["vqtk run: expected a recipe", "or --resume with a run directory."],
     "sample run --stages 9": ["--stages 9: this model has 2 stages."],
-    "sample run -o folder": ["folder: the picture cannot be written", "Choose another path with -o."],
+    "sample run -o folder": ["folder: the image cannot be written", "Choose another path with -o."],
     "proposals run --stage 3": ["--stage 3: this model has stages 1 to 2."],
     "proposals run --item 1000": ["--item 1000: the test split has examples 0 to 999."],
     "reconstruct run --item -1": ["--item -1: the test split has examples 0 to 999."],
-    "eval run --data-dir good.yaml": ["--data-dir is good.yaml, which is no folder."],
+    "eval run --data-dir good.yaml": ["--data-dir is good.yaml, which is not a folder."],
     "list blocks": ["there is no registry 'blocks'. Did you mean 'block'? Known: model, refiner, backbone"],
 }
 

@@ -15,7 +15,7 @@ from tests.running import vqtk_main, without_data
 FILES = {
     "empty": (b"", "bad.yaml:1: a recipe is a mapping of keys to values; this file holds nothing."),
     "a list": (b"- name: tiny\n", "bad.yaml:1: a recipe is a mapping of keys to values; this file holds a list."),
-    "binary": (bytes(range(256)), "bad.yaml: not a text file in UTF-8; expected a recipe, a .yaml file."),
+    "binary": (bytes(range(256)), "bad.yaml: not a UTF-8 text file; expected a recipe, a .yaml file."),
     "zero bytes": (b"name: a\0b", "bad.yaml: not valid YAML: unacceptable character", "Expected plain text"),
     "several problems": (
         GOOD.replace("stages: 2", "stages: two").replace("loss: mse", "los: mse").replace("{choice", "{chice").encode(),
@@ -35,10 +35,10 @@ OVERRIDES = {
     "model.stages=": "model.stages: expected a whole number from 1 to 10,000, got nothing (null).",
     "model.stages=[1": "override 'model.stages=[1': not valid YAML: expected ',' or ']'",
     "model.loss.scale=3": "model.loss.scale: unknown key. The loss 'mse' takes name.",
-    "model.refiner.blocks.1=conv": "blocks.1: expected an index of the list at model.refiner.blocks: 0 alone.",
+    "model.refiner.blocks.1=conv": "blocks.1: expected an index of the list at model.refiner.blocks: only 0.",
     "model.refiner.backbone.layers.-1.width=8": "layers.-1: expected an index of the list at ",
-    "model.~segment=": "model.~segment: there is nothing called 'segment' here to remove.",
-    "plugins=[x.py]": "override 'plugins=[x.py]': `plugins` is read before overrides are.",
+    "model.~segment=": "model.~segment: there is no key 'segment' here to remove.",
+    "plugins=[x.py]": "override 'plugins=[x.py]': `plugins` cannot be overridden.",
 }
 
 REGISTER = """\

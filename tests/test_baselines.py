@@ -180,9 +180,9 @@ def test_a_vector_without_a_choice_for_long_takes_a_half_of_the_most_used_one(mo
     before, moments = book.vectors.detach()[0].clone(), optimizer.state[book.vectors]["exp_avg"][0].clone()
     usage = torch.tensor([5, 0, 7, 2])
     for _ in range(2):
-        book.mend(optimizer, usage)
+        book.revive(optimizer, usage)
     assert torch.equal(book.vectors[0], before)
-    book.mend(optimizer, usage)
+    book.revive(optimizer, usage)
     torch.testing.assert_close(book.vectors[0], torch.stack([before[0], 0.99 * before[2], 1.01 * before[2], before[3]]))
     assert torch.equal(optimizer.state[book.vectors]["exp_avg"][0], moments[[0, 2, 2, 3]])
     assert book.idle.tolist() == [0, 0, 0, 0]
@@ -230,7 +230,7 @@ def test_a_prefix_is_decoded_where_it_means_something_and_refused_elsewhere() ->
     codes = residual.encode(target)
     first, second = (book.vectors[0][codes[:, stage]] for stage, book in enumerate(residual.codebooks[:2]))
     torch.testing.assert_close(residual.decode(codes[:, :2]), residual.reconstruct((first + second)[:, None]))
-    with pytest.raises(VqtkError, match="VQVAE decodes whole codes only, of 49 stages"):
+    with pytest.raises(VqtkError, match="VQVAE decodes only whole codes of 49 stages"):
         model_of("by place").decode(torch.zeros(1, 48, dtype=torch.int64))
 
 
@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="VQDraw has no codebooks"):
         Trainer(recipe, build_model(recipe))
     text = {"data": {"name": "wikitext2", "length": 8, "vocabulary": 5}, "model": {**KINDS["residual"], "loss": "mse"}}
-    with pytest.raises(RecipeError, match="ResidualVQ works on images whose sides are multiples of 4"):
+    with pytest.raises(RecipeError, match="ResidualVQ needs images whose sides are multiples of 4"):
         build_model(from_plain({"name": "it", "train": {"updates": 1}, **text}, "it.yaml"))
     monkeypatch.setattr(_codebook, "find_spec", lambda name: None)
     with pytest.raises(VqtkError, match=r"not installed\. Run: pip install 'vqtk\[baselines\]'"):

@@ -203,7 +203,7 @@ def test_stage_norm_refuses_groups_that_do_not_divide_and_groups_of_one_value() 
 
 @pytest.mark.parametrize("component", [Depthwise, ConvNeXt, Attention])
 def test_vectors_are_refused(component: Any) -> None:
-    with pytest.raises(ShapeError, match=r"works in 1, 2 or 3 dimensions.* Take a `conv` block"):
+    with pytest.raises(ShapeError, match=r"works in 1, 2 or 3 dimensions.* Use a `conv` block"):
         component(WIDTH, (), STAGES, condition=Scale)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tests.parity import ROOT
 from tests.running import vqtk_main
-from vqtk.compare.tables import Column, as_rich
+from vqtk.compare.tables import as_rich
 from vqtk.errors import RecipeError
 from vqtk.recipe.build import build_model, validate
 from vqtk.recipe.recipe import load_recipe
@@ -31,9 +31,9 @@ FILES = {
     "nested lists": ("name: deep\nmodel: " + "[" * 1000 + "]" * 1000, "nested more than 60 levels deep"),
     "nested mappings": ("\n".join(" " * i + "a:" for i in range(500)), "nested more than 60 levels deep"),
     "brackets without an end": ("model: " + "{a: " * 10_000, "nested more than 60 levels deep"),
-    "aliases of aliases": (ALIASES, "more than 10,000 values, aliases and repetitions written out"),
+    "aliases of aliases": (ALIASES, "more than 10,000 values with aliases and repetitions expanded"),
     "many values": ("a: [" + "1, " * 50_000 + "1]", "more than 10,000 values"),
-    "a large file": ("# " + "x" * (2 << 20), "characters are no recipe"),
+    "a large file": ("# " + "x" * (2 << 20), "characters are too many for a recipe"),
 }
 
 
@@ -65,7 +65,7 @@ def test_a_chain_of_recipes_has_an_end(tmp_path: Path) -> None:
         ("model.refiner.blocks.0.repeat=1000000000", "from 1 to 1,000"),
         ("model.stages=1000000000", "model.stages: expected a whole number from 1 to 10,000"),
         ("model.options=1000000000", "model.options: expected a whole number from 2 to 65,536"),
-        (".".join(["a"] * 5000) + "=1", "a path of 5000 keys"),
+        (".".join(["a"] * 5000) + "=1", "the path has 5000 keys"),
         ("model.refiner.blocks." + "9" * 10_000 + ".width=1", "expected an index"),
         ("model.refiner.blocks=" + "[" * 2000, "nested more than 60 levels deep"),
         ("model.stages=" + "9" * 10_000, "model.stages"),
@@ -133,7 +133,7 @@ def test_the_modules_of_a_model_have_a_bound(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_repetitions_in_repetitions_are_counted() -> None:
     unit = "{width: 4, then: [relu, relu, relu], repeat: 1000}"
-    with pytest.raises(RecipeError, match="more than 10,000 values, aliases and repetitions written out"):
+    with pytest.raises(RecipeError, match="more than 10,000 values with aliases and repetitions expanded"):
         load_recipe(MNIST, [f"model.refiner.backbone.layers=[{', '.join([unit] * 20)}]"])
 
 
@@ -152,8 +152,8 @@ def axes(count: int, values: int) -> str:
     ("text", "told"),
     [
         (f"axes:\n{axes(20, 10)}", "axes: 100,000,000,000,000,000,000 combinations of their values. A study has at"),
-        (f"axes:\n{axes(20, 10)}\nbaseline: v1", "baseline: no cell is called 'v1'"),
-        (f"axes:\n{axes(1, 2)}\ncells: [{'v0, ' * 1001}]", "cells: 1,001 cells. A study has at most 1,000 variants"),
+        (f"axes:\n{axes(20, 10)}\nbaseline: v1", "baseline: no variant is called 'v1'"),
+        (f"axes:\n{axes(1, 2)}\ncells: [{'v0, ' * 1001}]", "cells: 1,001 variants. A study has at most 1,000"),
     ],
     ids=["axes", "baseline", "cells"],
 )
@@ -168,7 +168,7 @@ def test_the_variants_of_a_study_have_a_bound(text: str, told: str, tmp_path: Pa
 def test_a_study_of_many_axes_one_at_a_time_is_none_of_many_variants(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(f"name: many\nbase: {MNIST}\nseeds: [0]\ncells: one_at_a_time\naxes:\n{axes(20, 10)}\n")
-    assert len(load_study(path).cells) == 1 + 20 * 9
+    assert len(load_study(path).variants) == 1 + 20 * 9
 
 
 def test_the_seeds_of_a_study_have_a_bound(tmp_path: Path) -> None:
@@ -217,8 +217,7 @@ def test_a_batch_out_of_all_measure_is_refused_by_every_command(
 
 
 def test_names_from_a_file_are_shown_as_they_are_in_a_table() -> None:
-    columns = [Column("[bold]x", lambda row: row["name"])]
-    table = as_rich(columns, {"variants": [{"name": "[red]\x1b[2J[/red]"}]}, title="[link=x]y")
+    table = as_rich([["[bold]x"], ["[red]\x1b[2J[/red]"]], title="[link=x]y")
     console = Console(width=80)
     with console.capture() as capture:
         console.print(table)

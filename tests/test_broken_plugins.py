@@ -92,7 +92,7 @@ def test_a_parameter_without_a_gradient_is_named(checked: Checked) -> None:
 
 def test_leakage_between_items_is_put_down_to_the_batch_norm(checked: Checked) -> None:
     source = BLOCK.format(layer="nn.BatchNorm1d(in_width)", yielded="self.layer(self.map(features))")
-    told = "depends on the other items", "training mode", "its BatchNorm1d `layer`", "Use GroupNorm or LayerNorm"
+    told = "depends on the other examples", "training mode", "its BatchNorm1d `layer`", "Use GroupNorm or LayerNorm"
     checked.tells(source, *told)
 
 
@@ -104,35 +104,35 @@ def test_an_update_of_the_input_in_place_is_told(checked: Checked) -> None:
 @pytest.mark.parametrize(
     ("layer", "yielded", "told"),
     [
-        ("None", "self.map(features) + torch.rand(8)", "yields something else when called again in training mode"),
-        ("nn.Dropout(0.5)", "self.map(self.layer(features))", "its Dropout `layer` draws at random"),
+        ("None", "self.map(features) + torch.rand(8)", "returns something else when called again in training mode"),
+        ("nn.Dropout(0.5)", "self.map(self.layer(features))", "its Dropout `layer` is random"),
     ],
 )
 def test_something_else_each_time_is_told(checked: Checked, layer: str, yielded: str, told: str) -> None:
-    checked.tells(BLOCK.format(layer=layer, yielded=yielded), told, "draws nothing at random when it is called")
+    checked.tells(BLOCK.format(layer=layer, yielded=yielded), told, "A component must not be random")
 
 
 def test_a_chosen_path_that_differs_from_the_full_one_is_told(checked: Checked) -> None:
     source = HEAD.format(conditioned=CONDITIONED, chosen="chosen * 1.01")
-    told = "at stage 0 `choose` yields other deltas than the full path", "leave `choose` to the base class"
-    checked.tells(source, *told, "decoding codes yields another reconstruction than encoding did")
+    told = "at stage 0 `choose` returns other deltas for options", "leave `choose` to the base class"
+    checked.tells(source, *told, "decoding returns another reconstruction than encoding")
 
 
 def test_a_head_that_ignores_the_stage_it_claims_is_told(checked: Checked) -> None:
     source = HEAD.format(conditioned="features", chosen="chosen")
-    told = "said to depend on the stage, and yields the same at stages 0 and 1", "`staged=False`"
+    told = "registered as dependent on the stage, but returns the same at stages 0 and 1", "`staged=False`"
     checked.tells(source, *told, "parameter `condition.scales` (3, 8) receives no gradient")
 
 
 def test_an_exception_is_told_with_the_plugins_own_line(checked: Checked) -> None:
     source = BLOCK.format(layer="None", yielded="self.map(features)[7]")
-    told = "IndexError", f"({checked.folder / 'broken.py'}:16)", "it fails where it is checked that it"
+    told = "IndexError", f"({checked.folder / 'broken.py'}:16)", "an error stopped the check that it"
     checked.tells(source, *told)
 
 
 def test_a_missing_example_is_asked_for(checked: Checked) -> None:
     source = BLOCK.replace("stages):", "stages, *, depth: int):").format(layer="None", yielded="self.map(features)")
-    checked.tells(source, "`depth` is missing; expected a whole number", "`example={…}`", "where it is registered")
+    checked.tells(source, "`depth` is missing; expected a whole number", "`example={…}`", "Register it with settings")
 
 
 def test_a_syntax_error_is_told_with_its_line(checked: Checked) -> None:
@@ -154,7 +154,7 @@ def test_an_import_cycle_is_told_with_its_modules(checked: Checked, imports: str
     (package / "__init__.py").write_text("from . import one\n")
     (package / "one.py").write_text(imports.format("two", "two") + "\none = 1\n")
     (package / "two.py").write_text(imports.format("one", "one") + "\ntwo = 2\n")
-    told = "ring", "two.py:", "import cycle: ring.one → ring.two → ring.one", "a module of its own"
+    told = "ring", "two.py:", "import cycle: ring.one → ring.two → ring.one", "a separate module"
     checked.tells_of_loading(package, *told)
 
 

@@ -14,13 +14,15 @@ import pytest
 from tests.running import vqtk_main
 from vqtk.compare.collect import collect
 from vqtk.compare.comparison import ComparisonRequest, compare, write, write_comparison
-from vqtk.compare.notes import format_spread
+from vqtk.compare.notes import format_mean_std
 from vqtk.compare.page import pareto_front
+from vqtk.compare.result import RunComparison
 from vqtk.compare.statistics import main_effects
-from vqtk.compare.variants import changes, units_of, variant_measurements
+from vqtk.compare.terms import units_of
+from vqtk.compare.variants import measured_variant
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
-from vqtk.recipe.show import as_yaml
+from vqtk.recipe.show import Change, as_yaml, changes
 
 TOY = Path(__file__).parent.parent / "recipes" / "toy2d.yaml"
 NOISE = (0.0, 0.02, -0.01, 0.015, -0.02)
@@ -80,57 +82,57 @@ def made_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(made_study: Path) -> dict[str, Any]:
+def found(made_study: Path) -> RunComparison:
     return write_comparison(made_study)
 
 
-def test_a_study_says_which_differences_stand(found: dict[str, Any]) -> None:
-    rows = {row["name"]: row for row in found["variants"]}
-    assert list(rows) == ["wide-scale", "narrow-scale", "narrow-none", "wide-none"]
-    assert rows["wide-scale"]["difference"] is None
-    assert rows["narrow-scale"]["difference"]["mean"] == pytest.approx(0.3)
-    assert rows["narrow-none"]["difference"]["verdict"] == "worse"
-    assert rows["wide-none"]["difference"]["verdict"] == "within the noise"
-    told = "\n".join(found["verdicts"])
-    assert "narrow-scale is worse than wide-scale, and this stands: final +0.3 (95 % interval" in told
-    assert "wide-none does not differ from wide-scale beyond the noise" in told
+def test_a_study_says_which_differences_are_significant(found: RunComparison) -> None:
+    differences = {row.name: row.difference for row in found.variants}
+    assert list(differences) == ["wide-scale", "narrow-scale", "narrow-none", "wide-none"]
+    assert differences["wide-scale"] is None
+    assert differences["narrow-scale"].mean == pytest.approx(0.3)
+    assert (differences["narrow-none"].significant, differences["narrow-none"].verdict) == (True, "worse")
+    assert (differences["wide-none"].significant, differences["wide-none"].verdict) == (False, "within the noise")
+    told = "\n".join(found.verdicts)
+    assert "narrow-scale is significantly worse than wide-scale: final +0.3 (95 % interval" in told
+    assert "wide-none does not differ significantly from wide-scale" in told
 
 
-def test_a_variant_has_its_figures_and_costs(found: dict[str, Any]) -> None:
-    row = found["variants"][0]
-    assert (row["n"], row["seeds"]) == (5, [0, 1, 2, 3, 4])
-    assert row["mean"] == pytest.approx(3.0005)
-    assert row["area"]["mean"] == pytest.approx(row["mean"] * 3 * (3.5 + 2.5 + 1.5))
-    assert (row["step_ms"], row["items_per_s"]) == (10.0, 3200.0)
-    assert row["flops"]["encode"] > row["flops"]["decode"] > 0
-    assert [stage["entropy"] for stage in row["stages"]] == pytest.approx([2 / 2.0794415] * 4)
+def test_a_variant_has_its_metrics_and_costs(found: RunComparison) -> None:
+    row = found.variants[0]
+    assert row.seeds == [0, 1, 2, 3, 4]
+    assert row.result.mean == pytest.approx(3.0005)
+    assert row.area.mean == pytest.approx(row.result.mean * 3 * (3.5 + 2.5 + 1.5))
+    assert (row.costs.step_ms, row.costs.examples_per_s) == (10.0, 3200.0)
+    assert row.costs.encode_flops > row.costs.decode_flops > 0
+    assert [stage.entropy for stage in row.stages] == pytest.approx([2 / 2.0794415] * 4)
 
 
-def test_the_main_effect_of_an_axis_is_that_which_was_planted(found: dict[str, Any]) -> None:
-    narrow, wide = found["effects"]["width"]
-    assert narrow["mean"] - wide["mean"] == pytest.approx(0.3)
-    assert (narrow["cells"], narrow["seeds"]) == (2, 4)
+def test_the_main_effect_of_an_axis_is_the_planted_one(found: RunComparison) -> None:
+    narrow, wide = found.effects["width"]
+    assert narrow.result.mean - wide.result.mean == pytest.approx(0.3)
+    assert (narrow.variants, narrow.seeds) == (2, 4)
 
 
-def test_main_effects_are_taken_over_cells_that_differ_in_the_axis_alone() -> None:
-    cells = [({"a": "1", "b": "x"}, {0: 1.0}), ({"a": "2", "b": "x"}, {0: 2.0}), ({"a": "1", "b": "y"}, {0: 9.0})]
-    effects = main_effects({"a": ["1", "2"], "b": ["x", "y"]}, cells)
-    assert [row["mean"] for row in effects["a"]] == [1.0, 2.0]
-    assert [row["mean"] for row in effects["b"]] == [1.0, 9.0]
+def test_main_effects_are_taken_over_variants_that_differ_in_the_axis_alone() -> None:
+    reached = [({"a": "1", "b": "x"}, {0: 1.0}), ({"a": "2", "b": "x"}, {0: 2.0}), ({"a": "1", "b": "y"}, {0: 9.0})]
+    effects = main_effects({"a": ["1", "2"], "b": ["x", "y"]}, reached)
+    assert [effect.result.mean for effect in effects["a"]] == [1.0, 2.0]
+    assert [effect.result.mean for effect in effects["b"]] == [1.0, 9.0]
 
 
-def test_what_failed_is_left_out_and_said(found: dict[str, Any]) -> None:
-    (one,) = found["left_out"]
-    assert one["path"].endswith("wide-none-0/seed4")
-    assert one["why"] == "failed: out of memory"
-    assert found["variants"][-1]["n"] == 4
-    assert any("Not all variants have the same seeds" in note for note in found["notes"])
+def test_what_failed_is_left_out_and_said(found: RunComparison) -> None:
+    (one,) = found.left_out
+    assert one.path.parts[-2:] == ("wide-none-0", "seed4")
+    assert one.why == "failed: out of memory"
+    assert len(found.variants[-1].runs) == 4
+    assert any("The variants do not all have the same seeds" in note for note in found.notes)
 
 
-def test_a_study_keeps_its_comparison_in_every_form(found: dict[str, Any], made_study: Path) -> None:
-    assert json.loads((made_study / "comparison.json").read_text()) == json.loads(json.dumps(found))
+def test_a_study_keeps_its_comparison_in_every_form(found: RunComparison, made_study: Path) -> None:
+    assert json.loads((made_study / "comparison.json").read_text()) == json.loads(json.dumps(found.to_json()))
     rows = list(csv.DictReader((made_study / "comparison.csv").open()))
-    assert [row["variant"] for row in rows] == [row["name"] for row in found["variants"]]
+    assert [row["variant"] for row in rows] == [row.name for row in found.variants]
     assert float(rows[1]["difference"]) == pytest.approx(0.3)
     assert "| narrow-scale | 5 | 3.3" in (made_study / "comparison.md").read_text()
     tex = (made_study / "comparison.tex").read_text()
@@ -138,11 +140,35 @@ def test_a_study_keeps_its_comparison_in_every_form(found: dict[str, Any], made_
     assert r"\toprule" in tex
 
 
-def test_the_page_needs_no_other_file(found: dict[str, Any], made_study: Path) -> None:
+def test_the_tables_of_docs_compare_list_exactly_the_keys_of_the_json(found: RunComparison) -> None:
+    plain = found.to_json()
+    variant = plain["variants"][1]
+    for heading, values in (("key of `comparison.json`", plain), ("key of a variant", variant)):
+        assert list(documented_keys(heading)) == list(values)
+    nested = {
+        "key of `comparison.json`": {"effects": plain["effects"]["width"][0], "left_out": plain["left_out"][0]},
+        "key of a variant": {
+            **{key: variant[key] for key in ("area", "flops", "difference")},
+            **{key: variant[key][0] for key in ("stages", "runs", "changes")},
+        },
+    }
+    for heading, values in nested.items():
+        for key, inner in values.items():
+            assert all(f"`{name}`" in documented_keys(heading)[key] for name in inner), key
+
+
+def documented_keys(heading: str) -> dict[str, str]:
+    """The keys in the first column of the table with a heading, each with its row."""
+    text = (TOY.parent.parent / "docs" / "compare.md").read_text(encoding="utf-8")
+    rows = text.partition(f"| {heading} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return {key: row for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+def test_the_page_needs_no_other_file(found: RunComparison, made_study: Path) -> None:
     page = (made_study / "report.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|url\((?!#)|@import|<script|<link', page)
     assert page.count("<svg") == 6
-    assert "<th>choice ± sd</th>" in page
+    assert "<th>choice ± std</th>" in page
     assert "prefers-color-scheme: dark" in page
     assert "#010203" not in page
     assert '<td class="code">model.condition</td>' in page
@@ -150,9 +176,9 @@ def test_the_page_needs_no_other_file(found: dict[str, Any], made_study: Path) -
 
 def test_two_seeds_say_nothing(tmp_path: Path) -> None:
     found = compare([study(tmp_path / "s", seeds=2)])
-    assert {row["difference"]["verdict"] for row in found["variants"][1:]} == {"too few seeds"}
-    assert all(row["difference"]["low"] is None for row in found["variants"][1:])
-    assert "nothing can be said. It has 2 seeds in common" in found["verdicts"][0]
+    assert {row.difference.verdict for row in found.variants[1:]} == {"too few seeds"}
+    assert all(row.difference.low is None for row in found.variants[1:])
+    assert "too few seeds. It has 2 seeds in common" in found.verdicts[0]
 
 
 def test_runs_of_equal_recipes_are_one_variant(tmp_path: Path) -> None:
@@ -162,11 +188,11 @@ def test_runs_of_equal_recipes_are_one_variant(tmp_path: Path) -> None:
     made(tmp_path / "c", 0, 1.0, "name=other")
     (made(tmp_path / "d", 7, 1.0) / "summary.json").unlink()
     found = compare([tmp_path], ComparisonRequest(baseline="any-2"))
-    assert [(row["name"], row["n"]) for row in found["variants"]] == [("any-2", 3), ("any", 3)]
-    reasons = {Path(one["path"]).name: one["why"] for one in found["left_out"]}
-    assert "same variant with the same seed" in reasons["c"]
+    assert [(row.name, len(row.runs)) for row in found.variants] == [("any-2", 3), ("any", 3)]
+    reasons = {one.path.name: one.why for one in found.left_out}
+    assert "a run of the same variant with the same seed" in reasons["c"]
     assert reasons["d"] == "not finished: 100 of 100 updates."
-    assert [change["path"] for change in found["variants"][1]["changes"]] == ["model.condition"]
+    assert [change.path for change in found.variants[1].changes] == ["model.condition"]
 
 
 def test_unequal_terms_are_refused_and_else_marked(
@@ -176,9 +202,9 @@ def test_unequal_terms_are_refused_and_else_marked(
     made(tmp_path / "b", 0, 0.9, "name=other", "data.batch=32", manifest={"data": {"sha256": "cd" * 32}}, test_items=50)
     assert vqtk_main(monkeypatch, "compare", tmp_path) == 2
     told = capsys.readouterr().err
-    assert "Updates × items an update differ: 100 × 256 (toy2d); 100 × 32 (other)." in told
+    assert "Updates × examples per update differ: 100 × 256 (toy2d); 100 × 32 (other)." in told
     assert "Data differ:" in told
-    assert "Test items differ: 100 (toy2d); 50 (other)." in told
+    assert "Test examples differ: 100 (toy2d); 50 (other)." in told
     assert "--unequal" in told
     assert vqtk_main(monkeypatch, "compare", tmp_path, "--unequal", "-o", tmp_path / "out") == 0
     assert "UNEQUAL TERMS." in capsys.readouterr().out
@@ -187,19 +213,19 @@ def test_unequal_terms_are_refused_and_else_marked(
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["unequal"]
 
 
-def test_curves_that_still_fall_are_told(tmp_path: Path) -> None:
+def test_curves_that_have_not_converged_are_noted(tmp_path: Path) -> None:
     made(tmp_path / "a", 0, 1.0, late=1.01)
     made(tmp_path / "b", 0, 1.0, "name=slow", "model.condition=none", late=1.25)
-    (note,) = [note for note in compare([tmp_path])["notes"] if "still moving" in note]
+    (note,) = [note for note in compare([tmp_path]).notes if "have not converged" in note]
     assert "slow 20 %" in note
     assert "toy2d" not in note
 
 
-def test_any_figure_can_be_the_metric(tmp_path: Path) -> None:
+def test_any_measured_number_can_be_the_metric(tmp_path: Path) -> None:
     made(tmp_path / "a", 0, 1.0)
-    assert compare([tmp_path], ComparisonRequest(metric="stages.2.distortion"))["variants"][0]["mean"] == 3.0
-    assert compare([tmp_path], ComparisonRequest(metric="area"))["variants"][0]["mean"] == pytest.approx(22.5)
-    assert compare([tmp_path], ComparisonRequest(metric="used", higher=True))["better"] == "higher"
+    assert compare([tmp_path], ComparisonRequest(metric="stages.2.distortion")).variants[0].result.mean == 3.0
+    assert compare([tmp_path], ComparisonRequest(metric="area")).variants[0].result.mean == pytest.approx(22.5)
+    assert compare([tmp_path], ComparisonRequest(metric="used", higher=True)).better == "higher"
     with pytest.raises(VqtkError, match=r"--metric chioce: .* Did you mean 'choice'\?"):
         compare([tmp_path], ComparisonRequest(metric="chioce"))
 
@@ -208,7 +234,7 @@ def test_any_figure_can_be_the_metric(tmp_path: Path) -> None:
     ("arguments", "told"),
     [
         (["none"], "no such directory"),
-        (["empty"], "there is no run in it"),
+        (["empty"], "there is no run here"),
         (["damaged"], "not the study.json of a study"),
         (["run", "--baseline", "toy3d"], "Did you mean 'toy2d'?"),
     ],
@@ -225,12 +251,12 @@ def test_what_cannot_be_compared_is_told(
 
 
 def test_recipes_are_compared_value_by_value_and_components_whole() -> None:
-    old = {"name": "x", "seed": 1, "model": {"head": {"name": "conv", "k": 1}, "layers": [{"w": 1}, {"w": 2}]}}
-    new = {"name": "y", "seed": 2, "model": {"head": {"name": "mlp"}, "layers": [{"w": 1}, {"w": 3}], "more": True}}
-    assert [tuple(row.values()) for row in changes(old, new)] == [
-        ("model.head", "{name: conv, k: 1}", "{name: mlp}"),
-        ("model.layers.1.w", "2", "3"),
-        ("model.more", "absent", "true"),
+    old = {"model": {"head": {"name": "conv", "k": 1}, "layers": [{"w": 1}, {"w": 2}]}}
+    new = {"model": {"head": {"name": "mlp"}, "layers": [{"w": 1}, {"w": 3}], "more": True}}
+    assert changes(old, new) == [
+        Change("model.head", "{name: conv, k: 1}", "{name: mlp}"),
+        Change("model.layers.1.w", "2", "3"),
+        Change("model.more", "absent", "true"),
     ]
 
 
@@ -241,13 +267,13 @@ def test_the_front_holds_what_no_other_beats_in_both() -> None:
 
 
 def test_a_metric_has_one_direction_whether_a_study_names_it_or_not(made_study: Path) -> None:
-    assert compare([made_study], ComparisonRequest(metric="used"))["better"] == "higher"
-    assert compare([made_study], ComparisonRequest(metric="choice"))["better"] == "lower"
+    assert compare([made_study], ComparisonRequest(metric="used")).better == "higher"
+    assert compare([made_study], ComparisonRequest(metric="choice")).better == "lower"
 
 
 def test_a_study_found_in_a_folder_is_compared_as_it_says(made_study: Path) -> None:
     found = compare([made_study.parent])
-    assert (found["baseline"], found["also"]) == ("wide-scale", ["choice"])
+    assert (found.baseline, found.also) == ("wide-scale", ["choice"])
 
 
 def test_another_metric_does_not_take_the_place_of_a_studys_own_result(
@@ -273,9 +299,9 @@ def test_the_csv_keeps_what_a_study_names_apart_from_what_is_counted_a_stage(tmp
 def test_settings_that_change_no_result_do_not_split_a_variant(tmp_path: Path) -> None:
     for seed, setting in enumerate(["checkpoint_minutes=1", "evaluate_every=20", "compile=off", "picture_items=4"]):
         made(tmp_path / str(seed), seed, 1.0, f"train.{setting}")
-    assert [row["n"] for row in compare([tmp_path])["variants"]] == [4]
+    assert [len(row.runs) for row in compare([tmp_path]).variants] == [4]
     made(tmp_path / "other", 0, 1.0, "train.precision=bfloat16")
-    assert [row["n"] for row in compare([tmp_path])["variants"]] == [4, 1]
+    assert [len(row.runs) for row in compare([tmp_path]).variants] == [4, 1]
 
 
 def of_losses(folder: Path, *, shared: bool = True) -> Path:
@@ -291,12 +317,12 @@ def of_losses(folder: Path, *, shared: bool = True) -> Path:
 
 def test_runs_of_different_losses_are_compared_by_what_they_share_and_it_says_why(tmp_path: Path) -> None:
     found = compare([of_losses(tmp_path)], ComparisonRequest(baseline="mse"))
-    assert (found["metric"], found["better"], found["unequal"]) == ("distance", "lower", [])
-    assert found["variants"][1]["difference"]["verdict"] == "worse"
-    assert found["variants"][1]["area"]["mean"] is None
-    (note,) = [note for note in found["notes"] if "Losses differ" in note]
+    assert (found.metric, found.better, found.unequal) == ("distance", "lower", [])
+    assert found.variants[1].difference.verdict == "worse"
+    assert found.variants[1].area.mean is None
+    (note,) = [note for note in found.notes if "Losses differ" in note]
     assert "Losses differ: gaussian (gaussian); mse (mse)." in note
-    assert "compared by distance, which all of them share" in note
+    assert "compared by distance, which all of them have" in note
     write(found, tmp_path / "out")
     assert "Distortion by stage" not in (tmp_path / "out" / "comparison.md").read_text()
     assert "Distortion by stage" not in (tmp_path / "out" / "report.html").read_text()
@@ -311,7 +337,7 @@ def test_runs_of_different_losses_are_not_ranked_by_the_loss(metric: str, tmp_pa
 
 
 def test_runs_of_an_earlier_version_are_told_how_to_be_measured_by_what_losses_share(tmp_path: Path) -> None:
-    with pytest.raises(VqtkError, match=r"--metric distance: .* has no such figure\..*vqtk run --resume "):
+    with pytest.raises(VqtkError, match=r"--metric distance: .* does not have this metric\..*vqtk run --resume "):
         compare([of_losses(tmp_path, shared=False)])
 
 
@@ -326,24 +352,24 @@ def test_a_diverged_run_is_in_no_mean_and_is_said(tmp_path: Path) -> None:
         made(tmp_path / "a" / str(seed), seed, 1.0 + seed)
         made(tmp_path / "b" / str(seed), seed, nan if seed == 1 else 2.0 + seed, "name=b", "model.condition=none")
     found = compare([tmp_path])
-    (row,) = [row for row in found["variants"] if row["name"] == "b"]
-    assert (row["n"], row["mean"]) == (2, 3.0)
-    assert row["difference"]["verdict"] == "too few seeds"
-    assert found["left_out"][0]["why"] == "diverged: the loss on its test items ended at nan."
-    assert any("1 run diverged and is in no mean" in note for note in found["notes"])
-    json.loads(json.dumps(found), parse_constant=lambda name: pytest.fail(f"{name} in the comparison"))
+    (row,) = [row for row in found.variants if row.name == "b"]
+    assert (len(row.runs), row.result.mean) == (2, 3.0)
+    assert row.difference.verdict == "too few seeds"
+    assert found.left_out[0].why == "diverged: its final loss on the test examples is nan."
+    assert any("1 run diverged. The means leave such runs out" in note for note in found.notes)
+    json.loads(json.dumps(found.to_json()), parse_constant=lambda name: pytest.fail(f"{name} in the comparison"))
 
 
 def test_a_metric_that_some_runs_lack_is_not_averaged_in_silence(tmp_path: Path) -> None:
     for seed in range(3):
         test = {"items": 100, "final": 1.0 + seed, **({"choice": 1.0 + seed} if seed else {})}
         made(tmp_path / str(seed), seed, 1.0 + seed, test=test)
-    with pytest.raises(VqtkError, match="has no such figure"):
+    with pytest.raises(VqtkError, match="does not have this metric"):
         compare([tmp_path], ComparisonRequest(metric="choice"))
-    row = variant_measurements(collect([tmp_path]).variants[0], ["final", "choice"], None, curve="final", higher=False)
-    assert row["also"]["choice"]["missing"] == 1
-    assert format_spread(row["also"]["choice"]) == "2.5 ± 0.71 (1 missing)"
-    assert format_spread(row) == "2 ± 1"
+    row = measured_variant(collect([tmp_path]).variants[0], ["final", "choice"], None, curve="final", higher=False)
+    assert row.also["choice"].missing == 1
+    assert format_mean_std(row.also["choice"]) == "2.5 ± 0.71 (1 missing)"
+    assert format_mean_std(row.result) == "2 ± 1"
 
 
 def test_the_last_fifth_is_judged_on_one_set_of_items_to_the_end_or_not_at_all(tmp_path: Path) -> None:
@@ -351,16 +377,16 @@ def test_the_last_fifth_is_judged_on_one_set_of_items_to_the_end_or_not_at_all(t
     lines = [{"update": 60, "test": {"items": 50, "final": 1.0}}, {"update": 80, "test": {"items": 50, "final": 0.9}}]
     whole = {"items": 100, "final": 2.0}
 
-    def of(last: dict[str, Any]) -> dict[str, Any]:
+    def of(last: dict[str, Any]) -> RunComparison:
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*lines, last]))
         return compare([tmp_path])
 
     found = of({"update": 100, "test": whole, "subset": {"items": 50, "final": 0.72}, "end": True})
-    assert found["variants"][0]["runs"][0]["curve"][-1] == (100, 0.72)
-    assert any("final on the test items got better by toy2d 20 %" in note for note in found["notes"])
+    assert found.variants[0].runs[0].curve[-1] == (100, 0.72)
+    assert any("final on the test examples improved by toy2d 20 %" in note for note in found.notes)
     found = of({"update": 100, "test": whole, "end": True})
-    assert found["variants"][0]["late_fall"] is None
-    assert any("Whether the curves of toy2d are still moving cannot be told" in note for note in found["notes"])
+    assert found.variants[0].late_fall is None
+    assert any("It is unknown whether the curves of toy2d have converged" in note for note in found.notes)
     del lines[:]
     found = of({"update": 100, "test": whole, "end": True})
-    assert any("cannot be told" in note for note in found["notes"])
+    assert any("It is unknown whether" in note for note in found.notes)

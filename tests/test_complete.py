@@ -181,9 +181,9 @@ def test_a_label_guide_leads_to_items_of_its_class(model: VQDraw, monkeypatch: p
         brightness.append(found.shown.mean())
     random = model.decode(model.random_codes(200, generator=torch.Generator().manual_seed(0)))
     assert brightness[0] < random.mean() < brightness[1]
-    with pytest.raises(DataError, match="the classes of these data are 0 to 1"):
+    with pytest.raises(DataError, match="expected a class of these data: 0 to 1"):
         guide_of(model, "label", ["wanted=2"]).prepare(lambda: Splits(split, split, "made up"), seed=0)
-    with pytest.raises(DataError, match="label needs data with labels"):
+    with pytest.raises(DataError, match="the guide `label` trains a classifier on labels"):
         guide.prepare(lambda: Splits(Held(images), split, "made up"), seed=0)
 
 
@@ -337,18 +337,18 @@ def test_the_page_about_it_says_what_works(
         (["maks"], ["guide: no guide is called 'maks'. Did you mean 'mask'?"]),
         (["mask", "hid=left"], ["setting 'hid=left': guide.hid: unknown key. Did you mean 'hide'?"]),
         (["mask", "fraction=half"], ["guide.fraction: expected a number ≥ 0 and ≤ 1, got 'half'"]),
-        (["mask", "left"], ["setting 'left': expected key=value, a setting of the guide"]),
+        (["mask", "left"], ["setting 'left': expected a setting of the guide as key=value"]),
         (
             ["mask", "hide=rihgt"],
             ["hide is 'rihgt', and there is no such file. Did you mean 'right'? Expected "],
         ),
         (["mask", "fraction=1"], ["every pixel is hidden"]),
-        (["mask", "hide=small.png"], ["small.png: a picture of 5×6 pixels. Expected ", "of 28×28 pixels"]),
-        (["mask", "hide=broken.png"], ["broken.png: not a picture that can be read"]),
+        (["mask", "hide=small.png"], ["small.png: an image of 5×6 pixels. Expected ", "of 28×28 pixels"]),
+        (["mask", "hide=broken.png"], ["broken.png: cannot be read as an image"]),
         (["lowres", "factor=3"], ["`factor` is 3, and the images are 28×28 pixels", "2, 4, 7, 14, 28"]),
         (["grey"], ["grey guides models of colour images, and this model's have 1 channel"]),
         (["label"], ["`wanted` is missing"]),
-        (["label", "wanted=10"], ["`wanted` is 10, and the classes of these data are 0 to 9."]),
+        (["label", "wanted=10"], ["`wanted` is 10; expected a class of these data: 0 to 9."]),
         (["label", "wanted=1", "--item", "3"], ["--item: this guide observes no test examples"]),
         (["mask", "--stages", "3"], ["--stages 3: this model has 2 stages."]),
     ],

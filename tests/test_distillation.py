@@ -156,8 +156,8 @@ def _rows(directory: RunDirectory) -> list[dict[str, dict[str, float]]]:
     [
         ({**STUDENT, "stages": 3}, {}, "the student has 3 stages, and its teacher"),
         (STUDENT, {"teacher": "mnits"}, "mnits: no such run or weights file"),
-        (VQDRAW, {}, "VQDraw cannot be distilled into"),
-        (STUDENT, {"name": "stages", "teacher": None}, "Distilled has no stages to walk through"),
+        (VQDRAW, {}, "VQDraw cannot be the student of a distillation"),
+        (STUDENT, {"name": "stages", "teacher": None}, "the objective `stages` does not fit Distilled"),
     ],
 )
 def test_what_does_not_fit_is_told(
@@ -175,5 +175,5 @@ def test_what_does_not_fit_is_told(
 
 def test_prefixes_are_refused(teacher: Path) -> None:
     model = build_model(student_recipe(teacher))
-    with pytest.raises(VqtkError, match="whole codes only"):
+    with pytest.raises(VqtkError, match="only whole codes of 4 stages"):
         model.decode(torch.zeros(1, 3, dtype=torch.int64))

@@ -200,7 +200,7 @@ def test_a_probe_that_learns_its_few_items_by_heart_is_said_to_overfit() -> None
 
 
 def test_a_probe_of_data_without_labels_is_refused() -> None:
-    with pytest.raises(DataError, match="test items have no labels"):
+    with pytest.raises(DataError, match="test examples have no labels"):
         labels_of(digits(3, labels=False), torch.arange(3), "test")
 
 
@@ -268,7 +268,7 @@ def test_a_stand_in_for_fid_never_goes_by_its_name(model: Any) -> None:
 @pytest.mark.usefixtures("_without_inception")
 def test_quality_without_labels_and_without_inception_is_refused(model: Any) -> None:
     splits = Splits(digits(4, labels=False), digits(4), source="noise")
-    with pytest.raises(DataError, match="nor labels of noise"):
+    with pytest.raises(DataError, match="or labels of noise"):
         quality(model, splits, items=torch.arange(4), name="noise", seed=0)
 
 
@@ -301,7 +301,7 @@ def test_eval_writes_into_a_run_what_it_prints(
     assert found["rates"]["batches"] == 3
     assert len(found["probe"]["mlp"]) == len(found["probe"]["linear"]) == 3
     assert "NOT the standard FID" in told
-    assert "no bound on a likelihood" in told
+    assert "not a bound on a likelihood" in told
     assert (run / "images" / "rate_distortion.png").stat().st_size > 1000
 
 

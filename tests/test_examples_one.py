@@ -190,7 +190,7 @@ def test_weights_that_are_missing_or_of_other_data_are_told_with_what_to_do(tmp_
     with pytest.raises(RecipeError, match=r"needs `weights`.*python plugins/perceptual\.py"):
         built("mnist_perceptual", "model.loss.features=small")
     for features in ("small", "vgg16"):
-        with pytest.raises(RecipeError, match=r"nowhere\.safetensors: no weights of"):
+        with pytest.raises(RecipeError, match=r"nowhere\.safetensors: cannot be read as weights of"):
             built(
                 "mnist_perceptual",
                 f"model.loss={{name: perceptual, features: {features}, weights: nowhere.safetensors}}",

@@ -124,7 +124,7 @@ def test_the_map_takes_a_gated_step_of_at_most_one() -> None:
 
 @pytest.mark.parametrize("name", ["side_memory", "ddn"])
 def test_blocks_that_change_the_size_are_refused(name: str) -> None:
-    with pytest.raises(ShapeError, match="Take `stride` and `upsample` out of the blocks"):
+    with pytest.raises(ShapeError, match="Remove `stride` and `upsample` from the blocks"):
         make(name, {**PARTS, "blocks": [partial(ConvBlock, width=8, stride=2, condition=Scale)]})
 
 
@@ -155,8 +155,8 @@ def test_levels_beyond_the_last_stage_are_left_out() -> None:
 def test_levels_that_do_not_fit_are_refused() -> None:
     for levels, message in (
         ([level(3)], "level 0: `factor` 3 does not divide the size"),
-        ([level(2, 1), level(1, 1)], "the levels have 2 stages, of 3"),
-        ([level(2, backbone=backbone)], "level 0: its head yields size"),
+        ([level(2, 1), level(1, 1)], "the levels have 2 of 3 stages"),
+        ([level(2, backbone=backbone)], "level 0: its head returns size"),
     ):
         with pytest.raises(ShapeError, match=message):
             make("coarse_to_fine", {"levels": levels})

@@ -96,7 +96,7 @@ def test_options_are_revived_after_a_captured_update() -> None:
 def test_an_update_that_cannot_be_captured_is_computed_plainly_and_says_so(tmp_path: Path) -> None:
     plain, refused = (trainer(tmp_path) for _ in range(2))
     refused.capture(Refusing())
-    with pytest.warns(VqtkWarning, match=r"cannot be captured as a graph \(operation not permitted .*computed plainly"):
+    with pytest.warns(VqtkWarning, match=r"cannot be captured as a graph \(operation not permitted .*so none is used"):
         refused.update([batch(0), batch(1)], updates=5)
     plain.update([batch(0), batch(1)], updates=5)
     with warnings.catch_warnings():
@@ -195,7 +195,7 @@ def test_what_cannot_be_compiled_is_computed_plainly_and_says_so(tmp_path: Path)
         raise NotImplementedError("no such kernel")
 
     model.compiled = CompiledStage(model.loss, 8, backend=broken)  # type: ignore[arg-type]
-    with pytest.warns(VqtkWarning, match="propose cannot be compiled .*no such kernel.*computed plainly"):
+    with pytest.warns(VqtkWarning, match="propose cannot be compiled .*no such kernel.*runs uncompiled"):
         found = model.walk(batch()).grid
     torch.testing.assert_close(found, expected)
 
@@ -318,5 +318,5 @@ def test_what_a_device_cannot_do_is_said_and_left_out(monkeypatch: pytest.Monkey
     monkeypatch.setattr("vqtk.train.execution._no_compiler", lambda device: "there is no C++ compiler")
     found = resolve(recipe, build_model(recipe))
     assert (found.inductor, found.graph) == (False, False)
-    assert any("only CUDA captures graphs" in note for note in found.notes)
+    assert any("graphs need CUDA" in note for note in found.notes)
     assert any("there is no C++ compiler, so the update is not compiled" in note for note in found.notes)

@@ -184,7 +184,7 @@ FAILURES: dict[str, tuple[Patch, int, list[str]]] = {
     ),
     "a process that reads the data": (
         before(Trainer, "update", 4, raising(RuntimeError("DataLoader worker (pid 1) is killed by signal: 9."))), 4,
-        ["a process that reads the data was ended by the system", "memory"],
+        ["the system ended a process that reads the data", "memory"],
     ),
 }  # fmt: skip
 
@@ -237,7 +237,7 @@ def test_a_run_directory_that_is_removed_is_made_again_with_a_checkpoint(
         assert vqtk_main(patched, "run", "tiny.yaml", *SETTINGS) == 2
     message = refused(capsys)
     (run,) = Path("runs/tiny").iterdir()
-    assert f"{run}: the run directory was removed or moved while it trained, after update 5" in message
+    assert f"{run}: the run directory was removed or moved during training, after update 5" in message
     assert f"The checkpoint of update 5 is sound: {run}" in message
     assert vqtk_main(monkeypatch, "run", "--resume", run, "--device", "cpu") == 0
     tensors = [read_weights(checkpoints(one)[-1])[0] for one in (run, whole)]
@@ -270,7 +270,7 @@ def test_a_file_that_vanishes_stops_the_run_until_it_is_back(
         assert vqtk_main(patched, "run", "tiny.yaml", f"data={data}", *SETTINGS) == 2
     message = refused(capsys)
     (stopped,) = Path("runs/tiny").iterdir()
-    assert "this file was there when training began, and is gone. Put it back" in message
+    assert "this file existed when training started, and is gone. Restore it" in message
     assert f"is sound: {stopped}" in message
     Path("away").rename("pics")
     assert vqtk_main(monkeypatch, "run", "--resume", stopped, "--device", "cpu") == 0

@@ -53,7 +53,7 @@ def test_folders_of_any_usual_name_are_splits_and_it_is_said(train: str, test: s
     files = paths(f"{train}/cat/1", f"{train}/dog/2", f"{test}/dog/3")
     layout = layout_of(files, share=0.1)
     assert (layout.train, layout.test, layout.names) == (files[:2], files[2:], ("cat", "dog"))
-    assert layout.notes == [f"Folders that are splits: train on `{train}`, test on `{test}`."]
+    assert layout.notes == [f"Splits by folder: train on `{train}`, test on `{test}`."]
     assert layout.labels(layout.test) == [1]
 
 
@@ -77,8 +77,8 @@ def test_a_train_folder_alone_is_divided_and_one_beside_other_folders_is_a_label
     assert 1 <= len(alone.test) < 20
     vehicles = layout_of([Path(f"{name}/{i}") for name in ("car", "train") for i in range(20)], share=0.3)
     assert vehicles.names == ("car", "train")
-    assert "taken for a label" in vehicles.notes[0]
-    with pytest.raises(DataError, match="`dev` and `test` are splits, and there is none to train on"):
+    assert "treated as a label" in vehicles.notes[0]
+    with pytest.raises(DataError, match="`dev` and `test` are splits, and none is to train on"):
         layout_of(paths("dev/1", "test/2"), share=0.1)
 
 
@@ -101,7 +101,7 @@ def test_a_label_is_named_by_its_folder_or_numbered_where_names_are_not_numbers(
     numbers = ImageFolder(path=str(tmp_path), size=4).load(tmp_path)
     assert numbers.fingerprint()["labels"] == ["0", "2", "10"]
     assert [numbers.label(wanted) for wanted in (0, 2, 10, "10")] == [0, 1, 2, 2]
-    with pytest.raises(DataError, match="`wanted` is 1, and the classes of these data are 0, 2, 10"):
+    with pytest.raises(DataError, match="`wanted` is 1; expected a class of these data: 0, 2, 10"):
         numbers.label(1)
     data = Held(torch.zeros(4, 1), torch.tensor([0, 1, 1, 0]))
     words = Splits(data, data, source="here", labels=("cat", "dog", "emu"))
@@ -289,7 +289,7 @@ def test_whole_numbers_of_32_bits_are_bytes_or_refused_with_their_range(tmp_path
     assert read_image(tmp_path / "bytes.tif", size=4, colours="grey")[0].tolist() == values.tolist()
     for low, high in ((0, 1_000), (-3, 200), (0, 70_000)):
         Image.fromarray(np.linspace(low, high, 16).astype(np.int32).reshape(4, 4)).save(tmp_path / "it.tif")
-        with pytest.raises(DataError, match=f"32 bits, from {low} to {high}: of no known range"):
+        with pytest.raises(DataError, match=f"32 bits, from {low} to {high}, and their range is not known"):
             read_image(tmp_path / "it.tif", size=4)
 
 
@@ -346,14 +346,14 @@ def test_an_array_that_claims_too_much_is_refused_before_memory_is_spent(tmp_pat
 def test_a_matlab_file_that_claims_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     savemat(write_svhn(tmp_path) / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 40), np.uint8)}, do_compression=True)
     monkeypatch.setattr("vqtk.datasets._matlab.HELD_AT_MOST", 100_000)
-    assert "X claims 122,880 values, and at most 100,000 are read" in message(SVHN(), tmp_path)
+    assert "X claims 122,880 values; at most 100,000 are read" in message(SVHN(), tmp_path)
 
 
 def test_text_and_meshes_beyond_a_size_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_meshes, "_BYTES_AT_MOST", 50)
     monkeypatch.setattr(_characters, "HELD_AT_MOST", 50)
     (tmp_path / "t.txt").write_text("a" * 51)
-    assert "has 51 bytes, and at most 50 are read" in message(Text(path=str(tmp_path / "t.txt"), length=8), tmp_path)
+    assert "has 51 bytes; at most 50 are read" in message(Text(path=str(tmp_path / "t.txt"), length=8), tmp_path)
     monkeypatch.setattr(text, "HELD_AT_MOST", 50)
     assert "holds text files of 51 bytes" in message(Text(path=str(tmp_path), length=8), tmp_path)
     mesh = tmp_path / "chair" / "train" / "a.off"
@@ -365,7 +365,7 @@ def test_text_and_meshes_beyond_a_size_are_refused_unread(tmp_path: Path, monkey
 def test_a_pickle_that_reserves_memory_is_refused(tmp_path: Path) -> None:
     path = write_cifar(tmp_path) / "test_batch"
     path.write_bytes(b"\x80\x02}r\xff\xff\xff\x7f.")
-    assert "numbers something as 2147483647" in message(CIFAR10(), tmp_path)
+    assert "memo index 2147483647" in message(CIFAR10(), tmp_path)
 
 
 def test_batches_of_python_3_under_the_protocol_of_python_2_are_read(tmp_path: Path) -> None:
@@ -392,12 +392,12 @@ def test_a_pickle_of_another_layout_says_what_is_missing_and_is_not_printed_whol
 
 FACES = "3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
 MESHES = {
-    "huge": ("OFF\n4 4 0\n1e308 0 0\n-1e308 0 0\n0 1e308 0\n0 0 1e308\n" + FACES, "out of all proportion"),
-    "large": ("OFF\n4 4 0\n1e200 0 0\n-1e200 0 0\n0 1e200 0\n0 0 1e200\n" + FACES, "out of all proportion"),
-    "tiny": ("OFF\n4 4 0\n1e-310 0 0\n-1e-310 0 0\n0 1e-310 0\n0 0 1e-310\n" + FACES, "out of all proportion"),
+    "huge": ("OFF\n4 4 0\n1e308 0 0\n-1e308 0 0\n0 1e308 0\n0 0 1e308\n" + FACES, "too large or too small"),
+    "large": ("OFF\n4 4 0\n1e200 0 0\n-1e200 0 0\n0 1e200 0\n0 0 1e200\n" + FACES, "too large or too small"),
+    "tiny": ("OFF\n4 4 0\n1e-310 0 0\n-1e-310 0 0\n0 1e-310 0\n0 0 1e-310\n" + FACES, "too large or too small"),
     "a line": ("OFF\n4 4 0\n0 0 0\n1 1 1\n2 2 2\n3 3 3\n" + FACES, "has no surface"),
     "no faces": ("OFF\n4 0 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n", "it has no faces"),
-    "one point": ("OFF\n1 1 0\n0 0 0\n3 0 0 0\n", "all corners are in one place"),
+    "one point": ("OFF\n1 1 0\n0 0 0\n3 0 0 0\n", "all corners are the same point"),
     "no number": ("OFF\n4 4 0\nnan 0 0\n1 0 0\n0 1 0\n0 0 1\n" + FACES, "a corner is not a finite number"),
 }
 

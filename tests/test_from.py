@@ -63,7 +63,7 @@ def test_a_finished_run_that_is_to_go_on_for_longer_is_pointed_there(
 ) -> None:
     recipe = run / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("updates: 2", "updates: 4"))
-    told = ["train.updates was 2, and is 4", f"vqtk run --from {run} {recipe}."]
+    told = ["train.updates was 2, and is now 4", f"vqtk run --from {run} {recipe}."]
     Refusing(monkeypatch, capsys).tells("run", "--resume", str(run), told=told)
     assert vqtk_main(monkeypatch, "run", "--from", run, recipe, "--out", "out", "--device", "cpu") == 0
 
@@ -90,5 +90,5 @@ def test_text_of_another_vocabulary_is_refused(
     assert vqtk_main(monkeypatch, "run", "words.yaml", "--out", "first", "--device", "cpu") == 0
     (run,) = Path("first/words").iterdir()
     Path("words.txt").write_text("zyxwvutsrqp " * 40)
-    told = ["these weights were trained on text of another vocabulary than that in"]
+    told = ["these weights were trained on text with another vocabulary than that in"]
     Refusing(monkeypatch, capsys).tells("run", "--from", str(run), "words.yaml", told=told)

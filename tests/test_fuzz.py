@@ -91,6 +91,6 @@ def test_a_measurement_that_is_no_number_is_refused(refusing: Refusing) -> None:
 
 def test_a_recipe_that_grows_by_its_defaults_is_refused_before_a_run_keeps_it(refusing: Refusing) -> None:
     layers = "[{width: 4, repeat: 1000}, {width: 8, repeat: 1000}]"
-    told = ["more than 10,000 values, aliases and repetitions written out"]
+    told = ["more than 10,000 values with aliases and repetitions expanded"]
     Path("good.yaml").write_text(GOOD)
     refusing.tells("show", "good.yaml", f"model.refiner.backbone.layers={layers}", told=told)

@@ -63,13 +63,13 @@ def test_a_variant_that_changes_something_is_not_told(change: str) -> None:
 
 def test_a_variant_that_says_the_same_is_told() -> None:
     (told,) = unchanged(load_recipe(variant("model: {options: 4}")))
-    assert told == "this recipe says the same as tiny.yaml, but for its name: the variant changes nothing."
+    assert told == "this recipe is the same as tiny.yaml, apart from its name: the variant changes nothing."
 
 
 def test_a_setting_that_is_not_used_is_told_with_its_path() -> None:
     recipe = load_recipe(variant("model: {refiner: {blocks: [{name: forgetful, kernel: 5}]}}"))
     (told,) = unchanged(recipe)
-    assert told.startswith("model.refiner.blocks.0.kernel differs from tiny.yaml, but the model is the same one")
+    assert told.startswith("model.refiner.blocks.0.kernel differs from tiny.yaml, but the model is the same:")
     assert fingerprint(recipe) == fingerprint(load_recipe("tiny.yaml"))
 
 
@@ -81,7 +81,7 @@ def test_overrides_are_compared_with_the_recipe_without_them() -> None:
 def test_an_override_that_undoes_a_variant_is_told_of_what_it_extends() -> None:
     path = variant("model: {options: 8}")
     (told,) = unchanged(load_recipe(path, ["model.options=4"]))
-    assert "says the same as tiny.yaml" in told
+    assert "is the same as tiny.yaml" in told
 
 
 def test_a_run_begins_with_the_warning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,5 +131,5 @@ def test_a_kernel_or_a_layer_that_does_not_fit_is_refused(component: Any) -> Non
 
 
 def test_the_subpixel_head_refuses_vectors() -> None:
-    with pytest.raises(ShapeError, match=r"not on vectors\. Take a `conv` head"):
+    with pytest.raises(ShapeError, match=r"not on vectors\. Use a `conv` head"):
         made(SubpixelHead, ())

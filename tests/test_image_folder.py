@@ -79,7 +79,7 @@ def test_sub_folders_train_and_test_are_the_splits(tmp_path: Path) -> None:
     assert splits.train.labels.tolist() == [0, 0, 1]
     assert splits.test.labels.tolist() == [1]
     assert "train on `train`, test on `test`" in str(splits.note)
-    assert "1 file in none of these, such as odd/5.png, left out" in str(splits.note)
+    assert "Left out: 1 file in neither, such as odd/5.png" in str(splits.note)
     assert dataset.count(tmp_path) == 4
 
 

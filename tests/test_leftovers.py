@@ -122,7 +122,7 @@ def test_a_process_that_the_holder_of_a_lock_has_forked_does_not_hold_it(tmp_pat
 
 def test_a_folder_without_room_for_a_lock_is_named(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    refused = pytest.raises(VqtkError, match=r"taken: nothing can be written to this folder.*--out")
+    refused = pytest.raises(VqtkError, match=r"taken: cannot write to this folder.*--out")
     with refused, locked(tmp_path / "taken" / "run.lock", what="it"):
         pass
 

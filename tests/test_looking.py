@@ -164,7 +164,9 @@ def test_a_reconstruction_of_spaces_alone_is_wrong_only_where_the_item_has_none(
     sheet = pictures.reconstructions(model, target)
     lines = str(sheet.plain).splitlines()
     assert set(lines[1].split()[1]) == {"·"}
-    assert [place.start() for place in re.finditer(r"\^", lines[2])] == [lines[0].index("a", lines[0].index("  "))]
+    assert [place.start() for place in re.finditer(r"\^", lines[2])] == [
+        lines[0].index("a", lines[0].rindex("example") + len("example"))
+    ]
 
 
 # ── sheets of models ─────────────────────────────────────────────────────────────────────────────
@@ -188,7 +190,7 @@ def test_texts_of_stages_are_those_that_prefixes_decode_to() -> None:
     blocks = pictures.stages(model, targets).plain.rstrip("\n").split("\n\n")  # type: ignore[union-attr]
     for index, block in enumerate(blocks):
         expected = [f"stage {stage + 1}  {after[stage][index]}" for stage in range(3)]
-        assert block.splitlines() == [*expected, f"   item  {words(model, targets)[index]}"]
+        assert block.splitlines() == [*expected, f"example  {words(model, targets)[index]}"]
 
 
 def test_the_chosen_option_is_marked() -> None:

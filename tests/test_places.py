@@ -50,9 +50,11 @@ def test_where_nothing_can_be_written_results_are_printed_all_the_same(
     (run / "images").write_text("not a folder")
     told = vqtk("eval", run, "--references")
     assert told.index("the whole split") < told.index("warning: ")
-    assert "references.json: the references cannot be kept" in told
+    assert "references.json: the references cannot be written" in told
     assert "the results cannot be written there" in told
-    assert "cannot be kept" in vqtk("sample", run, "--prior", "markov", "--prior-items", "4", "-o", "out.png")
+    assert "the prior cannot be written" in vqtk(
+        "sample", run, "--prior", "markov", "--prior-items", "4", "-o", "out.png"
+    )
     told = vqtk("reconstruct", run, "-n", "2", "--json", code=2)
     assert told.index('"codes"') < told.index("error: ")
     assert "Choose another path with -o" in told
@@ -92,7 +94,7 @@ def test_data_below_an_absent_root_or_home_are_told(
     Path("pics.yaml").write_text(RECIPE)
     refusing = Refusing(monkeypatch, capsys)
     monkeypatch.setenv("VQTK_DATA", str(tmp_path / "absent"))
-    refusing.tells("run", "pics.yaml", told=[f"VQTK_DATA is {tmp_path / 'absent'}, which is no folder."])
+    refusing.tells("run", "pics.yaml", told=[f"VQTK_DATA is {tmp_path / 'absent'}, which is not a folder."])
     monkeypatch.delenv("VQTK_DATA")
     monkeypatch.setattr(Path, "home", _no_home)
     refusing.tells("run", "pics.yaml", told=["this user has no home directory", "Set HOME"])

@@ -166,87 +166,87 @@ def body(*lines: str) -> str:
 WRONG: dict[str, tuple[str, str, str]] = {
     "a loss over the batch": (
         LOSS + body("def forward(self, p, t):", "    return super().forward(p, t) * p.mean()"),
-        "scores each option alone",
+        "scores each option independently",
         "depends on what else is in the batch",
     ),
     "a loss that writes to its proposals": (
         LOSS + body("def forward(self, p, t):", "    return super().forward(p.mul_(2), t)"),
-        "scores the same again and changes nothing",
+        "is deterministic and does not modify its inputs",
         "changes its input `proposals` in place",
     ),
     "a selection of another loss": (
         LOSS + body("def forward(self, p, t):", "    return 2 * super().forward(p, t)"),
-        "takes as from materialised proposals",
-        "`grid` gives a grid other than from the materialised proposals",
+        "agrees with materialised proposals",
+        "the grid of `grid` differs from that of materialised proposals",
     ),
     "a loss that detaches": (
         LOSS
         + body("def forward(self, p, t):", "    return super().forward(p.detach() + 0 * p, t)")
         + body("def grid(self, x, d, t):", "    return super(MSE, self).grid(x, d, t)")
         + body("def take(self, x, d, t, g, c):", "    return super(MSE, self).take(x, d, t, g, c)"),
-        "has the gradient of finite differences",
-        "not that of finite differences",
+        "has a gradient that matches finite differences",
+        "differs from finite differences",
     ),
     "a selector of the default generator": (
         SELECTOR + body("def __call__(self, grid, draws):", "    return torch.randint(grid.shape[1], (len(grid),))"),
-        "is decided by its draws alone",
+        "depends only on the grid and its draws",
         "something else when called again",
     ),
     "a selector over the batch": (
         SELECTOR + body("def __call__(self, grid, draws):", "    return (grid - grid.mean(0)).argmin(1)"),
-        "decides for each item alone",
-        "depends on the other items of the batch",
+        "selects for each example independently",
+        "depends on the other examples of the batch",
     ),
     "a selector beyond the options": (
         SELECTOR + body("def __call__(self, grid, draws):", "    return grid.argmin(1) + 1"),
-        "yields an option for each item",
-        "codes from 1 to 4. Codes are from 0 to 3",
+        "returns one option for each example",
+        "codes from 1 to 4. Codes must be from 0 to 3",
     ),
     "a state without a batch": (
         REFINER.replace("0 * like", "like[0]"),
-        "keeps a state of tensors with an entry for each item",
-        "a tensor of shape (2, 4, 8), for 3 items",
+        "keeps a state of batch first tensors",
+        "a tensor of shape (2, 4, 8), for 3 examples",
     ),
     "a state that is no tree": (
         REFINER.replace("0 * like", '0 * like, "seen": {1}'),
-        "keeps a state of tensors with an entry for each item",
+        "keeps a state of batch first tensors",
         "a state with a set in it",
     ),
     "a state that is written to": (
         REFINER.replace('carry["x"] + x', 'carry["x"].add_(x)'),
-        "leaves state and codes as they are",
+        "does not modify the state or the codes",
         "`advance` changes its input `carry` in place",
     ),
     "a refiner that counts its calls": (
         REFINER.replace("        deltas =", "        self.seen.append(1)\n        deltas = len(self.seen) *"),
-        "trains the same with recomputed activations",
+        "trains identically with recomputed activations",
         "with gradient checkpointing the gradient of",
     ),
     "a refiner whose counts are not saved": (
         REFINER.replace("        deltas =", "        deltas = len(self.seen) *")
         + body("def after_update(self, optimizer, usage):", "    self.seen.append(1)"),
-        "is the same after saving and loading",
-        "another after saving and loading",
+        "is unchanged by saving and loading",
+        "differs after saving and loading",
     ),
     "a refiner that overflows in bfloat16": (
         REFINER.replace("        deltas =", "        deltas = float('inf') * (x.dtype == torch.float32) +"),
         "works under autocast",
-        "under autocast to bfloat16 what it yields is not finite",
+        "under autocast to bfloat16 its output is not finite",
     ),
     "a refiner that a compiler sees through": (
         REFINER.replace("        deltas =", "        deltas = (1 + torch.compiler.is_compiling()) *"),
         "compiles",
-        "compiled, it yields something else",
+        "compiled, it returns something else",
     ),
     "a search of random codes": (
         SEARCH + body("def __call__(self, model, target):", "    return torch.randint(4, (len(target), model.stages))"),
-        "encodes each item to codes of its own",
-        "encoding again yields other codes",
+        "encodes each example independently",
+        "encoding again returns other codes",
     ),
     "codes that miss an item": (
         OBJECTIVE + "        return replace(passed, codes=passed.codes[1:])\n",
-        "measures a loss terms and codes",
-        "Give int64 codes (3, 4)",
+        "returns a loss terms and codes",
+        "Return int64 of shape (3, 4)",
     ),
     "an objective cut off from its model": (
         OBJECTIVE + "        return replace(passed, loss=passed.loss.detach().requires_grad_())\n",
@@ -255,32 +255,32 @@ WRONG: dict[str, tuple[str, str, str]] = {
     ),
     "labels for half of the items": (
         DATASET + "        return Splits(Held(items, labels[:5]), Held(items), source='here')\n",
-        "holds items as its spec says",
-        "split train: its labels are torch.int64 of shape (5,), for 9 items",
+        "holds examples that match its spec",
+        "split train: its labels are torch.int64 of shape (5,), for 9 examples",
     ),
     "items of another shape": (
         DATASET + "        return Splits(Held(items), Held(items[..., :3]), source='here')\n",
-        "holds items as its spec says",
-        "split test: its items have shape (1, 4, 3), and its spec says (1, 4, 4)",
+        "holds examples that match its spec",
+        "split test: its examples have shape (1, 4, 3), and its spec has (1, 4, 4)",
     ),
     "data that differ each time": (
         DATASET + "        return Splits(Held(items), Held(torch.randint_like(items, 9)), source='here')\n",
-        "reads the same items each time",
+        "reads the same examples every time",
         "a second reading differs in sha256",
     ),
     "a guide over the batch": (
         GUIDE.replace("proposals - ", "len(proposals) * proposals - "),
-        "scores each option of each item alone",
+        "scores each option of each example independently",
         "depends on what else is in the batch",
     ),
     "a guide that hides numbers": (
         GUIDE + body("hidden = property(lambda self: 1.0 * self.kept, lambda self, kept: setattr(self, 'kept', kept))"),
-        "says what is hidden and shows what is seen",
+        "marks what is hidden and shows what is seen",
         "`hidden` is torch.float32",
     ),
     "a model whose trial leaves something out": (
         MODEL.replace("    pass", '    "A model."\n    def trial(self, target):\n        return self.bias.sum()'),
-        "takes part in a trial with every parameter",
+        "uses every parameter in a trial",
         "receives no gradient, over a trial",
     ),
 }
@@ -331,7 +331,7 @@ def test_a_sound_plugin_passes_and_what_could_not_be_tried_is_skipped(
     rows = [line.split() for line in out.splitlines() if line.startswith(("condition mine ", "dataset mine "))]
     assert {row[-1] for row in rows if row[0] == "condition"} == {"ok"}
     assert {row[-1] for row in rows if row[0] == "dataset"} == {"skipped"}
-    assert "its data are not at hand: there is nothing to read" in out
+    assert "its data are not available: there is nothing to read" in out
     assert not err
     assert before == {kind: list(registry.entries()) for kind, registry in REGISTRIES.items()}
 
@@ -346,16 +346,16 @@ def test_json_holds_every_check_and_a_failure_still_exits_with_2(
     assert report["plugin"] == str(sound)
     assert not report["ok"]
     outcomes = {row["check"]: row for row in report["checks"] if row["component"] == "condition mine"}
-    assert outcomes["leaves its input as it is"]["outcome"] == "failed"
-    assert "in place" in outcomes["leaves its input as it is"]["message"]
-    assert outcomes["leaves its input as it is"]["origin"] == f"{sound}:9"
-    assert outcomes["yields the same each time"]["outcome"] == "ok"
+    assert outcomes["does not modify its input"]["outcome"] == "failed"
+    assert "in place" in outcomes["does not modify its input"]["message"]
+    assert outcomes["does not modify its input"]["origin"] == f"{sound}:9"
+    assert outcomes["is deterministic"]["outcome"] == "ok"
     assert err.startswith("error: ")
 
 
 def test_the_checks_of_a_plugin_are_tests_that_pytest_can_run(sound: Path) -> None:
     checks = plugin_contract(sound)
-    assert "condition mine: leaves its input as it is" in map(str, checks)
+    assert "condition mine: does not modify its input" in map(str, checks)
     for check in checks:
         if check.component == "condition mine":
             check()
@@ -388,5 +388,5 @@ def test_a_loss_with_a_window_is_tried_on_the_data_that_it_names(tmp_path: Path)
     for check in plugin_contract(tmp_path / "windowed.py")[:5]:
         check()
     (tmp_path / "anywhere.py").write_text(WINDOWED.format(data=""))
-    with pytest.raises(ContractError, match="name such data at its registration, `data="):
+    with pytest.raises(ContractError, match="register it with such data: `data="):
         plugin_contract(tmp_path / "anywhere.py")[1]()

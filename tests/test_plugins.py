@@ -131,7 +131,7 @@ EVIL = "from pathlib import Path\nPath(__file__).with_name('EXECUTED').touch()\n
 
 def test_a_copy_that_was_changed_is_refused_and_not_imported(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run / "plugins/shift.py").write_text(EVIL)
-    with pytest.raises(CheckpointError, match=r"shift\.py is not the plugin that .* was made with .*not imported"):
+    with pytest.raises(CheckpointError, match=r"shift\.py is not the plugin that .* records .*not imported"):
         load_weights(weights_of(run))
     for command in (["sample", run], ["run", "--resume", run], ["eval", run]):
         assert vqtk_main(monkeypatch, *command) == 2
@@ -182,12 +182,12 @@ def test_a_stopped_run_with_a_plugin_is_resumed_and_says_if_it_has_changed(
     assert "warning" not in capsys.readouterr().err
     Path("parts/shift.py").write_text(shift(start=2.0))
     assert vqtk_main(monkeypatch, "run", "--resume", run) == 0
-    assert "has changed since this run was started; the run's own copy is used" in capsys.readouterr().err
+    assert "has changed since this run was started; using the run's copy" in capsys.readouterr().err
 
 
 def test_weights_alone_need_their_plugin_given(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vqtk_main(monkeypatch, "export", run, "-o", "alone.safetensors") == 0
-    with pytest.raises(CheckpointError, match=r"trained with the plugin shift\.py, .* give it with --plugin shift\.py"):
+    with pytest.raises(CheckpointError, match=r"trained with the plugin shift\.py, .* load it with --plugin shift\.py"):
         load_weights(Path("alone.safetensors"))
     with use_plugins([Path("parts/shift.py")]):
         load_weights(Path("alone.safetensors"))
@@ -231,7 +231,7 @@ def test_an_installed_package_is_found_by_a_fresh_process_and_a_broken_one_is_na
     refused = command("validate", "tiny.yaml")
     assert refused.returncode == 2
     assert "Did you mean 'installed_shift'?" in refused.stdout
-    assert "vqtk_broken 1.2, which is installed and may bring it, cannot be imported" in refused.stdout
+    assert "The package vqtk_broken 1.2 may provide it but cannot be imported" in refused.stdout
 
 
 def test_a_block_that_is_there_twice_is_told_with_both_places() -> None:

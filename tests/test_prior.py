@@ -193,4 +193,4 @@ def test_mistakes_are_told(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     out, err = capsys.readouterr()
     assert "nats (" in out
     assert "warning: " in err
-    assert "prior.safetensors: the prior cannot be kept there" in err
+    assert "prior.safetensors: the prior cannot be written" in err

@@ -176,11 +176,11 @@ def test_settings_of_an_extended_class_are_inherited_typed_and_handed_on(compone
     [
         (Swallowing, r"`\*\*settings` would swallow misspelt keys"),
         (Untyped, "parameter 'size' has no type"),
-        (Reserved, "'repeat' is a word of the recipe language"),
-        (Common, "'often' is a word of the recipe language"),
+        (Reserved, "'repeat' is a reserved key of recipes"),
+        (Common, "'often' is a reserved key of recipes"),
         (Unmarked, r"positional parameters are \(given, size\); the toolkit supplies \(given\)"),
         (Undocumented, "a component needs a docstring"),
-        (function, "a component is a class; this is a function"),
+        (function, "expected a class, got a function"),
     ],
 )
 def test_a_signature_that_is_no_schema_is_refused_with_its_place(component: Any, told: str, registry: Registry) -> None:

@@ -102,7 +102,7 @@ def test_a_runs_data_are_found_from_anywhere(
     told = vqtk(*known, *(["--data-dir", place / "there"] if root == "--data-dir" else []))
     found = json.loads(told[: told.rindex("}") + 1])
     if root == "--data-dir":
-        assert "The run's own data are read from" in told
+        assert "Reading the run's own data from" in told
     for values in (expected, found):
         for changing in ("path", "rates", "environment", "prior"):
             values.pop(changing, None)
@@ -172,7 +172,10 @@ def test_what_is_found_on_other_data_is_kept_apart(place: Path, vqtk: Vqtk) -> N
 def test_other_data_that_do_not_suit_the_model_are_refused(place: Path, vqtk: Vqtk) -> None:
     run = place / "here" / "run"
     told = vqtk("eval", run, "--data", "name=mnist", code=2)
-    assert "these data do not suit the model: image of shape (1, 28, 28), and it takes image of shape (1, 8, 8)" in told
+    assert (
+        "these data do not fit the model: they are image of shape (1, 28, 28), and it takes image of shape (1, 8, 8)"
+        in told
+    )
     assert "data.colour" in vqtk("eval", run, "--data", "colour=grey", code=2)
     assert "expected dotted.path=value" in vqtk("eval", run, "--data", "pics", code=2)
     assert not (run / "other_data").exists()
@@ -181,7 +184,7 @@ def test_other_data_that_do_not_suit_the_model_are_refused(place: Path, vqtk: Vq
 def test_a_run_whose_manifest_is_gone_says_so(place: Path, vqtk: Vqtk) -> None:
     run = place / "here" / "run"
     (run / "manifest.json").unlink()
-    assert "no manifest.json that says which data it was made with" in vqtk("eval", run, code=2)
+    assert "no manifest.json that says which data the run was trained on" in vqtk("eval", run, code=2)
     vqtk("sample", run)
 
 
@@ -189,6 +192,6 @@ def test_a_weights_file_says_if_the_data_at_hand_are_not_those_that_it_was_train
     place: Path, vqtk: Vqtk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vqtk("export", "../here/run", "-o", "../model.safetensors", device=False)
-    assert "warning: these weights were trained on other data than those in " in vqtk("eval", "../model.safetensors")
+    assert "warning: these weights were trained on other data (SHA-256 " in vqtk("eval", "../model.safetensors")
     monkeypatch.chdir("../here")
     assert "warning" not in vqtk("eval", "../model.safetensors")

@@ -12,7 +12,8 @@ from tests.running import TINY, vqtk_main, without_data
 from vqtk.compare.collect import collect
 from vqtk.compare.comparison import ComparisonRequest, compare
 from vqtk.compare.page import compared_rate_distortion
-from vqtk.compare.variants import differing
+from vqtk.compare.result import RunComparison
+from vqtk.compare.terms import differing
 from vqtk.errors import DataError, VqtkError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -47,8 +48,8 @@ class Here:
     def __init__(self, settings: Any, *, workers: int | None = None):
         self.settings, self.workers, self._cells = settings, 1, list[Path]()
 
-    def submit(self, cell: Path) -> None:
-        self._cells.append(cell)
+    def submit(self, run: Path) -> None:
+        self._cells.append(run)
 
     def events(self) -> Any:
         from vqtk.study.worker import train_run
@@ -68,7 +69,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 @pytest.mark.usefixtures("place")
-def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_them(
+def test_samples_are_measured_once_a_run_is_trained_and_for_runs_that_lack_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("vqtk.study.runner.are_worth_it", lambda *_: True)
@@ -89,17 +90,18 @@ def test_samples_are_measured_once_a_cell_is_trained_and_for_cells_that_lack_the
     assert found["also"] == ["samples_kernel", "final"]
     assert [row["mean"] for row in found["variants"]] != [None, None]
     (told,) = [note for note in found["notes"] if "samples were compared" in note]
-    assert "1,000 test items in features of a classifier trained on mnist (NOT the standard FID)" in told
-    check_references(found)
+    assert "1,000 test examples in features of a classifier trained on mnist (NOT the standard FID)" in told
+    check_references(compare([Path("studies/sampled")]))
 
 
-def check_references(found: dict[str, Any]) -> None:
+def check_references(found: RunComparison) -> None:
     """They are those of the baseline's rates, and drawn with a name each."""
-    assert [point["bits"] for point in found["references"]["kmeans"]["stages"]] == [2, 4, 6]
+    assert found.references is not None
+    assert [point["bits"] for point in found.references["kmeans"]["stages"]] == [2, 4, 6]
     figure = compared_rate_distortion(found)
     assert figure is not None
     drawn = {str(line.get_label()): line.get_ydata() for line in figure.axes[0].lines}
-    assert list(drawn["K-means"]) == [point["mse"] for point in found["references"]["kmeans"]["stages"]]
+    assert list(drawn["K-means"]) == [point["mse"] for point in found.references["kmeans"]["stages"]]
     assert "neither floor nor ceiling" in Path("studies/sampled/report.html").read_text()
 
 

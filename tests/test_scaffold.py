@@ -47,9 +47,9 @@ def test_a_class_does_not_take_the_name_of_what_the_template_imports(tmp_path: P
     ("arguments", "told"),
     [
         (["mine", "--registry", "blok"], "there is no registry 'blok'. Did you mean 'block'? Known: model"),
-        (["My-Block", "--registry", "block"], "'My-Block' cannot be a plugin's name: it is that of a Python file"),
-        (["conv", "--registry", "block"], "there is a block called 'conv' already: "),
-        (["there", "--registry", "block"], "there.py is there already. Give the new one another name"),
+        (["My-Block", "--registry", "block"], "'My-Block' cannot be a plugin's name, which is that of its file"),
+        (["conv", "--registry", "block"], "there is already a block called 'conv': "),
+        (["there", "--registry", "block"], "there.py exists already. Choose another name"),
     ],
 )
 def test_a_plugin_that_cannot_be_written_is_told(

@@ -1,4 +1,4 @@
-"""Studies: the cells that they name, the terms that they train on, and what is said of those that are wrong."""
+"""Studies: the variants that they name, the terms that they train on, and the messages of those that are wrong."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from vqtk.errors import RecipeError
 from vqtk.evaluate.profile import flops
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.study.equal import examples_an_update, training_flops
-from vqtk.study.plan import Plan, plan, try_out
+from vqtk.study.equal import training_flops
+from vqtk.study.plan import Plan, plan
+from vqtk.study.runner import try_out
 from vqtk.study.study import Study, load_study
 from vqtk.train.batches import Batches
 
@@ -62,33 +63,33 @@ def planned(text: str = GOOD, *, step_s: float = 1.0) -> Plan:
 
 # What GOOD says, what stands there instead, and what the message has to hold.
 WRONG = {
-    "an axis without variants": ("    scale: []\n    film: [\"model.condition=film\"]\n", "    {}\n",
-        ["study.yaml:4: axes.condition: this axis has no variants"]),
-    "a baseline that is no cell": ("scale+low", "scale+lo",
-        ["study.yaml:11: baseline: no cell is called 'scale+lo'. Did you mean 'scale+low'?", "film+high"]),
+    "an axis without values": ("    scale: []\n    film: [\"model.condition=film\"]\n", "    {}\n",
+        ["study.yaml:4: axes.condition: this axis has no values"]),
+    "a baseline that is no variant": ("scale+low", "scale+lo",
+        ["study.yaml:11: baseline: no variant is called 'scale+lo'. Did you mean 'scale+low'?", "film+high"]),
     "a baseline that is excluded": ("equal:", "exclude: [{all: low}]\nequal:",
-        ["study.yaml:11: baseline: 'scale+low' is no cell", "'scale+high', 'film+high'"]),
+        ["study.yaml:11: baseline: 'scale+low' is no variant", "'scale+high', 'film+high'"]),
     "nothing left": ("equal:", "exclude: [{all: low}, {all: high}]\nequal:",
-        ["study.yaml:12: exclude: this takes out every cell"]),
+        ["study.yaml:12: exclude: this takes out every variant"]),
     "a mapping for a metric": ("equal:", "metrics: [{name: final}]\nequal:",
         ["study.yaml:12: metrics.0: no metric is called {'name': 'final'}."]),
     "two variants of one recipe": ('["model.condition=film"]', "[model.condition=scale]",
-        ["study.yaml:6: ", "'scale+low' and 'film+low' come to the same recipe"]),
+        ["study.yaml:6: ", "'scale+low' and 'film+low' have the same recipe"]),
     "an override that matches nothing": ("model.condition=film", "model.conditon=film",
         ["study.yaml:6: axes.condition.film: override 'model.conditon=film': model.conditon: unknown key. Did you "
          "mean 'condition'?"]),
     "no seeds": ("seeds: [0, 1]\n", "", ["study.yaml:1: `seeds` is missing"]),
-    "an empty list of seeds": ("[0, 1]", "[]", ["study.yaml:10: seeds: there is none; expected at least one"]),
-    "a seed twice": ("[0, 1]", "[0, 1, 0]", ["study.yaml:10: seeds: the seed 0 stands twice"]),
+    "an empty list of seeds": ("[0, 1]", "[]", ["study.yaml:10: seeds: the list is empty; expected at least one"]),
+    "a seed twice": ("[0, 1]", "[0, 1, 0]", ["study.yaml:10: seeds: the seed 0 is listed twice"]),
     "a budget of nothing": ("updates: 30", "updates: 0",
         ["study.yaml:12: equal.updates: expected a whole number ≥ 1, got 0."]),
     "a budget of no time": ("updates: 30", "time: 0s", ["study.yaml:12: equal.time: expected a duration", "'0s'"]),
-    "a budget below one update": ("updates: 30", "items: 7", ["less than one update", "which takes 8 items"]),
+    "a budget below one update": ("updates: 30", "items: 7", ["less than one update", "which takes 8 examples"]),
     "two budgets": ("updates: 30", "updates: 30, items: 240",
         ["study.yaml:12: equal: expected one budget, of updates, items, flops, time", "got updates, items."]),
     "an unknown key": ("seeds:", "sead: 3\nseeds:", ["study.yaml:10: sead: unknown key. Did you mean 'seeds'?"]),
     "an exclude that matches nothing": ("equal:", "exclude: [{condition: film}, {condition: film, all: low}]\nequal:",
-        ["study.yaml:12: exclude.1: no cell has condition film, all low"]),
+        ["study.yaml:12: exclude.1: no variant has condition film, all low"]),
     "a base that is missing": ("base.yaml", "bass.yaml", ["study.yaml:2: base: there is no file bass.yaml. Did you"]),
     "an unknown metric": ("equal:", "metrics: [finale]\nequal:",
         ["study.yaml:12: metrics.0: no metric is called 'finale'. Did you mean 'final'?", "stages.K.distortion"]),
@@ -97,11 +98,11 @@ WRONG = {
         ["study.yaml: metrics: final, area: the variants' losses differ: mse (scale+low); gaussian (film+low).",
          "metrics: [distance]"]),
     "data that differ": ('["model.condition=film"]', '["data.density=spiral"]',
-        ["the variants are of different data: data.density is moons in 'scale+low' and spiral in 'film+low'."]),
+        ["the variants have different data: data.density is moons in 'scale+low' and spiral in 'film+low'."]),
     "a metric of other data": ("equal:", "metrics: [mse_pixels]\nequal:",
-        ["study.yaml: metrics: mse_pixels is measured of image data, and the data of 'scale+low' are points."]),
+        ["study.yaml: metrics: mse_pixels is a metric of image data, and the data of 'scale+low' are points."]),
     "an override of what a study decides": ('["model.condition=film"]', '["seed=3"]',
-        ["study.yaml:6: axes.condition.film: 'seed' is not for a variant to set: `seeds` says it."]),
+        ["study.yaml:6: axes.condition.film: 'seed' is not for a variant to set: `seeds` decides it."]),
     "cells in another word": ("equal:", "cells: grids\nequal:", ["study.yaml:12: cells:", "Did you mean 'grid'?"]),
     "a choice of no axis": ("equal:", "cells: [{al: low}]\nequal:", ["no axis is called 'al'. Did you mean 'all'?"]),
     "a choice of no value": ("equal:", "cells: [{all: lo}]\nequal:", ["has no value 'lo'. Did you mean 'low'?"]),
@@ -149,10 +150,10 @@ def test_a_value_may_be_a_recipe_of_its_own() -> None:
 
 
 def test_the_same_study_has_the_same_directories_and_another_recipe_another() -> None:
-    paths = [cell.path for cell in planned().cells()]
-    assert paths == [cell.path for cell in planned().cells()]
+    paths = [run.path for run in planned().runs()]
+    assert paths == [run.path for run in planned().runs()]
     assert len(set(paths)) == len(paths) == 8
-    changed = [cell.path for cell in planned(GOOD.replace("updates: 30", "updates: 31")).cells()]
+    changed = [run.path for run in planned(GOOD.replace("updates: 30", "updates: 31")).runs()]
     assert not set(paths) & set(changed)
 
 
@@ -172,7 +173,7 @@ def test_equal_operations_are_those_of_each_variant() -> None:
     text = GOOD.replace('["model.condition=film"]', '["model.stages=4"]').replace("updates: 30", "flops: 1e6")
     few, _, many, _ = planned(text).variants
     for variant in (few, many):
-        each = training_flops(variant.recipe) * examples_an_update(variant.recipe)
+        each = training_flops(variant.recipe) * variant.recipe.examples_per_update
         assert variant.recipe.train.updates == int(1e6 // each)
     assert few.recipe.train.updates > 1.8 * many.recipe.train.updates
 
@@ -199,7 +200,7 @@ def test_a_variant_whose_setting_is_not_used_is_told() -> None:
     text = GOOD.replace('["model.condition=film"]', '["model.segment=2"]')  # Of 2 stages: one segment, as without.
     told = [warning for _, _, warnings in try_out(planned(text)) for warning in warnings]
     assert len(told) == 2
-    assert "the variant 'film+low' says another model than 'scale+low' does, but it is the same one" in told[0]
+    assert "the variant 'film+low' differs from 'scale+low' in settings of the model, but has the same one" in told[0]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -220,7 +221,7 @@ def test_the_codes_of_the_study_of_stages_and_options_are_of_equal_bits() -> Non
 def test_a_recipe_is_no_study_and_a_study_no_recipe() -> None:
     with pytest.raises(RecipeError, match=r"mnist\.yaml: this is a recipe, and a study was expected.*vqtk run"):
         load_study(RECIPES / "mnist.yaml")
-    with pytest.raises(RecipeError, match=r"blocks\.yaml: this is a study, and a recipe was expected.*vqtk ablate"):
+    with pytest.raises(RecipeError, match=r"blocks\.yaml: this is a study; expected a recipe.*vqtk ablate"):
         load_recipe(RECIPES / "ablations" / "blocks.yaml")
 
 

@@ -93,13 +93,13 @@ def test_a_picture_is_dark_where_its_points_are(tmp_path: Path) -> None:
 def test_a_picture_that_is_missing_damaged_or_of_one_grey_is_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
     Image.new("L", (8, 8), 200).save(tmp_path / "plain.png")
-    told = {"none.png": "nothing is at", "torn.png": "cannot be read as an image", "plain.png": "all of one grey"}
+    told = {"none.png": "nothing is at", "torn.png": "cannot be read as an image", "plain.png": "a single grey value"}
     for path, message in told.items():
         with pytest.raises(DataError, match=message):
             Toy2D(density="image", path=path).load(tmp_path)
     with pytest.raises(DataError, match="`path` is needed"):
         Toy2D(density="image")
-    with pytest.raises(DataError, match="belongs to `density: image` alone"):
+    with pytest.raises(DataError, match="is for `density: image` only"):
         Toy2D(path="two.png")
 
 
@@ -130,7 +130,7 @@ def test_the_mlp_is_its_layers_written_out() -> None:
         features = (linear * weights[f"{own}.1.module.scales"][2]).clamp(min=0)
     assert_close(backbone(vectors, 2), features)
     assert (backbone.width, backbone.size) == (4, ())
-    with pytest.raises(ShapeError, match="mlp works on vectors"):
+    with pytest.raises(ShapeError, match="mlp takes vectors"):
         MLPBackbone(2, (8,), 3, condition=Scale)
 
 

@@ -205,7 +205,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, splits: Splits) -> N
     changed = Splits(splits.train, splits.test, splits.source)
     changed.train.items[0, 0, 0, 0] += 1
     try:
-        with pytest.raises(DataError, match="not those that the run was started on"):
+        with pytest.raises(DataError, match="not those that the run was started with"):
             resume(directory.path, changed)
     finally:
         changed.train.items[0, 0, 0, 0] -= 1
@@ -264,5 +264,5 @@ def test_a_budget_too_short_for_the_end_says_so_and_leaves_what_is_measured_alon
     assert _final_s(one, evaluation_s=10.0, left_s=100.0, budget="100s") == 30
     assert _final_s(one, evaluation_s=40.0, left_s=100.0, budget="100s") == 50
     (said,) = one.callbacks[0].lines  # type: ignore[attr-defined]
-    assert "Evaluating 20 test items at the end will take about 120 s of 100s or beyond" in said
+    assert "The final evaluation of 20 test examples will take about 120 s of 100s, or exceed it" in said
     assert "train.final_items=10" in said

@@ -43,7 +43,7 @@ def test_the_most_used_options_are_those_of_the_items_that_come_through_a_node()
     assert grown[1].codes.tolist() == [[3], [0]]
     assert grown[2].codes.tolist() == [[3, 1], [3, 2], [0, 2], [0, 0]]
     assert [level.taken.tolist() for level in grown] == [[True], [True] * 2, [True, True, True, False]]
-    with pytest.raises(VqtkError, match="--used: none of the 7 items comes through the prefix 2"):
+    with pytest.raises(VqtkError, match="--used: none of the 7 examples passes through the prefix 2"):
         tree(model, prefix=[2], options=2, used_by=used)
 
 
@@ -135,11 +135,11 @@ def test_pictures_and_voxels_are_mosaics(kind: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"prefix": [1, 2, 3, 4]}, "Nothing lies below a whole code"),
-        ({"prefix": [8]}, "options 0 to 7"),
-        ({"levels": 5}, "1 to 4 stages below the root"),
-        ({"levels": 3, "prefix": [0, 1]}, "1 to 2 stages below the prefix 0,1"),
-        ({"options": 9}, "1 to 8 options"),
+        ({"prefix": [1, 2, 3, 4]}, "nothing below a whole code"),
+        ({"prefix": [8]}, "options of this model, from 0 to 7"),
+        ({"levels": 5}, "1 to 4, the stages below the root"),
+        ({"levels": 3, "prefix": [0, 1]}, "1 to 2, the stages below the prefix 0,1"),
+        ({"options": 9}, "1 to 8, the options of this model"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(settings: dict[str, Any], told: str) -> None:
@@ -148,7 +148,7 @@ def test_what_does_not_fit_the_model_is_refused(settings: dict[str, Any], told: 
 
 
 def test_too_many_nodes_are_refused() -> None:
-    with pytest.raises(VqtkError, match=r"20 options at each node make 8,420 nodes, and 6,000 can be shown"):
+    with pytest.raises(VqtkError, match=r"20 options at each node make 8,420 nodes; at most 6,000 can be shown"):
         tree(plane("model.options=20"), levels=3)
 
 

@@ -216,7 +216,7 @@ def test_classes_are_chosen_by_name(tmp_path: Path) -> None:
     message = failure(ModelNet(size=8, classes=["sofas"]), tmp_path)
     for word in ("no class 'sofas'", "Did you mean 'sofa'?", "bed, sofa"):
         assert word in message
-    assert "no file is left to test on" in failure(ModelNet(size=8, classes=["bed"]), tmp_path)
+    assert "the test split has no intact file" in failure(ModelNet(size=8, classes=["bed"]), tmp_path)
 
 
 def test_one_damaged_mesh_in_ten_is_skipped_and_two_are_an_error(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_folders_that_say_split_and_class_are_believed(tmp_path: Path) -> None:
         assert split.labels is not None
         assert split.labels.tolist() == labels
     assert "train on `train`, test on `test`" in str(splits.note)
-    assert "1 file in none of these, such as stray/6.npz, left out" in str(splits.note)
+    assert "Left out: 1 file in neither, such as stray/6.npz" in str(splits.note)
     assert splits.labels == ("a", "b", "c")
 
 

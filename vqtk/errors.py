@@ -7,25 +7,27 @@ import traceback
 from pathlib import Path
 
 _MOST_LINES, _MOST_CHARACTERS = 40, 2_000
-"""How long a message may be, and a line of it: what it quotes may come from a foreign file."""
+"""The most lines of a message, and characters of a line: a message may quote a file that vqtk did not write."""
 _LONGEST_WORD = 200
-"""Characters of a word that is compared with the known ones; the time grows with their square."""
+"""Characters of a word that are compared with the known names; the time grows with their square."""
 
 
 def printable(text: str) -> str:
-    """Return text as one line: control characters, and bytes that are not UTF-8, are escaped."""
+    """Return text as one line, with control characters and bytes that are not UTF-8 escaped."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:
-    is_byte = "\udc80" <= character <= "\udcff"  # A file's name holds such a byte so.
+    is_byte = (
+        "\udc80" <= character <= "\udcff"
+    )  # Python's `surrogateescape`: how a file name holds an undecodable byte.
     return f"\\x{ord(character) - 0xDC00:02x}" if is_byte else ascii(character)[1:-1]
 
 
 def shortened(text: str, *, most: int = 60) -> str:
-    """Return the text, cut where it is too long for a message."""
+    """Return text cut to at most `most` characters, with `…` where it was cut."""
     return text if len(text) <= most else f"{text[: most - 3]}…"
 
 
@@ -33,7 +35,7 @@ class VqtkError(Exception):
     """Root of every error that vqtk raises on purpose; the command line prints it without a traceback."""
 
     def __str__(self) -> str:
-        """Return the message, which neither floods nor steers a terminal, whatever it quotes."""
+        """Return the message, cut and escaped, so that what it quotes can neither flood nor control a terminal."""
         lines = super().__str__().split("\n")
         shown = [printable(shortened(line, most=_MOST_CHARACTERS)) for line in lines[:_MOST_LINES]]
         more = [f"and {len(lines) - _MOST_LINES:,} more lines."] if len(lines) > _MOST_LINES else []
@@ -41,7 +43,7 @@ class VqtkError(Exception):
 
 
 class RecipeError(VqtkError):
-    """A recipe or an override says something that cannot be built."""
+    """A recipe or an override describes something that cannot be built."""
 
 
 class RegistryError(VqtkError):
@@ -49,7 +51,7 @@ class RegistryError(VqtkError):
 
 
 class ShapeError(VqtkError):
-    """A component was given, or would produce, features of a size that does not fit."""
+    """A component was given features of a shape that it cannot take, or would produce one that does not fit."""
 
 
 class CheckpointError(VqtkError):
@@ -57,7 +59,7 @@ class CheckpointError(VqtkError):
 
 
 class DivergenceError(VqtkError):
-    """Training has made losses or weights that are not finite."""
+    """Training has produced losses or weights that are not finite."""
 
 
 class DataError(VqtkError):
@@ -65,7 +67,7 @@ class DataError(VqtkError):
 
 
 class VqtkWarning(UserWarning):
-    """Something that a user should know, and that stops nothing; the command line prints it as a line."""
+    """Something that a user should know but that stops nothing; the command line prints it as one line."""
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -74,14 +76,14 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 
 
 def closest(word: str, known: list[str]) -> str | None:
-    """Return the nearest of the known names, if one is near."""
+    """Return the known name nearest to a word; None if none is near."""
     from difflib import get_close_matches
 
     return next(iter(get_close_matches(str(word)[:_LONGEST_WORD], known, n=1, cutoff=0.5)), None)
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Return `Did you mean …? ` for the nearest of the known names, or an empty string."""
+    """Return `Did you mean …? ` with the known name nearest to a word; an empty string if none is near."""
     close = closest(word, known)
     return f"Did you mean {close!r}? " if close else ""
 
@@ -94,19 +96,19 @@ def on_one_line(error: BaseException, *, where: str | None = None) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory has run out, of the host or of a device, whichever library raised it."""
+    """Return whether an error means that the host or a device is out of memory, whichever library raised it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    told = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in told for sign in _OUT_OF_MEMORY)
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in message for sign in _OUT_OF_MEMORY)
 
 
 def told_by_system(error: OSError) -> str:
-    """Return what the system refused, of which file, and what to do about it."""
+    """Return which file the operating system refused, why, and what to do about it."""
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error)
     if error.errno in _FULL:
-        return f"{where}the disk is full, or its quota is used up ({reason}). Free some of it."
+        return f"{where}the disk is full, or its quota is used up ({reason}). Free some space."
     if error.errno in _REFUSED:
-        return f"{where}it cannot be read or written ({reason}). Make it so, or choose another place."
+        return f"{where}it cannot be read or written ({reason}). Change its permissions, or choose another path."
     return f"{where}{reason}."

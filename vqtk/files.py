@@ -21,14 +21,14 @@ _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _TEMPORARY = re.compile(r"\.vqtk-([0-9a-f]{8})-(\d{1,9})-.*")
 _STARTED = time.time()
 _LONGEST_WRITE_S = 3600.0
-"""No temporary is written to for longer; what is older was left behind, whatever process its name is of."""
+"""No temporary file is written for longer; an older one was left behind, whatever the process in its name."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it takes `path`'s place only if nothing was raised.
+    """Yield a temporary path beside `path` to write to, and rename it to `path` only if nothing was raised.
 
-    Raises: OSError that names `path`, whatever the system calls that failed.
+    Raises: OSError that names `path`, whichever file the system's own error names.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def new_folder(parent: Path) -> Iterator[Path]:
-    """Yield a temporary folder in `parent` to fill; whoever makes it renames it when it is whole. Raises: OSError."""
+    """Yield a temporary folder in `parent`, which the caller fills and then renames. Raises: OSError."""
     parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=parent, prefix=_prefix(), suffix=".tmp"))
     try:
@@ -71,15 +71,15 @@ def new_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, *, deep: bool = True) -> None:
-    """Remove the temporaries in a folder, and with `deep` below it, that writers which have ended left behind.
+    """Remove the temporary files that ended processes left in a folder, and with `deep` in all folders below it.
 
-    Those of living writers stay, and so does what cannot be removed.
+    Those of living processes stay, and so do those that cannot be removed.
     """
     for path in list(folder.rglob(".vqtk-*") if deep else folder.glob(".vqtk-*")):
         try:
             if _is_left_behind(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        except OSError:  # It is gone already, or of another user: either way it disturbs nothing.
+        except OSError:  # It is gone already or belongs to another user; either way it does no harm.
             continue
 
 
@@ -92,18 +92,18 @@ def _is_left_behind(path: Path) -> bool:
         return True
     if host != _HOST:
         return False
-    # In a container every process may have the same number: what is older than this one is of another.
+    # In containers all processes may have the same number: a file older than this process is of another one.
     return touched < _STARTED if pid == os.getpid() else not _lives(pid)
 
 
 def _lives(pid: int) -> bool:
-    if os.name != "posix":  # Elsewhere a signal 0 is not a question.
+    if os.name != "posix":  # Elsewhere signal 0 does not merely ask: it can end the process.
         return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # It is of another user.
+    except OSError:  # It belongs to another user, so it exists.
         return True
     return True
 
@@ -130,10 +130,12 @@ _POLL_S = 0.2
 
 @contextmanager
 def locked(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
-    """Hold the lock of a file, which names this process; the system frees it when its holder ends, however it ends.
+    """Hold a lock file that names this process; the system releases it when the process ends, however it ends.
 
     Processes that the holder forks do not hold it.
-    Raises: VqtkError, with the holder, if another process holds it for longer than `wait_s`, or it cannot be made.
+
+    Raises: VqtkError, with the holder, if another process holds the lock for longer than `wait_s`, or if the file
+    cannot be created.
     """
     from filelock import FileLock, Timeout
 
@@ -143,16 +145,16 @@ def locked(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise VqtkError(
-            f"{what} is being run by another process ({_holder(path)}). Wait for it to end, or stop it. Its lock is "
-            f"{path}."
+            f"{what} is being run by another process ({_holder(path)}). Wait for that to end, or stop it. The lock "
+            f"file is {path}."
         ) from None
     except OSError as error:
         raise VqtkError(
-            f"{path.parent}: nothing can be written to this folder ({error.strerror or error}). Make it writable, or "
-            "choose another with --out."
+            f"{path.parent}: cannot write to this folder ({error.strerror or error}). Make it writable, or choose "
+            "another with --out."
         ) from None
     try:
-        with suppress(OSError):  # It is there for people to read; a full disk has no room for it.
+        with suppress(OSError):  # The text is for people to read: if the disk is full, the lock holds without it.
             path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", encoding="utf-8")
         yield
     finally:
@@ -162,5 +164,5 @@ def locked(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
 def _holder(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip() or "unknown"
-    except (OSError, ValueError):  # On Windows it cannot be read while it is held.
+    except (OSError, ValueError):  # Windows does not allow reading a locked file.
         return "unknown"

@@ -1,6 +1,6 @@
-"""The process: its settings before torch is loaded, what a manifest records of it, and its seeded generators.
+"""The process: its settings before torch is loaded, the environment that a manifest records, seeded generators.
 
-Threads wait briefly and freed memory is kept: both suit a machine that others use, too. A user's own settings win.
+Threads wait only briefly and freed memory is kept: both suit a shared machine. The user's own settings take precedence.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"
 
 SPINS = "10000"
-"""How often an OpenMP thread looks for work before it sleeps.
+"""How many times an OpenMP thread checks for work before it sleeps.
 
-By default it looks for milliseconds: beside one busy process an update of MNIST then takes twenty times as long. With
-this many it is as fast as ever on a quiet machine, and beside a busy one as fast as threads that sleep at once.
+By default it spins for milliseconds, and an update of MNIST beside one busy process takes twenty times as long. With
+this value an idle machine is as fast as before, and a busy one as fast as with threads that sleep at once.
 """
 _KEPT_BYTES = 2**31 - 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def settle() -> None:
-    """Set both, unless torch is loaded or the user has set them."""
+    """Limit the spinning of threads and keep freed memory, unless torch is loaded or the user has set either."""
     if "torch" in sys.modules:
         return
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
@@ -41,9 +41,9 @@ def settle() -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc's allocator reuse large blocks.
+    """Make glibc's allocator reuse large blocks.
 
-    It gives each back to the system and asks for it again, with pages to clear: a fifth of the time of encoding.
+    By default it returns each to the system and requests it again, with pages to clear: a fifth of encoding's time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -84,7 +84,11 @@ def _git() -> str | None:
 
 
 def generator(seed: int, *place: str | int) -> torch.Generator:
-    """Return a CPU generator for one place of a run, such as ("epoch", 3)."""
+    """Return a CPU generator for one place of a run, such as ("epoch", 3).
+
+    Its seed depends only on the run's seed and the place, not on what was drawn before: a resumed run draws the same
+    numbers without a stored generator state, and drawing more at one place changes nothing at another.
+    """
     import torch
 
     digest = hashlib.sha256(repr((seed, *place)).encode()).digest()

@@ -1,8 +1,8 @@
 """Registries: names for swappable components, whose signatures are the recipe's schema.
 
-A component is a class. Its positional parameters are supplied by the toolkit; its keyword-only
-parameters are what a recipe may set. A parameter annotated with a factory below (`BlockFactory`, `ConditionFactory`,
-…) takes a nested spec, and receives what makes the component when it is called with what the toolkit supplies.
+A component is a class. The toolkit supplies its positional parameters; a recipe may set its keyword-only ones. A
+parameter annotated with a factory type below (`BlockFactory`, `ConditionFactory`, …) takes a nested spec in the recipe
+and receives a factory: called with what the toolkit supplies, it returns the component.
 """
 
 from __future__ import annotations
@@ -21,15 +21,21 @@ from vqtk.errors import RegistryError, nearest, on_one_line
 
 Component = TypeVar("Component", bound=type)
 Settings = dict[str, Any]
-"""What a recipe says of a component, as plain values."""
+"""A component's settings in a recipe, as plain values."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered component: its name, its class, the file and line that defined it, and what it claims.
+    """One registered component, and what its contract checks need to know of it.
 
-    `example` are settings to try it with, `data` the data to do so on where faces will not do. It works in these
-    `dimensions`; `staged` says that what it yields depends on the stage.
+    Arguments:
+        name: what a recipe calls it.
+        component: its class.
+        origin: the file and line that define it.
+        example: settings that the contract checks build it with.
+        data: the data that they build it for; None for images of faces.
+        dimensions: the numbers of spatial dimensions that it works in.
+        staged: whether its output depends on the stage.
     """
 
     name: str
@@ -47,11 +53,14 @@ class Entry:
 
 
 class Registry:
-    """Components of one kind by name; the built-in ones are imported when first asked for.
+    """Components of one kind by name; built-in ones are imported at the first request.
 
-    `package` holds one module a component. `supplied` names the positional parameters that a component
-    of this registry receives. `default` is what a spec without a name means. `common` are keys that every
-    spec of this registry takes besides its own, with their types and defaults.
+    Arguments:
+        kind: what a component of this registry is called, such as "block".
+        package: the package of the built-in components, one module for each.
+        supplied: the names of the positional parameters, which the toolkit supplies.
+        default: the component that a spec without a name chooses.
+        common: keys that every spec takes besides its component's own, each with its type and default.
     """
 
     def __init__(
@@ -83,10 +92,11 @@ class Registry:
         dimensions: tuple[int, ...] = (1, 2, 3),
         staged: bool | None = None,
     ) -> Callable[[Component], Component]:
-        """Return a decorator that registers a class under `name`, with what its contract is checked by (see `Entry`).
+        """Return a decorator that registers a class under `name`; `Entry` documents the other arguments.
 
-        What takes a condition is `staged` unless it says otherwise.
-        Raises: RegistryError if another class has that name, or if the signature cannot be a schema.
+        By default a component is `staged` if it takes a condition.
+
+        Raises: RegistryError if another class has that name, or if the signature cannot serve as a schema.
         """
 
         def add(component: Component) -> Component:
@@ -109,28 +119,28 @@ class Registry:
         self._entries[entry.name] = entry
 
     def get(self, name: str) -> Entry:
-        """Return the entry of that name. Raises: RegistryError that names the nearest one, and broken packages."""
+        """Return the entry of that name. Raises: RegistryError with the nearest name, and any broken packages."""
         entries = self.entries()
         if name not in entries:
             broken = "".join(
-                f" {one.package} {one.version}, which is installed and may bring it, cannot be imported: {one.error}."
+                f" The package {one.package} {one.version} may provide it but cannot be imported: {one.error}."
                 for one in installed()
                 if one.error
             )
             raise RegistryError(
                 f"no {self.kind} is called {name!r}. {nearest(name, list(entries))}Known: {', '.join(entries)}. "
-                f"One of a plugin needs its file under `plugins:` in the recipe, or --plugin FILE.{broken}"
+                f"For a plugin's, list its file under `plugins:` in the recipe, or pass --plugin FILE.{broken}"
             )
         return entries[name]
 
     def entries(self) -> dict[str, Entry]:
-        """Return all entries by name: built-in ones, those of installed packages, and those of active plugins."""
+        """Return all entries by name: built-in components and those of installed packages and active plugins."""
         self.snapshot()
         installed()
         return dict(sorted(self._entries.items()))
 
     def snapshot(self) -> dict[str, Entry]:
-        """Return the entries as they are, for `restore`; built-in ones are imported first."""
+        """Return a copy of the current entries, for `restore`; built-in ones are imported first."""
         if not self._loaded:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
@@ -140,7 +150,7 @@ class Registry:
         return dict(self._entries)
 
     def restore(self, entries: dict[str, Entry]) -> None:
-        """Have these entries and no others."""
+        """Replace all entries by these."""
         self._entries = dict(entries)
 
 
@@ -158,7 +168,7 @@ _installed: list[Installed] | None = None
 
 
 def installed() -> list[Installed]:
-    """Import the installed packages that bring components, once; a broken one leaves nothing registered."""
+    """Return the installed packages that provide components; the first call imports them."""
     global _installed
     if _installed is None:
         _installed = []  # What asks for components while it is imported must not import it again.
@@ -181,7 +191,7 @@ def _import(point: EntryPoint) -> Installed:
 
 
 def origin_of(component: type) -> str:
-    """Return the file and line that define a component."""
+    """Return the file and line that define a component; its dotted name if its source is not available."""
     try:
         return f"{inspect.getsourcefile(component)}:{inspect.getsourcelines(component)[1]}"
     except (OSError, TypeError):
@@ -189,11 +199,12 @@ def origin_of(component: type) -> str:
 
 
 def _same(one: type, other: type) -> bool:
+    # By name, since a module or notebook cell that is executed again defines its class again, as another object.
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def extended_by(component: type) -> type | None:
-    """Return the class whose settings a component hands on by `**settings: Inherited`; None if it hands on none."""
+    """Return the class to which a component passes `**settings: Inherited`; None if it passes on none."""
     constructors = [base for base in component.__mro__ if "__init__" in vars(base)]
     if len(constructors) < 2 or not any(map(_inherits, inspect.signature(constructors[0]).parameters.values())):
         return None
@@ -214,7 +225,7 @@ def _takes_condition(component: type) -> bool:
 def _check_signature(registry: Registry, entry: Entry) -> None:
     where = f"{registry.kind} {entry.name!r} ({entry.origin})"
     if not inspect.isclass(entry.component):
-        raise RegistryError(f"{where}: a component is a class; this is a {type(entry.component).__name__}.")
+        raise RegistryError(f"{where}: expected a class, got a {type(entry.component).__name__}.")
     if not inspect.getdoc(entry.component):
         raise RegistryError(f"{where}: a component needs a docstring; its first line is shown by `vqtk list`.")
     parameters = list(inspect.signature(entry.component).parameters.values())
@@ -222,20 +233,20 @@ def _check_signature(registry: Registry, entry: Entry) -> None:
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) and not _inherits(parameter):
             raise RegistryError(
                 f"{where}: `{str(parameter).partition(':')[0]}` would swallow misspelt keys. Name each parameter, or "
-                "write `**settings: Inherited` (of vqtk.registry) to hand on the settings of the class it extends."
+                "write `**settings: Inherited` (from vqtk.registry) to accept the settings of the class it extends."
             )
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.annotation is parameter.empty:
             raise RegistryError(
-                f"{where}: parameter {parameter.name!r} has no type; a recipe could not be checked. "
-                f"Write it as in `{parameter.name}: int`."
+                f"{where}: parameter {parameter.name!r} has no type, so a recipe's value for it could not be checked. "
+                f"Annotate it, as in `{parameter.name}: int`."
             )
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name in {"name", "repeat", "keep", *registry.common}:
-            raise RegistryError(f"{where}: {parameter.name!r} is a word of the recipe language; rename the parameter.")
+            raise RegistryError(f"{where}: {parameter.name!r} is a reserved key of recipes; rename the parameter.")
     supplied = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     if len(supplied) != len(registry.supplied):
         raise RegistryError(
             f"{where}: its positional parameters are ({', '.join(supplied)}); the toolkit supplies "
-            f"({', '.join(registry.supplied)}). Take these, and put what a recipe may set behind a `*`."
+            f"({', '.join(registry.supplied)}). Take these, and put the settings of a recipe after a `*`."
         )
 
 
@@ -264,7 +275,7 @@ REGISTRIES = {
 }  # fmt: skip
 
 Inherited = Annotated[Any, "the settings of the class that a component extends"]
-"""The type of `**settings` that a component takes for the class it extends, and hands on to it."""
+"""The type of `**settings` that a component accepts for the class it extends and passes on to it."""
 
 Factory = Callable[..., Any]
 ModelFactory = Annotated[Factory, models]
@@ -282,7 +293,7 @@ DatasetFactory = Annotated[Factory, datasets]
 
 
 def __getattr__(name: str) -> Any:
-    """Return a factory by the name that it had in version 0.1, under which plugins kept with runs import it."""
+    """Return a factory by its name in version 0.1, which the plugins kept with older runs import."""
     factory = globals().get(f"{name}Factory")
     if factory is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

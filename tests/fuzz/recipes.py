@@ -50,7 +50,7 @@ def try_study(random: Random) -> str:
     plain = mutate.tree(random, random.choice(_trees(tuple(STUDIES))), _trees((*STUDIES, *RECIPES)))
     with _in_place(random, plain, STUDIES[0].parent) as path:
         study = load_study(path)
-        source, overrides = _made_of(study, random.choice(study.cells))
+        source, overrides = _made_of(study, random.choice(study.variants))
         return _looked_at(random, load_recipe(source, overrides))
 
 

@@ -1,4 +1,4 @@
-"""Backbones: network input to features."""
+"""Backbones: from a reconstruction, as channels, to features."""
 
 from vqtk.backbones._base import Rise, SkipBackbone
 

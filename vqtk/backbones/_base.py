@@ -1,4 +1,4 @@
-"""What a backbone with an upward half is; any other backbone is a stage module."""
+"""The base classes of a backbone with an upward half; any other backbone is a stage module."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from vqtk.nn.stage import StageModule
 from vqtk.nn.types import Size
 
 Skips = tuple[Tensor, ...]
-"""What the downward half leaves for the upward half, finest first: each (n, width, *size) of its level."""
+"""The features that the downward half passes to the upward half, finest first: each (n, width, *size) of its level."""
 
 
 class Rise(nn.Module, ABC):
-    """The upward half of a backbone: features and skips to finer features.
-
-    `width` and `size` say what it yields.
-    """
+    """The upward half of a backbone: from features and skips to finer features, of `width` channels and size `size`."""
 
     def __init__(self, width: int, size: Size):
         super().__init__()
@@ -30,9 +27,9 @@ class Rise(nn.Module, ABC):
 
 
 class SkipBackbone(StageModule, ABC):
-    """A backbone whose upward half stands between the blocks and the head: `composed` builds and calls both.
+    """A backbone with an upward half between the blocks and the head; the refiner `composed` builds and calls both.
 
-    `width` and `size` are those of what the blocks receive; applied alone, it yields that without the skips.
+    `width` and `size` are those of the features for the blocks.
     """
 
     @abstractmethod
@@ -41,8 +38,8 @@ class SkipBackbone(StageModule, ABC):
 
     @abstractmethod
     def rise(self, in_width: int, size: Size, stages: int) -> Rise:
-        """Return the upward half, for the width and size of what the blocks yield."""
+        """Return the upward half, given the width and size of the features after the blocks."""
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
-        """Apply the downward half alone."""
+        """Apply only the downward half, without returning the skips."""
         return self.descend(features, stage)[0]

@@ -14,7 +14,7 @@ _EXAMPLE = [{"width": 6, "then": ["condition", "relu", "layer"]}, {"width": 8, "
 class ConvBackbone(StageModule):
     """Layer units in order, usually strided convolutions.
 
-    Shapes: input (n, in_width, *size) → (n, width, *coarser size), by the last unit; 1, 2 or 3 dimensions.
+    Shapes: input (n, in_width, *size) → (n, width, *coarser size) of the last unit; 1, 2 or 3 dimensions.
     Raises: ShapeError if a unit does not fit.
     Source: VQ-DRAW, all refiners.
     """

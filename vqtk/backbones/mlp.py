@@ -1,4 +1,4 @@
-"""The backbone for vectors: linear layers."""
+"""Linear layers, the backbone for vectors."""
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class MLPBackbone(StageModule):
         self, in_width: int, size: Size, stages: int, *, widths: list[Count] = [64, 64], condition: ConditionFactory
     ):
         if size:
-            raise ShapeError(f"mlp works on vectors, and the input has size {size}. Use the backbone `conv`.")
+            raise ShapeError(f"mlp takes vectors, and the input has size {size}. Use the backbone `conv`.")
         built = units(in_width, size, stages, [Unit(width) for width in widths], condition)
         super().__init__(built.width, built.size)
         self.layers = built

@@ -1,4 +1,4 @@
-"""Patch embedding: the size divided in one step, as vision transformers begin."""
+"""Patch embedding, which divides the size in one step, as at the start of vision transformers."""
 
 from torch import Tensor, nn
 
@@ -13,10 +13,10 @@ _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @backbones.register("patch", example={"patch": 2, "width": 8})
 class PatchBackbone(StageModule):
-    """Each patch mapped to one feature vector by a linear map, then conditioned, then given its position.
+    """A linear map from each patch to a feature vector, then the stage condition and learned positions.
 
-    `patch` is the length of a patch along each axis; it has to divide the size, nothing is padded. `then` are the
-    operations that follow the map, as in a layer unit; without `positions` in it, no position is learned.
+    `patch` is the length of a patch along each axis; it must divide the size, because nothing is padded. `then` are the
+    operations after the map, as in a layer unit; without `positions` among them, no positions are learned.
 
     Shapes: input (n, in_width, *size) → (n, width, *size divided by `patch`); 1, 2 or 3 dimensions.
     Raises: ShapeError if the patch does not divide the size, or a norm does not fit.
@@ -35,7 +35,9 @@ class PatchBackbone(StageModule):
         condition: ConditionFactory,
     ):
         if not 1 <= len(size) <= 3:
-            raise ShapeError(f"an input of size {size}: patches have 1, 2 or 3 dimensions, not {len(size)}.")
+            raise ShapeError(
+                f"patches have 1, 2 or 3 dimensions, and the input has size {size}. Use the backbone `mlp` for vectors."
+            )
         if any(length % patch for length in size):
             fits = [number for number in range(1, min(size) + 1) if not any(length % number for length in size)]
             raise ShapeError(
@@ -48,5 +50,5 @@ class PatchBackbone(StageModule):
         self.then = LayerUnit(width, coarser, stages, Unit(then=then), condition)
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
-        """Map each patch, and apply what follows."""
+        """Map each patch, and apply the operations."""
         return self.then(self.embed(features), stage)

@@ -1,4 +1,4 @@
-"""Any feature extractor of timm, made to depend on the stage and on one item alone."""
+"""Any feature extractor of timm, conditioned on the stage and made independent of the rest of the batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +23,16 @@ _KNOWN_TO_WORK = "resnet18, convnext_atto, efficientnet_b0 or vit_tiny_patch16_2
 
 @backbones.register("timm", example={"model": "test_resnet", "out_index": 0, "stride": 2, "width": 8}, dimensions=(2,))
 class TimmBackbone(StageModule):
-    """One feature level of a network of timm, between two convolutions that are conditioned on the stage.
+    """One feature level of a timm network, between two convolutions that are conditioned on the stage.
 
-    `model` is its name in timm, `out_index` the feature level; what follows that level is left out. The features
-    have the input's size divided by `stride`, rounded up: the network's input is resized, bilinear, to the multiple
-    of the level's own reduction that this takes. A 3-wide convolution and a condition make the `channels` that the
-    network sees; a 1-wide one, a condition and a ReLU follow it, with `width` channels, or as many as the level has.
+    `model` is the network's name in timm and `out_index` the feature level; later layers are not built. The features
+    have the input's size divided by `stride`, rounded up: the input is resized bilinearly to the multiple of the
+    level's reduction that gives this size. A 3×3 convolution and a condition compute the `channels` of the network's
+    input. A 1×1 convolution, a condition and a ReLU follow it, with `width` channels, by default those of the level.
 
-    Each item is treated alone, and always the same: every batch norm becomes a group norm of about eight channels a
-    group; with `pretrained` it stays, with the statistics that its weights were trained with. Dropout and drop path
-    are off. With `pretrained`, the weights of the model's default tag, or of the tag in its name, are fetched.
+    Examples must not depend on one another, nor on chance. So every batch norm is replaced by a group norm with about
+    eight channels in a group; with `pretrained` it is kept, with the statistics of its training. Dropout and drop path
+    are off. `pretrained` downloads the weights of the model's default tag, or of the tag in its name.
 
     Shapes: input (n, in_width, h, w) → (n, width, h / stride, w / stride); 2 dimensions.
     Raises: VqtkError if timm has no such model, level or weights; ShapeError if the level is too fine for the stride.
@@ -54,12 +54,12 @@ class TimmBackbone(StageModule):
         condition: ConditionFactory,
     ):
         if len(size) != 2:
-            raise ShapeError(f"an input of size {size}: the networks of timm have 2 dimensions, not {len(size)}.")
+            raise ShapeError(f"timm's networks have 2 dimensions, and the input has size {size}. Use another backbone.")
         reduction = _reduction(model, out_index)
         if reduction < stride:
             raise ShapeError(
-                f"level {out_index} of {model} divides the size by {reduction}, `stride` {stride} by more. "
-                "Choose a later `out_index`, or a smaller `stride`."
+                f"level {out_index} of {model} divides the size by {reduction}, less than `stride` {stride}. Choose a "
+                "later `out_index` or a smaller `stride`."
             )
         resized = tuple(-(-length // stride) * reduction for length in size)
         enter = LayerUnit(in_width, size, stages, Unit(channels, then=["condition"]), condition)
@@ -73,12 +73,12 @@ class TimmBackbone(StageModule):
         self.train()
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
-        """Enter, resize, apply the network, leave."""
+        """Apply the first convolution, the network on the resized result, and the last convolution."""
         (features,) = self.network(self.resize(self.enter(features, stage)))
         return self.leave(features, stage)
 
     def train(self, mode: bool = True) -> "TimmBackbone":
-        """Set the mode; batch norms that are left keep to their statistics."""
+        """Set the mode; remaining batch norms stay in evaluation mode, with their stored statistics."""
         super().train(mode)
         for module in self.network.modules():
             if isinstance(module, _BatchNorm):
@@ -87,7 +87,7 @@ class TimmBackbone(StageModule):
 
 
 class _Resize(nn.Module):
-    """Bilinear resizing as two matrix products: their gradient is the same at every run, on any device."""
+    """Bilinear resizing as two matrix products, whose gradient is deterministic on every device."""
 
     def __init__(self, size: Size, resized: Size):
         super().__init__()
@@ -104,12 +104,12 @@ class _Resize(nn.Module):
 
 @cache
 def _reduction(model: str, out_index: int) -> int:
-    """Return what a feature level divides the size by."""
+    """Return the factor by which a feature level divides the size."""
     import timm
 
     if not timm.is_model(model):
         advice = nearest(model, timm.list_models())
-        raise VqtkError(f"timm {timm.__version__} has no model {model!r}. {advice}`timm.list_models()` names them all.")
+        raise VqtkError(f"timm {timm.__version__} has no model {model!r}. {advice}`timm.list_models()` lists them all.")
     try:
         with torch.device("meta"):
             return _create(model, out_index).feature_info.reduction()[0]
@@ -117,13 +117,13 @@ def _reduction(model: str, out_index: int) -> int:
         raise VqtkError(f"{model} has no level {out_index}: {error}. Choose another `out_index`.") from None
     except (TypeError, RuntimeError, AttributeError) as error:
         raise VqtkError(
-            f"timm makes no feature levels of {model} ({type(error).__name__}: {error}). Take a model of which it "
-            f"does, such as {_KNOWN_TO_WORK}."
+            f"timm has no feature levels for {model} ({type(error).__name__}: {error}). Use a model that has them, "
+            f"such as {_KNOWN_TO_WORK}."
         ) from None
 
 
 def _network(model: str, out_index: int, channels: int, size: Size, pretrained: bool) -> nn.Module:
-    """Return the network up to a level, deterministic; without fetching weights on the device `meta`."""
+    """Return the deterministic network up to a level; on the device `meta` no weights are downloaded."""
     import timm
     from timm.layers import DropPath
 
@@ -152,13 +152,13 @@ def _pretrained(model: str, out_index: int, settings: dict[str, Any]) -> nn.Modu
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]
         raise VqtkError(
-            f"the weights of {model} cannot be fetched ({type(error).__name__}: {reason[0]}). Set `pretrained: false`, "
-            "or point HF_HOME to a cache of the hub that holds them."
+            f"the weights of {model} cannot be downloaded ({type(error).__name__}: {reason[0]}). Set `pretrained: "
+            "false`, or point HF_HOME at a cache that holds them."
         ) from error
 
 
 def _create(model: str, out_index: int, **settings: Any) -> Any:
-    """Return the network up to a feature level, which it yields as the one item of a list: (n, c, h, w)."""
+    """Return the network up to a feature level; it returns a list with this level alone, (n, c, h, w)."""
     import timm
 
     return timm.create_model(model, features_only=True, feature_cls="getter", out_indices=(out_index,), **settings)
@@ -166,7 +166,7 @@ def _create(model: str, out_index: int, **settings: Any) -> Any:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Keep the hub from telling of each attempt: what comes of them is told once."""
+    """Silence the hub's messages about each attempt; the result is reported once."""
     from huggingface_hub.utils import logging
 
     before = logging.get_verbosity()
@@ -178,7 +178,7 @@ def _quiet_hub() -> Iterator[None]:
 
 
 def _replace_batch_norms(network: nn.Module) -> None:
-    """Put a group norm where a batch norm is, followed by what timm may have joined to it."""
+    """Replace batch norms by group norms, followed by any dropout and activation that timm merged with them."""
     for parent in list(network.modules()):
         for name, norm in parent.named_children():
             if isinstance(norm, _BatchNorm):

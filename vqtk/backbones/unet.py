@@ -1,4 +1,4 @@
-"""A U-Net: a downward half before the blocks, an upward half with its skips after them."""
+"""A U-Net: a downward half before the blocks, and an upward half with skips after them."""
 
 from itertools import pairwise
 
@@ -16,12 +16,12 @@ from vqtk.registry import ConditionFactory, backbones
 
 @backbones.register("unet", example={"widths": [6, 8, 8], "stride": 2})
 class UNet(SkipBackbone):
-    """Levels of halving size; the head receives finer features again, joined with those of the way down.
+    """Levels that halve the size, and levels that double it again and concatenate the features of the way down.
 
-    `widths` are those of the levels, finest first. The first level has the input's size divided by `stride`, and so
-    have the features that the head receives. A level is `depth` convolutions, each followed by `then`. On the way up
-    a level's features are enlarged to the next finer level's size, which need not be twice their own, and joined
-    with what that level yielded on the way down. The refiner's blocks work at the coarsest level.
+    `widths` are the channels of the levels, finest first. The first level has the input's size divided by `stride`, and
+    so have the features for the head. A level has `depth` convolutions, each followed by `then`. On the way up the
+    features are enlarged to the size of the next finer level, which need not be exactly double, and concatenated with
+    that level's features of the way down. The refiner's blocks work at the coarsest level.
 
     Shapes: input (n, in_width, *size) → (n, last width, *coarsest size) for the blocks, and (n, first width, *size
     divided by `stride`) for the head; 1, 2 or 3 dimensions.
@@ -44,7 +44,7 @@ class UNet(SkipBackbone):
         if not size:
             raise ShapeError("a U-Net halves sizes, and vectors have none. Use the backbone `mlp`.")
         if len(widths) < 2:
-            raise ShapeError(f"`widths` is {widths}: a U-Net has two levels or more. Give the width of each.")
+            raise ShapeError(f"`widths` is {widths}: a U-Net has at least two levels. Give the width of each.")
         levels, below = [], StageSequential(in_width, size)
         for width, step in zip(widths, [stride, *[2] * (len(widths) - 1)], strict=True):
             specs = [Unit(width, stride=step, then=then), *[Unit(width, then=then)] * (depth - 1)]
@@ -56,11 +56,11 @@ class UNet(SkipBackbone):
         self.depth, self.then, self.condition = depth, then, condition
 
     def descend(self, x: Tensor, stage: int) -> tuple[Tensor, Skips]:
-        """Apply the levels; all but the last leave a skip."""
-        yielded = [x]
+        """Apply the levels; the features of all but the last are skips."""
+        features = [x]
         for level in self.levels:
-            yielded.append(level(yielded[-1], stage))
-        return yielded[-1], tuple(yielded[1:-1])
+            features.append(level(features[-1], stage))
+        return features[-1], tuple(features[1:-1])
 
     def rise(self, in_width: int, size: Size, stages: int) -> Rise:
         """Return the levels of the way up."""
@@ -73,14 +73,14 @@ class UNet(SkipBackbone):
 
 
 class UNetRise(Rise):
-    """The levels of the way up, coarsest first; each takes the features below it and its level's skip, joined."""
+    """The levels of the way up, coarsest first; each takes the features below it concatenated with its level's skip."""
 
     def __init__(self, levels: list[StageSequential]):
         super().__init__(levels[-1].width, levels[-1].size)
         self.levels = nn.ModuleList(levels)
 
     def forward(self, features: Tensor, skips: Skips, stage: int) -> Tensor:
-        """Enlarge to the nearest neighbour, join with the skip, convolve; once a level."""
+        """For each level, enlarge the features by nearest neighbour, concatenate the skip, and convolve."""
         for level, skip in zip(self.levels, reversed(skips), strict=True):
             features = F.interpolate(features, size=skip.shape[2:], mode="nearest")
             features = level(torch.cat([features, skip], 1), stage)

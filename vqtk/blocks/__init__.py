@@ -1,1 +1,1 @@
-"""Refiner blocks: features to features."""
+"""Blocks of a refiner: from features to features."""

@@ -13,12 +13,12 @@ from vqtk.registry import ConditionFactory, blocks
 
 @blocks.register("attention")
 class Attention(StageModule):
-    """Self-attention over all positions, then two layers at each; both normed first, and added to their input.
+    """A transformer block: self-attention over all positions, then a two-layer network at each position.
 
-    The norms are over the channels of each position, and what they yield is conditioned on the stage. `positions`
-    adds a learned number for every channel and position to what attention sees; without it, positions are a set.
-    The two layers, with a GELU between, are `expansion` times as wide. Time and memory grow with the square of the
-    number of positions.
+    Both are residual branches that start with a norm over the channels of each position, whose output is conditioned on
+    the stage. `positions` adds a learned value for every channel and position before attention, which otherwise treats
+    positions as a set. The two layers have a GELU between them and `expansion` times the width inside. Time and memory
+    grow with the square of the number of positions.
 
     Shapes: features (n, in_width, *size) → the same; 1, 2 or 3 dimensions.
     Raises: ShapeError if the heads do not divide the width, or the features are vectors.
@@ -38,14 +38,14 @@ class Attention(StageModule):
     ):
         super().__init__(in_width, size)
         if not size:
-            raise ShapeError("attention works in 1, 2 or 3 dimensions; a vector is one position. Take a `conv` block.")
+            raise ShapeError("attention works in 1, 2 or 3 dimensions; a vector is one position. Use a `conv` block.")
         if in_width % heads:
             raise ShapeError(f"{heads} heads do not divide {in_width} channels. Choose a divisor of {in_width}.")
         self.heads = heads
         self.norms = nn.ModuleList(ChannelNorm(in_width) for _ in range(2))
         self.conditions = nn.ModuleList(condition(in_width, stages) for _ in range(2))
         self.positions = Positions(in_width, size) if positions else nn.Identity()
-        # No bias: the softmax does not change by a bias of the keys.
+        # No bias: the softmax is invariant to a bias of the keys.
         self.project = nn.Linear(in_width, 3 * in_width, bias=False)
         self.merge = nn.Linear(in_width, in_width)
         wide = expansion * in_width
@@ -62,7 +62,7 @@ class Attention(StageModule):
         return self.conditions[index](self.norms[index](x), stage)
 
     def _attend(self, x: Tensor) -> Tensor:
-        """Attend among the positions: (n, p, c) → the same."""
+        """Attend over the positions: (n, p, c) → the same."""
         queries, keys, values = rearrange(self.project(x), "n p (three h c) -> three n h p c", three=3, h=self.heads)
         attended = F.scaled_dot_product_attention(queries, keys, values)
         return self.merge(rearrange(attended, "n h p c -> n p (h c)"))

@@ -15,9 +15,10 @@ from vqtk.registry import ConditionFactory, blocks
 
 @blocks.register("bottleneck")
 class Bottleneck(StageModule):
-    """Residual bottleneck: 3-wide, 1-wide to `expansion` times the width, 1-wide back; each conditioned on the stage.
+    """Residual bottleneck: a 3×3 convolution, a 1×1 one to `expansion` times the width, and a 1×1 one back.
 
-    `groups` are those of the norms before the three convolutions, or `layer` for layer norms.
+    Each is conditioned on the stage. `groups` are the numbers of groups of the norms before the three convolutions, or
+    `layer` for layer norms.
 
     Shapes: features (n, in_width, *size) → the same; 1, 2 or 3 dimensions.
     Raises: ShapeError if the groups do not divide the widths.
@@ -37,21 +38,21 @@ class Bottleneck(StageModule):
     ):
         super().__init__(in_width, size)
         if groups != "layer" and len(groups) != 3:
-            raise ShapeError(f"`groups` is {groups}: give three numbers, one for each norm, or `layer`.")
+            raise ShapeError(f"`groups` is {groups}: expected three numbers, one for each norm, or `layer`.")
         kinds = ["layer"] * 3 if groups == "layer" else groups
         wide = expansion * in_width
         self.layers = nn.ModuleList()
-        for kind, taken, yielded, kernel, spacing in (
+        for kind, before, after, kernel, spacing in (
             (kinds[0], in_width, in_width, 3, dilation),
             (kinds[1], in_width, wide, 1, 1),
             (kinds[2], wide, in_width, 1, 1),
         ):
-            self.layers.append(norm(kind, taken, size))  # type: ignore[arg-type]
-            self.layers.append(convolution(taken, yielded, size, kernel=kernel, dilation=spacing)[0])
-            self.layers.append(condition(yielded, stages))
+            self.layers.append(norm(kind, before, size))  # type: ignore[arg-type]
+            self.layers.append(convolution(before, after, size, kernel=kernel, dilation=spacing)[0])
+            self.layers.append(condition(after, stages))
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
-        """Apply the three normalised, conditioned convolutions and add the input."""
+        """Apply the three normalised, conditioned convolutions, and add the input."""
         x = features
         for index in range(0, len(self.layers), 3):
             normalise, convolve, condition = self.layers[index : index + 3]

@@ -12,7 +12,7 @@ from vqtk.registry import ConditionFactory, blocks
 
 @blocks.register("conv", example={"width": 8, "kernel": 5, "dilation": 2})
 class ConvBlock(StageModule):
-    """One layer unit: a convolution and what follows it; without `width`, what follows alone.
+    """One layer unit: a convolution and the operations after it; without `width`, only the operations.
 
     Shapes: features (n, in_width, *size) → (n, width, *size), divided by `stride` or doubled by `upsample`.
     Raises: ShapeError if the unit does not fit.

@@ -13,14 +13,14 @@ from vqtk.registry import ConditionFactory, blocks
 
 @blocks.register("convnext")
 class ConvNeXt(StageModule):
-    """Depthwise convolution, layer norm, 1-wide to `expansion` times the width, GELU, 1-wide back; plus the input.
+    """A residual branch: depthwise convolution, norm, 1×1 convolution to `expansion` times the width, GELU, 1×1 back.
 
-    The norm is over the channels of each position. What it yields and what the GELU takes are conditioned on the stage.
-    `layer_scale` is what a learned number for each channel of the branch begins at; null leaves it out.
+    The norm is over the channels of each position. Its output and the input of the GELU are conditioned on the stage.
+    `layer_scale` is the initial value of a learned scale for each channel of the branch; null leaves it out.
 
     Shapes: features (n, in_width, *size) → the same; 1, 2 or 3 dimensions.
     Raises: ShapeError if the kernel is even, or the features are vectors.
-    Source: Liu et al. 2022, A ConvNet for the 2020s; its layer scale begins at 1e-6.
+    Source: Liu et al. 2022, A ConvNet for the 2020s, where the layer scale starts at 1e-6.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ConvNeXt(StageModule):
         self.layer_scale = None if layer_scale is None else nn.Parameter(torch.full(each, layer_scale))
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
-        """Apply the branch and add the input."""
+        """Apply the branch, and add the input."""
         x = self.normed_condition(self.norm(self.depthwise(features)), stage)
         x = self.project(F.gelu(conditioned(self.expand, self.wide_condition, x, stage)))
         return features + (x if self.layer_scale is None else x * self.layer_scale)

@@ -12,14 +12,14 @@ from vqtk.registry import ConditionFactory, blocks
 
 @blocks.register("depthwise", example={"width": 8, "kernel": 5})
 class Depthwise(StageModule):
-    """A depthwise convolution, then a 1-wide one over channels; conditioned on the stage, rectified.
+    """A depthwise convolution, then a 1×1 convolution, the stage condition and a ReLU.
 
-    Without `width` it keeps the width. It has `in_width · kernel^d + in_width · width` weights in d dimensions, a full
-    convolution `kernel^d` times `in_width · width`.
+    Without `width` it keeps the number of channels. In d dimensions it has `in_width · kernel^d + in_width · width`
+    weights, where a full convolution has `kernel^d · in_width · width`.
 
     Shapes: features (n, in_width, *size) → (n, width, *size); 1, 2 or 3 dimensions.
     Raises: ShapeError if the kernel is even, or the features are vectors.
-    Source: Howard et al. 2017, MobileNets; without the norms, and without a ReLU between the two.
+    Source: Howard et al. 2017, MobileNets; here without the norms, and without a ReLU between the convolutions.
     """
 
     def __init__(
@@ -38,5 +38,5 @@ class Depthwise(StageModule):
         self.condition = condition(self.width, stages)
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
-        """Convolve channel by channel, then over channels; condition and rectify."""
+        """Convolve each channel, then mix the channels; condition and rectify."""
         return F.relu(conditioned(self.pointwise, self.condition, self.depthwise(features), stage))

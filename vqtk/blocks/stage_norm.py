@@ -1,4 +1,4 @@
-"""A normalisation whose scale and shift belong to the stage."""
+"""A normalisation with a scale and shift for each stage."""
 
 from math import prod
 
@@ -14,14 +14,14 @@ from vqtk.registry import blocks
 
 @blocks.register("stage_norm", example={"groups": 2}, dimensions=(0, 1, 2, 3), staged=True)
 class StageNorm(StageModule):
-    """A group norm, then learned scales and shifts of the stage's own for each channel, then a ReLU.
+    """A group norm, then a learned scale and shift for each stage and channel, then a ReLU.
 
-    One group is a layer norm over channels and size. `relu: false` leaves the ReLU out. The scales are 1 + noise at the
-    start, the shifts 0. Which stage it is does not depend on the recipe's `condition`.
+    One group is a layer norm over channels and size. `relu: false` leaves the ReLU out. The scales are initialised to
+    1 + noise, the shifts to 0. The block is always conditioned on the stage, whatever the recipe's `condition`.
 
     Shapes: features (n, in_width, *size) → the same; any number of dimensions.
-    Raises: ShapeError if the groups do not divide the width, or a group has one value only.
-    Source: conditional normalisation, de Vries et al. 2017; the norm's statistics are each item's own.
+    Raises: ShapeError if the groups do not divide the width, or a group has a single value.
+    Source: conditional normalisation, de Vries et al. 2017; here the statistics are those of each example.
     """
 
     def __init__(self, in_width: int, size: Size, stages: int, *, groups: Count = 1, relu: bool = True):
@@ -30,9 +30,10 @@ class StageNorm(StageModule):
             raise ShapeError(f"{groups} groups do not divide {in_width} channels. Choose a divisor of {in_width}.")
         if in_width // groups * prod(size) == 1:
             raise ShapeError(
-                f"{groups} groups of {in_width} channels of size {size} have one value each, which a norm makes 0. "
-                "Choose fewer groups."
+                f"{groups} groups of {in_width} channels of size {size} have one value each, which the norm would set "
+                "to 0. Choose fewer groups."
             )
+        # Not a batch norm: an example's code must not depend on its batch, and running statistics would mix the stages.
         self.norm = nn.GroupNorm(groups, in_width, affine=False)
         self.affine = Film(in_width, stages)
         self.relu = relu

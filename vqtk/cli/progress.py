@@ -204,18 +204,18 @@ class PlainBoard(Shown):
     def __init__(self, plan: Plan, folder: Path, console: Console):
         super().__init__(console)
         self.folder = folder
-        self.cells = {folder / cell.path: cell for cell in plan.cells()}
+        self.cells = {folder / run.path: run for run in plan.runs()}
         self.metric = _shown(plan.study.metrics)
         self.last = time.monotonic()
 
     def happened(self, event: Event) -> None:
         """Print that a run has started or ended."""
-        state = read_state(event.cell)
+        state = read_state(event.run)
         left = Counter(read_state(path).state for path in self.cells)
         counts = ", ".join(f"{left[name]} {name}" for name in STATES if left[name])
         what = "started" if event.what == "begun" else state.state
-        shown = f"  {self.figure(event.cell)}" if what == "done" else ""
-        self.say(f"{what:<8}{self.named(self.cells[event.cell])}{shown}  ({counts})")
+        shown = f"  {self.figure(event.run)}" if what == "done" else ""
+        self.say(f"{what:<8}{self.named(self.cells[event.run])}{shown}  ({counts})")
         if what == "failed" and state.error:
             self.say(f"        {state.error}")
 

@@ -1,10 +1,10 @@
-"""vqtk ablate and compare: studies, and any runs."""
+"""vqtk ablate and vqtk compare: studies, and comparisons of any runs."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,24 +13,27 @@ from vqtk.cli.options import DataDir, Device, Json, Plugins
 if TYPE_CHECKING:
     import torch
 
+    from vqtk.compare.result import RunComparison
     from vqtk.study.plan import Plan
     from vqtk.study.protocol import Executor, Settings, State
 
 
 def ablate_command(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, a .yaml file.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and their cost; run nothing.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Run cells that failed again.")] = False,
-    executor: Annotated[str, typer.Option(help="local: processes here; ray: a Ray cluster.")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each; a share of the cores.")] = None,
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; one of its own here by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the variants and their cost; run nothing.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,
+    executor: Annotated[str, typer.Option(help="local: processes on this machine; ray: a Ray cluster.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each run; by default a share of the cores.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="The Ray cluster's; by default one is started here.")] = None,
     plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Where studies are kept.")] = Path("studies"),
 ) -> None:
-    """Train every variant of a study at every seed, and compare them. Stopped, the same command goes on."""
+    """Train every variant of a study at every seed, and compare them. If stopped, the same command resumes."""
     from vqtk.files import locked, sweep
     from vqtk.study.equal import step_s
     from vqtk.study.plan import plan as planned
@@ -58,7 +61,7 @@ def _executor(name: str, settings: Settings, workers: int | None, address: str |
     if name not in ("local", "ray"):
         raise VqtkError(f"--executor {name!r}: expected local or ray.")
     if name == "local" and address:
-        raise VqtkError("--address is that of a Ray cluster: give --executor ray with it.")
+        raise VqtkError("--address names a Ray cluster: give --executor ray with it.")
     if name == "local" or dry_run:
         return Local(settings, workers=workers)
     from vqtk.study.executors import Ray
@@ -67,7 +70,7 @@ def _executor(name: str, settings: Settings, workers: int | None, address: str |
 
 
 def _share_cores(executor: Executor) -> None:
-    """Have this process measure with as many threads as a worker trains with."""
+    """Let this process measure with as many threads as a worker trains with."""
     import torch
 
     torch.set_num_threads(executor.settings.threads or 1)
@@ -76,17 +79,17 @@ def _share_cores(executor: Executor) -> None:
 def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> None:
     from vqtk.cli.progress import make_board
     from vqtk.cli.run import stopping_on_signals
-    from vqtk.study.plan import to_run, try_out, write_plan
-    from vqtk.study.runner import read_data, run_study
+    from vqtk.study.plan import to_run, write_plan
+    from vqtk.study.runner import read_data, run_study, try_out
 
-    cells, left = plan.cells(), to_run(plan, folder, retry=retry)
+    runs, left = plan.runs(), to_run(plan, folder, retry=retry)
     board = make_board(plan, folder)
-    board.say(f"{folder}: {len(cells)} cells, {len(left)} of them to run. {plan.equal.said()}")
+    board.say(f"{folder}: {len(runs)} runs, {len(left)} of them to do. {plan.equal.sentence()}")
     if left:
         for variant, tried, warnings in try_out(plan):
             board.say(f"ok     {variant.name}  {tried.parameters:,} parameters  {tried.bits:g} bits")
-            for told in warnings:
-                board.say(f"       warning: {told}")
+            for warning in warnings:
+                board.say(f"       warning: {warning}")
         read_data(plan, data_dir, board.say)
     write_plan(plan, folder)
     with board, stopping_on_signals(board):
@@ -95,7 +98,7 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
 
 
 def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | None) -> None:
-    """Compare what is done once every cell has ended, and say what failed."""
+    """Compare the runs that are done once all have ended, and report those that failed."""
     from vqtk.compare.comparison import write_comparison
     from vqtk.compare.tables import remarks
     from vqtk.errors import VqtkError
@@ -105,17 +108,17 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | No
     done = [state for state in states if state.state == "done"]
     left = len(states) - len(failed) - len(done)
     if left:
-        print(f"Stopped: {left} of {len(states)} cells are not done. The same command goes on with them.")
+        print(f"Stopped: {left} of {len(states)} runs are not done. The same command resumes them.")
         raise typer.Exit(130)
     problems = []
     if failed:
-        problems = [f"{len(failed)} of {len(states)} cells failed; --retry tries again. The first: {failed[0].error}"]
+        problems = [f"{len(failed)} of {len(states)} runs failed; --retry tries again. The first: {failed[0].error}"]
     try:
         if done:
             compute_references(plan, folder, data_dir, print)
             for line in remarks(write_comparison(folder)):
                 print(line)
-            print(f"Look at it: {folder / 'report.html'}")
+            print(f"The report: {folder / 'report.html'}")
     except VqtkError as error:
         problems.append(f"The runs are not compared: {error}")
     if problems:
@@ -128,11 +131,11 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
 
     from vqtk.cli.progress import duration
     from vqtk.compare.statistics import LEAST
-    from vqtk.study.plan import to_run, try_out
-    from vqtk.study.runner import variant_cost
+    from vqtk.study.plan import to_run
+    from vqtk.study.runner import try_out, variant_cost
 
     seeds, total, warned = len(plan.study.seeds), 0.0, []
-    columns = ("variant", "seeds", "parameters", "bits", "FLOPs an item", "updates", "items", "time a run")
+    columns = ("variant", "seeds", "parameters", "bits", "FLOPs/example", "updates", "examples", "time per run")
     table = Table(*columns, box=None)
     for variant, _, warnings in try_out(plan):
         one = variant_cost(variant, device)
@@ -140,29 +143,29 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
         warned += warnings
         table.add_row(
             variant.name, str(seeds), f"{one.parameters:,}", f"{one.bits:g}", f"{one.flops:.3g}", f"{one.updates:,}",
-            f"{one.items:,}", duration(one.seconds),
+            f"{one.examples:,}", duration(one.seconds),
         )  # fmt: skip
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    for told in warned:
-        console.print(f"warning: {told}", markup=False)
+    for warning in warned:
+        console.print(f"warning: {warning}", markup=False)
     console.print(
-        f"{plan.equal.said()} {len(plan.cells())} runs, {workers} at a time: about {duration(total / workers)} of "
-        "training here, by a few updates of each on synthetic items; evaluation comes on top.",
+        f"{plan.equal.sentence()} {len(plan.runs())} runs, {workers} at a time: about {duration(total / workers)} of "
+        "training here, estimated from a few updates of each variant on synthetic examples; evaluation takes more.",
         markup=False,
     )
-    done = len(plan.cells()) - len(to_run(plan, folder, retry=True))
+    done = len(plan.runs()) - len(to_run(plan, folder, retry=True))
     if done:
-        console.print(f"{done} of them are done and are not run again.")
+        console.print(f"{done} of them are done and will not run again.")
     if seeds < LEAST:
-        console.print(f"Below {LEAST} seeds nothing can be said of differences.")
+        console.print(f"Differences cannot be judged by fewer than {LEAST} seeds.")
 
 
 _WIDTH = 140
 
 
 class CostAxis(str, Enum):
-    """What quality is drawn against."""
+    """The cost to plot quality against."""
 
     time = "time"
     flops = "flops"
@@ -172,22 +175,24 @@ def compare_command(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, folders of runs, or a study.")],
     baseline: Annotated[str | None, typer.Option(help="The variant to compare with.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="A test figure, as final; stages.K.distortion of a stage K; or area.")
+        str | None, typer.Option(help="A test metric, such as final; stages.K.distortion of a stage K; or area.")
     ] = None,
     higher: Annotated[bool, typer.Option("--higher", help="Higher is better.")] = False,
-    against: Annotated[CostAxis, typer.Option(help="The cost to draw quality against.")] = CostAxis.time,
-    unequal: Annotated[bool, typer.Option("--unequal", help="Compare runs of unequal terms, and say so.")] = False,
+    against: Annotated[CostAxis, typer.Option(help="The cost to plot quality against.")] = CostAxis.time,
+    unequal: Annotated[bool, typer.Option("--unequal", help="Compare unequal terms; every output is marked.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="The folder to write to; by default a study's own, if it is compared as it says."
+            "-o",
+            "--output",
+            help="The folder to write to; by default a study's own, if no option changes its comparison.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Compare runs over their seeds: differences to a baseline with intervals, costs, a table and a page.
 
-    Written are comparison.json, .md, .csv and .tex, and report.html.
+    Writes comparison.json, .md, .csv and .tex, and report.html.
     """
     from vqtk.cli.options import print_json, say_unkept
     from vqtk.compare.collect import STUDY
@@ -201,9 +206,9 @@ def compare_command(
     as_planned = not (baseline or metric or higher or unequal)
     folder = output or (own if as_planned else None)
     if json:
-        print_json(found)
+        print_json(found.to_json())
     else:
-        print_comparison(found)
+        _print_comparison(found)
     try:
         written = write(found, folder) if folder else []
     except VqtkError as error:
@@ -215,11 +220,10 @@ def compare_command(
         for path in written:
             print(f"Written: {path}")
         if own and not folder:
-            print(f"Not written: {own} keeps what its study asked for. Write this elsewhere with -o.")
+            print(f"Not written: {own} keeps the comparison that its study asks for. Write this one elsewhere with -o.")
 
 
-def print_comparison(found: dict[str, Any]) -> None:
-    """Print a comparison's tables, and what it says in words."""
+def _print_comparison(found: RunComparison) -> None:
     from rich.console import Console
 
     from vqtk.compare.tables import as_rich, costs_table, remarks, results_table
@@ -228,10 +232,10 @@ def print_comparison(found: dict[str, Any]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
-    better = f"{found['metric']}: {found['better']} is better; baseline {found['baseline']}"
-    console.print(as_rich(results_table(found), found, title=f"{found['name']}  ({better})"))
+    better = f"{found.metric}: {found.better} is better; baseline {found.baseline}"
+    console.print(as_rich(results_table(found), title=f"{found.name}  ({better})"))
     console.print()
-    console.print(as_rich(costs_table(), found, title="costs"))
+    console.print(as_rich(costs_table(found), title="costs"))
     console.print()
     for line in remarks(found):
         console.print(printable(line), markup=False, soft_wrap=True)

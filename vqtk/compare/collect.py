@@ -1,11 +1,10 @@
-"""The runs of a comparison, gathered from paths into variants."""
+"""Finds the runs to compare, and groups them into variants."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from itertools import count
 from math import isfinite
 from pathlib import Path
@@ -32,7 +31,7 @@ class Run:
 
 @dataclass
 class Variant:
-    """Runs that differ in nothing that changes a result but their seed, by that seed.
+    """Runs, by seed, whose recipes differ in nothing else that changes a result.
 
     `choices` is the variant's value on each axis of a study.
     """
@@ -49,7 +48,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that takes no part, and why."""
+    """A run that is not compared, and why."""
 
     path: Path
     why: str
@@ -57,16 +56,21 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Collected:
-    """Variants to compare, in the order given. `study` is what study.json says if a single study was given."""
+    """Variants to compare, in the order given. `study` is the content of study.json if a single study was given."""
 
     variants: list[Variant]
     left_out: list[LeftOut]
     study: dict[str, Any] | None = None
 
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of all variants."""
+        return [run for variant in self.variants for run in variant.runs.values()]
+
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a run should be; a cell of a study has the `variant` that it belongs to."""
+    """Where a run should be. A study names the `variant` of each of its runs: the study's directory and a name."""
 
     path: Path
     variant: tuple[Path, str] | None = None
@@ -74,10 +78,10 @@ class _Place:
 
 
 def collect(paths: Sequence[Path]) -> Collected:
-    """Gather the finished runs of run directories, folders of runs and studies into variants.
+    """Group the finished runs of run directories, folders of runs and studies into variants.
 
-    Cells of a study belong to the variant that study.json says; other runs whose recipes differ in nothing that changes
-    a result (`Recipe.of_consequence`) are one variant.
+    study.json names the variant of each run of a study. Other runs form one variant if their recipes differ in nothing
+    that changes a result (`Recipe.of_consequence`).
 
     Raises: CheckpointError if a path is none of these, VqtkError if there is no finished run.
     """
@@ -94,10 +98,10 @@ def collect(paths: Sequence[Path]) -> Collected:
         variant = groups.setdefault(key, Variant(name, place.choices))
         other = variant.runs.setdefault(run.recipe.seed, run)
         if other is not run:
-            left_out.append(LeftOut(run.path, f"{other.path} is the same variant with the same seed."))
+            left_out.append(LeftOut(run.path, f"{other.path} is a run of the same variant with the same seed."))
     if not groups:
-        told = f" The first: {left_out[0].path}: {left_out[0].why}" if left_out else ""
-        raise VqtkError(f"{', '.join(map(str, paths))}: there is no finished run to compare.{told}")
+        first = f" The first: {left_out[0].path}: {left_out[0].why}" if left_out else ""
+        raise VqtkError(f"{', '.join(map(str, paths))}: there is no finished run to compare.{first}")
     studies = [study for path in paths for study in _studies(path)]
     alone = len(studies) == 1 and all(isinstance(key, tuple) for key in groups)
     study = read_study(studies[0]) if alone else None
@@ -105,7 +109,7 @@ def collect(paths: Sequence[Path]) -> Collected:
 
 
 def without_diverged(collected: Collected) -> Collected:
-    """Leave out the runs that ended at a loss that is not finite, which no mean can hold, and say so.
+    """Leave out the runs whose final loss is not finite, since no mean can include it, and list them.
 
     Raises: VqtkError if no run is left.
     """
@@ -115,22 +119,22 @@ def without_diverged(collected: Collected) -> Collected:
             final = run.summary["test"].get("final")
             if isinstance(final, float) and not isfinite(final):
                 del variant.runs[run.recipe.seed]
-                left_out.append(LeftOut(run.path, f"diverged: the loss on its test items ended at {final}."))
+                left_out.append(LeftOut(run.path, f"diverged: its final loss on the test examples is {final}."))
     variants = [variant for variant in collected.variants if variant.runs]
     if not variants:
-        raise VqtkError(f"there is no run to compare that did not diverge. The first: {left_out[0].path}.")
+        raise VqtkError(f"every run to compare diverged. The first: {left_out[0].path}.")
     return Collected(variants, left_out, collected.study)
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """Return what study.json of a study's directory says. Raises: CheckpointError if it is damaged."""
+    """Return the content of a study's study.json. Raises: CheckpointError if it is damaged."""
     path = folder / STUDY
     try:
         return read_file(path, StudyFile)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{error} So it is not the study.json of a study: expected `cells`, each with `variant` and `path`. Write "
-            "it anew by giving the study's command again: vqtk ablate STUDY.yaml."
+            f"{error} So it is not the study.json of a study: expected `cells`, each with `variant` and `path`. To "
+            "write it again, repeat the study's command: vqtk ablate STUDY.yaml."
         ) from None
 
 
@@ -150,36 +154,39 @@ def _below(path: Path) -> list[_Place]:
             "the directory of a study, as studies/condition."
         )
     studies = _studies(path)
-    cells = [_Place(at / cell["path"], (at, cell["variant"]), cell.get("choices") or {})
-             for at in studies for cell in read_study(at)["cells"]]  # fmt: skip
+    planned = [_Place(at / run["path"], (at, run["variant"]), run.get("choices") or {})
+               for at in studies for run in read_study(at)["cells"]]  # fmt: skip
     if path in studies:
-        return cells
+        return planned
     if (path / "recipe.yaml").is_file():
         return [_Place(path)]
     others = sorted(recipe.parent for recipe in path.rglob("recipe.yaml") if not set(studies) & set(recipe.parents))
-    runs = [*cells, *(_Place(run) for run in others)]
+    runs = [*planned, *(_Place(run) for run in others)]
     if not runs:
-        raise CheckpointError(f"{path}: there is no run in it: no recipe.yaml in it or below. Train one: vqtk run.")
+        raise CheckpointError(
+            f"{path}: there is no run here, as no recipe.yaml is in or below it. Train one: vqtk run."
+        )
     return runs
 
 
 def _studies(path: Path) -> list[Path]:
-    """Return the directories of studies that a path is or holds."""
+    """Return the directories of studies at a path or below it."""
     if (path / STUDY).is_file():
         return [path]
     return sorted(found.parent for found in path.rglob(STUDY)) if path.is_dir() else []
 
 
 def _read(path: Path) -> Run:
-    """Return a finished run. Raises: VqtkError that says why it is none."""
-    cell = read_file(path / "cell.json", CellFile) if (path / "cell.json").is_file() else {}
-    state = cell.get("state", "done")
+    """Return a finished run. Raises: VqtkError with the reason if it is not finished."""
+    record = read_file(path / "cell.json", CellFile) if (path / "cell.json").is_file() else {}
+    state = record.get("state", "done")
     if state == "failed":
-        raise VqtkError(f"failed: {(str(cell.get('error') or '').strip().splitlines() or ['no reason was given'])[-1]}")
+        lines = str(record.get("error") or "").strip().splitlines() or ["no reason was given"]
+        raise VqtkError(f"failed: {lines[-1]}")
     if state != "done":
         raise VqtkError(f"not finished: {state}.")
     if not path.is_dir():
-        raise VqtkError("not begun.")
+        raise VqtkError("not started.")
     directory, recipe = RunDirectory.open(path)
     directory.check_recipe()
     metrics, damaged = read_metrics(path / "metrics.jsonl")
@@ -192,13 +199,13 @@ def _read(path: Path) -> Run:
 
 
 def _identity(run: Run) -> str:
-    """Return a hash of what of the recipe changes a result, and of its plugins."""
+    """Return what of a run's recipe and plugins changes a result, as text that runs of one variant share."""
     plugins = sorted(plugin["sha256"] for plugin in run.manifest.get("plugins", []))
-    return sha256(json.dumps([run.recipe.of_consequence(), plugins], sort_keys=True).encode()).hexdigest()
+    return json.dumps([run.recipe.of_consequence(), plugins], sort_keys=True)
 
 
 def _named(variants: list[Variant]) -> list[Variant]:
-    """Give each variant a name of its own: the second `mnist` is `mnist-2`."""
+    """Make the names of variants unique: the second `mnist` is `mnist-2`."""
     taken: set[str] = set()
     for variant in variants:
         name = variant.name

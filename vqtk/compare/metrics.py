@@ -30,28 +30,28 @@ BETTER = {
 }
 """The metrics by name, and which way each is better."""
 SAMPLES = {"samples_frechet": "frechet", "samples_kernel": "kid"}
-"""Those of samples, which take a measurement of their own, by the names of the figures that it finds."""
+"""The metrics of samples, which are measured separately, with the attributes of `Quality` that hold them."""
 SHARED = {"image": ("mse_pixels", "psnr_db"), "text": ("token_accuracy",), "voxels": ("iou",), "points": ("distance",)}
-"""What reconstructions are worth in units that all losses share, by the kind of data, as `vqtk eval` measures it."""
+"""The metrics of reconstructions that do not depend on the loss, by the kind of data, as `vqtk eval` measures them."""
 _OF_THE_LOSS = {"final", "area", "choice", "all"}
 _STAGE = re.compile(r"stages\.([1-9]\d*)\.distortion")
 
 
 def is_of_the_loss(metric: str) -> bool:
-    """Return whether a metric is in units of the loss, so that runs of different losses cannot be compared by it."""
+    """Return whether a metric is in units of the loss, and so cannot compare runs of different losses."""
     return metric in _OF_THE_LOSS or bool(_STAGE.fullmatch(metric))
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of the test items, and whether `lower` or `higher` is better."""
+    """A metric on the test examples, and whether `lower` or `higher` is better."""
 
     name: str
     better: str
 
     @property
     def stage(self) -> int | None:
-        """The stage whose distortion it is, if it is that of one stage."""
+        """The stage whose distortion it is; None if it is another metric."""
         found = _STAGE.fullmatch(self.name)
         return int(found[1]) if found else None
 
@@ -61,7 +61,7 @@ class Metric:
 
 
 def metrics_of(node: Node | None, problems: Problems) -> list[Metric]:
-    """Return the metrics that a study names, the main one first: final and area where it names none."""
+    """Return the metrics that a study names, the main one first; final and area if it names none."""
     if node is None:
         return [Metric("final", "lower"), Metric("area", "lower")]
     children = node.value if isinstance(node.value, list) else [node]
@@ -76,7 +76,7 @@ def metrics_of(node: Node | None, problems: Problems) -> list[Metric]:
             )  # fmt: skip
             continue
         if child.value in [metric.name for metric in metrics]:
-            problems.add(child, f"metrics.{index}", f"{child.value!r} stands twice. Remove one.")
+            problems.add(child, f"metrics.{index}", f"{child.value!r} is listed twice. Remove one.")
         metrics.append(Metric(child.value, BETTER.get(child.value, "lower")))
     return metrics
 
@@ -86,9 +86,9 @@ Span = tuple[float, float]
 
 
 def value_of(run: Run, metric: str, span: Span | None) -> float | None:
-    """Return a run's figure: `area`, `stages.K.KEY` of stage K, or a key of the summary's test row.
+    """Return the value of a metric: `area`, `stages.K.KEY` of stage K, or a key of the summary's test row.
 
-    None if it is absent, or not finite.
+    None if it is missing or not finite.
     """
     if metric == "area":
         return _area(run, span)
@@ -109,17 +109,17 @@ def common_span(runs: Sequence[Run]) -> Span | None:
 
 
 def require_known(metric: str, runs: Sequence[Run], span: Span | None) -> None:
-    """Raise VqtkError if any run has no such figure."""
+    """Raise VqtkError if any run lacks the metric."""
     missing = [run for run in runs if value_of(run, metric, span) is None]
     if not missing:
         return
     known = sorted({key for run in runs for key, value in run.summary["test"].items() if finite(value) is not None})
     close = nearest(metric, [*known, "area"])
     if any(metric in names for names in SHARED.values()):
-        close = f"A run of an earlier version is measured again by vqtk run --resume {missing[0].path}. "
+        close = f"To measure a run of an earlier version again: vqtk run --resume {missing[0].path}. "
     raise VqtkError(
-        f"--metric {metric}: {missing[0].path} has no such figure. {close}Expected area, stages.K.distortion for a "
-        f"stage K, or one of {', '.join(known)}."
+        f"--metric {metric}: {missing[0].path} does not have this metric. {close}Expected area, stages.K.distortion "
+        f"for a stage K, or one of {', '.join(known)}."
     )
 
 

@@ -1,4 +1,4 @@
-"""A comparison as one page that needs no other file, and its plots."""
+"""A comparison as one self-contained page, and its plots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from vqtk.compare.tables import costs_table, results_table, runs_table, stages_table
+from vqtk.compare.result import ComparedVariant, RunComparison
+from vqtk.compare.tables import costs_table, results_table, stages_table
 from vqtk.files import write_text
 from vqtk.report.page import as_html, newest_image, page_template
 from vqtk.report.plots import (
@@ -31,26 +32,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def compared_rate_distortion(comparison: dict[str, Any]) -> Figure | None:
+def compared_rate_distortion(comparison: RunComparison) -> Figure | None:
     """Plot distortion over bits for each variant; None if the losses are in different units."""
-    if comparison["units"]:
+    if comparison.units:
         return None
     curves = []
-    for row in comparison["variants"]:
-        known = [stage for stage in row["stages"] if stage["mean"] is not None]
+    for row in comparison.variants:
+        stages = [(stage.bits, stage.distortion.mean, stage.distortion.std) for stage in row.stages]
+        known = [(bits, mean, std or 0.0) for bits, mean, std in stages if mean is not None]
         if known:
-            points = [(stage["bits"], stage["mean"]) for stage in known]
-            curves.append(Curve(row["name"], points, [stage["std"] or 0.0 for stage in known]))
+            curves.append(Curve(row.name, [(bits, mean) for bits, mean, _ in known], [std for *_, std in known]))
     label = "distortion (loss in training units)"
-    return rate_distortion_plot(curves, label, references=comparison["references"]) if curves else None
+    return rate_distortion_plot(curves, label, references=comparison.references) if curves else None
 
 
-def curves_plot(comparison: dict[str, Any]) -> Figure | None:
-    """Plot the test metric over updates: thin lines are seeds, thick ones their mean."""
-    figure, axes = blank_plot("update", f"{comparison['curve']} (test)")
+def curves_plot(comparison: RunComparison) -> Figure | None:
+    """Plot the test metric over updates: thin lines are seeds, thick lines their mean."""
+    figure, axes = blank_plot("update", f"{comparison.curve} (test)")
     values: list[float] = []
     for style, row in _styled(comparison):
-        curves = [dict(map(tuple, run["curve"])) for run in row["runs"] if run["curve"]]
+        curves = [dict(run.curve) for run in row.runs if run.curve]
         for curve in curves:
             axes.plot(*zip(*curve.items(), strict=True), **{**style, "alpha": 0.35, "linewidth": 0.8, "label": None})
             values += curve.values()
@@ -61,29 +62,29 @@ def curves_plot(comparison: dict[str, Any]) -> Figure | None:
     return with_legend(figure, axes) if values else None
 
 
-def compared_entropy(comparison: dict[str, Any]) -> Figure:
+def compared_entropy(comparison: RunComparison) -> Figure:
     """Plot the entropy of each stage's code as a share of its maximum, ln options."""
     figure, axes = blank_plot("rate (bits per example)", "entropy / ln options")
     for style, row in _styled(comparison):
-        bits, entropy = ([stage[key] for stage in row["stages"]] for key in ("bits", "entropy"))
-        axes.plot(bits, entropy, **style, **markers(len(bits)))
+        bits = [stage.bits for stage in row.stages]
+        axes.plot(bits, [stage.entropy for stage in row.stages], **style, **markers(len(bits)))
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.03)
     return with_legend(figure, axes)
 
 
-def pareto_plot(comparison: dict[str, Any]) -> Figure | None:
-    """Plot quality against cost; the variants that no other beats in both are joined."""
-    timed = comparison["against"] == "time"
+def pareto_plot(comparison: RunComparison) -> Figure | None:
+    """Plot quality against cost, and join the variants that no other beats in both."""
+    timed = comparison.against == "time"
     label = "training time (s)" if timed else "operations to encode an example (FLOPs)"
-    figure, axes = blank_plot(label, comparison["metric"])
+    figure, axes = blank_plot(label, comparison.metric)
     points = []
     for style, row in _styled(comparison):
-        cost = row["train_s"] if timed else (row["flops"] or {}).get("encode")
-        if cost is not None and row["mean"] is not None:
-            points.append((cost, row["mean"]))
-            axes.errorbar(cost, row["mean"], row["std"], color=style["color"], marker="o", capsize=3, label=row["name"])
-    front = pareto_front(points, higher=comparison["better"] == "higher")
+        cost, quality = row.costs.train_s if timed else row.costs.encode_flops, row.result.mean
+        if cost is not None and quality is not None:
+            points.append((cost, quality))
+            axes.errorbar(cost, quality, row.result.std, color=style["color"], marker="o", capsize=3, label=row.name)
+    front = pareto_front(points, higher=comparison.better == "higher")
     axes.plot([cost for cost, _ in front], [quality for _, quality in front], color=INK, linewidth=0.8, linestyle=":")
     axes.margins(0.15)
     return with_legend(figure, axes) if points else None
@@ -98,65 +99,68 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher: bool) -> list
     return front
 
 
-def differences_plot(comparison: dict[str, Any]) -> Figure | None:
+def differences_plot(comparison: RunComparison) -> Figure | None:
     """Plot each variant's difference from the baseline, with its interval."""
     from matplotlib.ticker import MaxNLocator
 
-    styled = [(style, row) for style, row in _styled(comparison) if (row["difference"] or {}).get("mean") is not None]
+    styled = [
+        (style, row.name, row.difference.mean, row.difference)
+        for style, row in _styled(comparison)
+        if row.difference and row.difference.mean is not None
+    ]
     if not styled:
         return None
-    figure, axes = blank_plot(f"{comparison['metric']}, difference from {comparison['baseline']}", "")
+    figure, axes = blank_plot(f"{comparison.metric}, difference from {comparison.baseline}", "")
     figure.set_size_inches(WIDTH, 1.1 + 0.35 * len(styled))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    for place, (style, row) in enumerate(styled):
-        gap = row["difference"]
-        if gap["low"] is not None:
-            axes.plot([gap["low"], gap["high"]], [place, place], color=style["color"], linewidth=2)
-        axes.plot(gap["mean"], place, color=style["color"], marker="o", fillstyle="full" if gap["stands"] else "none")
+    for place, (style, _, mean, gap) in enumerate(styled):
+        if gap.low is not None and gap.high is not None:
+            axes.plot([gap.low, gap.high], [place, place], color=style["color"], linewidth=2)
+        axes.plot(mean, place, color=style["color"], marker="o", fillstyle="full" if gap.significant else "none")
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(styled)), [row["name"] for _, row in styled])
+    axes.set_yticks(range(len(styled)), [name for _, name, *_ in styled])
     axes.set_ylim(len(styled) - 0.5, -0.5)
     return figure
 
 
-def effects_plot(comparison: dict[str, Any]) -> Figure | None:
+def effects_plot(comparison: RunComparison) -> Figure | None:
     """Plot the main effect of each axis: the mean over the runs of each value, with the deviation over seeds."""
     from matplotlib.figure import Figure
 
-    effects = comparison["effects"]
+    effects = comparison.effects
     if not effects:
         return None
     figure = Figure(figsize=(2.0 + 2.3 * len(effects), 3.2), layout="constrained")
     panels = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
     for axes, (axis, rows) in zip(panels, effects.items(), strict=True):
         set_style(axes, axis, "")
-        means, stds = [row["mean"] for row in rows], [row["std"] or 0.0 for row in rows]
+        means, stds = [row.result.mean for row in rows], [row.result.std or 0.0 for row in rows]
         axes.errorbar(range(len(rows)), means, stds, color=COLOURS[0], marker="o", capsize=3, linestyle="none")
-        axes.set_xticks(range(len(rows)), [row["value"] for row in rows], rotation=30, ha="right")
+        axes.set_xticks(range(len(rows)), [row.value for row in rows], rotation=30, ha="right")
         axes.margins(x=0.15)
-    panels[0].set_ylabel(comparison["metric"])
+    panels[0].set_ylabel(comparison.metric)
     return figure
 
 
-def _styled(comparison: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    rows = comparison["variants"]
-    return list(zip(line_styles([row["name"] for row in rows]), rows, strict=True))
+def _styled(comparison: RunComparison) -> list[tuple[dict[str, Any], ComparedVariant]]:
+    styles = line_styles([row.name for row in comparison.variants])
+    return list(zip(styles, comparison.variants, strict=True))
 
 
-_DRAWN = (
-    (differences_plot, "Differences to the baseline with their intervals; a filled point stands."),
-    (curves_plot, "Over training: thin lines are seeds, thick ones their mean."),
+_PLOTS = (
+    (differences_plot, "Differences from the baseline with their intervals; a filled point is significant."),
+    (curves_plot, "The test metric during training: thin lines are seeds, thick lines their mean."),
     (compared_rate_distortion, "Rate and distortion; the band is one standard deviation over seeds."),
-    (pareto_plot, "Quality against cost; the dotted line joins what no other variant beats in both."),
-    (effects_plot, "Main effects: means over the cells of each value, all else being equal."),
-    (compared_entropy, "Code usage: 1 is all options equally often."),
+    (pareto_plot, "Quality against cost; the dotted line joins the variants that no other beats in both."),
+    (effects_plot, "Main effects: the mean over the variants with each value, all else being equal."),
+    (compared_entropy, "Code usage: 1 means that all options are used equally often."),
 )
-_PICTURES = {
+_IMAGES = {
     "samples": (
-        "Samples of codes drawn uniformly, or from a model's own prior. Variants whose codes have one shape decode the "
-        "same codes."
+        "Samples of codes drawn uniformly, or from a model's own prior. Variants whose codes have the same shape "
+        "decode the same codes."
     ),
-    "reconstructions": "Test items, each with its reconstruction: the same items for each variant.",
+    "reconstructions": "Test examples, each with its reconstruction; the same examples for each variant.",
 }
 
 
@@ -165,40 +169,40 @@ class _Drawn(NamedTuple):
     caption: str
 
 
-def write_page(comparison: dict[str, Any], path: Path) -> Path:
-    """Write the page of a comparison; pictures are read from the directories of its runs. Raises: OSError."""
-    drawn = [(draw(comparison), caption + _referred(draw, comparison)) for draw, caption in _DRAWN]
+def write_page(comparison: RunComparison, path: Path) -> Path:
+    """Write the page of a comparison, with images from the directories of its runs. Raises: OSError."""
+    drawn = [(draw(comparison), caption + _referred(draw, comparison)) for draw, caption in _PLOTS]
     plots = [_Drawn(Markup(as_svg(plot)), caption) for plot, caption in drawn if plot]
     page = page_template("vqtk.compare", "comparison.html.j2").render(
         comparison=comparison,
-        results=runs_table(results_table(comparison), comparison),
-        costs=runs_table(costs_table(), comparison),
+        results=results_table(comparison),
+        costs=costs_table(comparison),
         stages=stages_table(comparison),
         plots=plots,
-        pictures={sort: (told, _pictures(comparison, sort)) for sort, told in _PICTURES.items()},
+        images={kind: (caption, _images(comparison, kind)) for kind, caption in _IMAGES.items()},
     )
     write_text(path, page)
     return path
 
 
-def _referred(draw: object, comparison: dict[str, Any]) -> str:
-    """Return what the references beside rate and distortion are."""
-    found = comparison["references"]
+def _referred(draw: object, comparison: RunComparison) -> str:
+    """Return what the references in the plot of rate and distortion are."""
+    found = comparison.references
     if draw is not compared_rate_distortion or not found:
         return ""
     kmeans, gaussian = found["kmeans"]["label"], found["gaussian"]["label"]
     return f" Without a network, at {found['options']} options a stage: {kmeans}; {gaussian}."
 
 
-def _pictures(comparison: dict[str, Any], sort: str) -> list[_Drawn]:
-    """Return the newest picture of each variant, of the first seed that most of them have."""
-    having = [seed for row in comparison["variants"] for seed in row["seeds"]]
+def _images(comparison: RunComparison, kind: str) -> list[_Drawn]:
+    """Return the newest image of each variant, of the first seed that most of them have."""
+    having = [seed for row in comparison.variants for seed in row.seeds]
     seed = min(having, key=lambda one: (-having.count(one), one))
     found = []
-    for row in comparison["variants"]:
-        run = next((run for run in row["runs"] if run["seed"] == seed), row["runs"][0])
-        newest = newest_image(Path(run["path"]) / "images", sort)
+    for row in comparison.variants:
+        run = next((run for run in row.runs if run.seed == seed), row.runs[0])
+        newest = newest_image(run.path / "images", kind)
         if newest:
-            content = as_html(newest, row["name"], pixelated=comparison["kind"] != "points")
-            found.append(_Drawn(content, f"{row['name']}, seed {run['seed']}"))
+            content = as_html(newest, row.name, pixelated=comparison.kind != "points")
+            found.append(_Drawn(content, f"{row.name}, seed {run.seed}"))
     return found

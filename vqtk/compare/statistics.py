@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
@@ -13,9 +14,9 @@ from scipy import stats
 from scipy.integrate import trapezoid
 
 LEVEL = 0.95
-"""The confidence of intervals; 1 − LEVEL is the rate of false findings that is allowed."""
+"""The confidence of intervals; 1 − LEVEL is the allowed rate of false findings."""
 LEAST = 3
-"""Pairs below which no interval is given."""
+"""The fewest pairs that have an interval."""
 
 Floats = NDArray[np.float64]
 
@@ -42,11 +43,12 @@ def paired(variant: ArrayLike, baseline: ArrayLike) -> Paired:
     mean = differences.mean(-1) if pairs else unknown
     if pairs < LEAST:
         return Paired(pairs, mean, unknown, unknown, unknown)
-    error = stats.sem(differences, axis=-1)
-    reach = stats.t.ppf((1 + LEVEL) / 2, pairs - 1) * error
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(mean / error), pairs - 1)
-    return Paired(pairs, mean, mean - reach, mean + reach, np.where((error == 0) & (mean == 0), 1.0, p))
+    with warnings.catch_warnings():  # SciPy warns of pairs that all differ by the same amount.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = stats.ttest_rel(variant, baseline, axis=-1)
+        low, high = found.confidence_interval(LEVEL)
+    p = np.where(np.isnan(found.pvalue) & (mean == 0), 1.0, found.pvalue)
+    return Paired(pairs, mean, low, high, p)
 
 
 def holm(p: ArrayLike) -> Floats:
@@ -71,7 +73,7 @@ def area(bits: ArrayLike, distortion: ArrayLike, *, low: float, high: float) -> 
 def late_fall(updates: ArrayLike, values: ArrayLike) -> float | None:
     """Return by what part of itself a curve fell over the last fifth of its updates; negative if it rose.
 
-    None if it has no point at or before that, or is 0 there.
+    None if it has no point before that, or is 0 there.
     """
     at, curve = np.asarray(updates, dtype=float), np.asarray(values, dtype=float)
     if len(at) < 2 or at[0] > 0.8 * at[-1]:
@@ -80,37 +82,69 @@ def late_fall(updates: ArrayLike, values: ArrayLike) -> float | None:
     return (before - float(curve[-1])) / abs(before) if before else None
 
 
-Spread = dict[str, Any]
-"""A mean, a standard deviation, None of one value, and how many of the values are `missing`."""
+@dataclass(frozen=True)
+class MeanStd:
+    """A mean over seeds.
 
-
-def spread(values: Sequence[float | None]) -> Spread:
-    """Return the mean and the standard deviation (n − 1) of the values that are known, and how many are not."""
-    known = [value for value in values if value is not None]
-    return {
-        "mean": fmean(known) if known else None,
-        "std": stdev(known) if len(known) > 1 else None,
-        "missing": len(values) - len(known),
-    }
-
-
-Cells = Sequence[tuple[Mapping[str, str], Mapping[int, float]]]
-"""Of each variant, its value on each axis, and its figure by seed."""
-
-
-def main_effects(axes: Mapping[str, Sequence[str]], cells: Cells) -> dict[str, list[dict[str, Any]]]:
-    """Return for each axis a row a value: mean and deviation over seeds of its mean over cells, and their number.
-
-    Only sets of cells that differ in this axis alone and have all its values are taken, with the seeds that all of
-    them have; an axis without such a set is left out.
+    Arguments:
+        mean: of the values that are known; None if none is.
+        std: their standard deviation (n − 1); None for fewer than two.
+        missing: how many values are not known.
     """
-    found = {axis: _effect(axis, values, cells) for axis, values in axes.items()}
-    return {axis: rows for axis, rows in found.items() if rows}
+
+    mean: float | None
+    std: float | None
+    missing: int
 
 
-def _effect(axis: str, values: Sequence[str], cells: Cells) -> list[dict[str, Any]]:
+def mean_std(values: Sequence[float | None]) -> MeanStd:
+    """Return the mean and the standard deviation of values, some of which may be missing."""
+    known = [value for value in values if value is not None]
+    return MeanStd(
+        mean=fmean(known) if known else None,
+        std=stdev(known) if len(known) > 1 else None,
+        missing=len(values) - len(known),
+    )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one value of an axis does, all else being equal.
+
+    Arguments:
+        value: of the axis.
+        variants: how many have this value, each with a partner at every other value.
+        seeds: how many all of these variants have.
+        result: the metric, first averaged over the variants, over seeds.
+    """
+
+    value: str
+    variants: int
+    seeds: int
+    result: MeanStd
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"value": self.value, "cells": self.variants, "seeds": self.seeds, **asdict(self.result)}
+
+
+Reached = Sequence[tuple[Mapping[str, str], Mapping[int, float]]]
+"""Of each variant, its value on each axis, and its metric by seed."""
+
+
+def main_effects(axes: Mapping[str, Sequence[str]], reached: Reached) -> dict[str, list[Effect]]:
+    """Return the effect of each value of each axis.
+
+    Only sets of variants that differ in this axis alone and have all its values count, with the seeds that all of them
+    have. An axis without such a set is left out.
+    """
+    effects = {axis: _effects(axis, values, reached) for axis, values in axes.items()}
+    return {axis: rows for axis, rows in effects.items() if rows}
+
+
+def _effects(axis: str, values: Sequence[str], reached: Reached) -> list[Effect]:
     sets: dict[tuple[tuple[str, str], ...], dict[str, Mapping[int, float]]] = {}
-    for choices, by_seed in cells:
+    for choices, by_seed in reached:
         if axis in choices:
             rest = tuple(sorted((name, value) for name, value in choices.items() if name != axis))
             sets.setdefault(rest, {})[choices[axis]] = by_seed
@@ -119,11 +153,11 @@ def _effect(axis: str, values: Sequence[str], cells: Cells) -> list[dict[str, An
     if not seeds:
         return []
     return [
-        {
-            "value": value,
-            "cells": len(whole),
-            "seeds": len(seeds),
-            **spread([fmean(each[value][seed] for each in whole) for seed in sorted(seeds)]),
-        }
+        Effect(
+            value=value,
+            variants=len(whole),
+            seeds=len(seeds),
+            result=mean_std([fmean(each[value][seed] for each in whole) for seed in sorted(seeds)]),
+        )
         for value in values
     ]

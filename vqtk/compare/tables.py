@@ -12,105 +12,111 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from vqtk.compare.notes import engineering, format_difference, format_number, format_spread, p_value
+from vqtk.compare.notes import engineering, format_difference, format_mean_std, format_number, format_p
+from vqtk.compare.result import ComparedStage, ComparedVariant, RunComparison
 from vqtk.errors import printable
 
-_ENDS = (("", "mean"), ("_std", "std"))
 STAGES_SHOWN = 12
-"""Stages that tables have rows for at most, evenly spaced."""
+"""The most stages that a table has rows for, evenly spaced."""
+
+Rows = list[list[str]]
+"""A table as text, the header first."""
 
 
 class Column(NamedTuple):
-    """A column: its title, and how a variant's entry is said."""
+    """A column of a table with a row for each variant: its title, and the text of a variant's entry."""
 
     title: str
-    said: Callable[[dict[str, Any]], str]
+    entry: Callable[[ComparedVariant], str]
 
 
-def results_table(comparison: dict[str, Any]) -> list[Column]:
-    """Return the columns of what the variants reached."""
-    percent = f"{100 * comparison['confidence']:g} %"
-    return [
-        Column("variant", lambda row: row["name"]),
-        Column("n", lambda row: str(row["n"])),
-        Column(f"{comparison['metric']} ± sd", format_spread),
-        Column(f"difference [{percent}]", lambda row: format_difference(row["difference"])),
-        Column("p (Holm)", lambda row: p_value(row["difference"])),
-        Column("verdict", lambda row: row["difference"]["verdict"] if row["difference"] else "baseline"),
-        *(Column(f"{name} ± sd", partial(_also, name)) for name in comparison["also"]),
-        *(
-            []
-            if comparison["metric"] == "area" or comparison["units"]
-            else [Column("area ± sd", lambda row: format_spread(row["area"]))]
-        ),
-        Column("entropy a stage", lambda row: f"{row['entropy_nats']:.3f}"),
-        Column("used a stage", lambda row: f"{row['used']:.1f}" + (f"/{row['options']}" if row["options"] else "")),
+def results_table(comparison: RunComparison) -> Rows:
+    """Return what the variants reached."""
+    percent = f"{100 * comparison.confidence:g} %"
+    has_area = comparison.metric != "area" and not comparison.units
+    columns = [
+        Column("variant", lambda row: row.name),
+        Column("n", lambda row: str(len(row.seeds))),
+        Column(f"{comparison.metric} ± std", lambda row: format_mean_std(row.result)),
+        Column(f"difference [{percent}]", lambda row: format_difference(row.difference)),
+        Column("p (Holm)", lambda row: format_p(row.difference)),
+        Column("verdict", lambda row: row.difference.verdict if row.difference else "baseline"),
+        *(Column(f"{name} ± std", partial(_also, name)) for name in comparison.also),
+        *([Column("area ± std", lambda row: format_mean_std(row.area))] if has_area else []),
+        Column("entropy per stage", lambda row: f"{row.usage.entropy_nats:.3f}"),
+        Column("used per stage", _used),
     ]
+    return _rows(columns, comparison)
 
 
-def _also(name: str, row: dict[str, Any]) -> str:
-    return format_spread(row["also"][name])
+def _also(name: str, row: ComparedVariant) -> str:
+    return format_mean_std(row.also[name])
 
 
-def costs_table() -> list[Column]:
-    """Return the columns of what the variants cost."""
-    return [
-        Column("variant", lambda row: row["name"]),
-        Column("bits", lambda row: format_number(row["bits"])),
-        Column("parameters", lambda row: engineering(row["parameters"])),
-        Column("encode (FLOPs)", lambda row: engineering((row["flops"] or {}).get("encode"))),
-        Column("decode (FLOPs)", lambda row: engineering((row["flops"] or {}).get("decode"))),
-        Column("updates", lambda row: f"{row['updates']:,}"),
-        Column("step (ms)", lambda row: format_number(row["step_ms"])),
-        Column("items/s", lambda row: format_number(row["items_per_s"])),
-        Column("training (s)", lambda row: format_number(row["train_s"])),
-        Column("memory (MB)", lambda row: format_number(row["peak_memory_mb"])),
+def _used(row: ComparedVariant) -> str:
+    return f"{row.usage.used:.1f}" + (f"/{row.usage.options}" if row.usage.options else "")
+
+
+def costs_table(comparison: RunComparison) -> Rows:
+    """Return what the variants cost."""
+    columns = [
+        Column("variant", lambda row: row.name),
+        Column("bits", lambda row: format_number(row.costs.bits)),
+        Column("parameters", lambda row: engineering(row.costs.parameters)),
+        Column("encode (FLOPs)", lambda row: engineering(row.costs.encode_flops)),
+        Column("decode (FLOPs)", lambda row: engineering(row.costs.decode_flops)),
+        Column("updates", lambda row: f"{row.costs.updates:,}"),
+        Column("step (ms)", lambda row: format_number(row.costs.step_ms)),
+        Column("examples/s", lambda row: format_number(row.costs.examples_per_s)),
+        Column("training (s)", lambda row: format_number(row.costs.train_s)),
+        Column("memory (MB)", lambda row: format_number(row.costs.peak_memory_mb)),
     ]
+    return _rows(columns, comparison)
 
 
-def stages_table(comparison: dict[str, Any]) -> list[list[str]]:
-    """Return distortion ± sd by stage, a header row first: a column a variant.
+def _rows(columns: Sequence[Column], comparison: RunComparison) -> Rows:
+    header = [column.title for column in columns]
+    return [header, *([column.entry(row) for column in columns] for row in comparison.variants)]
 
-    Of the stages that any variant has a reconstruction at, about STAGES_SHOWN are taken, and the last of each variant.
-    Where a stage is not of the same rate in all variants, each entry says its bits.
+
+def stages_table(comparison: RunComparison) -> Rows:
+    """Return distortion ± std by stage, with a column for each variant.
+
+    Of the stages at which any variant has a reconstruction, about STAGES_SHOWN are taken, and the last of each variant.
+    Where the rate of a stage differs between variants, each entry names its bits.
     """
-    variants = comparison["variants"]
-    deepest = max((row["stages"] for row in variants), key=len)
-    last = {len(row["stages"]) - 1 for row in variants}
-    having = {index for row in variants for index, stage in enumerate(row["stages"]) if stage["mean"] is not None}
-    step = max(1, -(-len(having) // STAGES_SHOWN))
-    falling = enumerate(sorted(having, reverse=True))
-    shown = sorted(index for left, index in falling if index in last or left % step == 0)
-    alike = len({row["stages"][0]["bits"] for row in variants}) == 1
+    variants = comparison.variants
+    deepest = max((row.stages for row in variants), key=len)
+    alike = len({row.stages[0].bits for row in variants}) == 1
     body = [
         [
-            f"{index + 1} ({deepest[index]['bits']:g} bits)" if alike else str(index + 1),
-            *(_stage(row["stages"][index : index + 1], bits=not alike) for row in variants),
+            f"{index + 1} ({deepest[index].bits:g} bits)" if alike else str(index + 1),
+            *(_stage(row.stages[index : index + 1], bits=not alike) for row in variants),
         ]
-        for index in shown
+        for index in _stages_shown(variants)
     ]
-    return [["stage", *(row["name"] for row in variants)], *body]
+    return [["stage", *(row.name for row in variants)], *body]
 
 
-def _stage(found: Sequence[dict[str, Any]], *, bits: bool) -> str:
-    """Return a stage's distortion, or a dash past a variant's last stage, or where it has no reconstruction."""
-    if not found or found[0]["mean"] is None:
+def _stages_shown(variants: Sequence[ComparedVariant]) -> list[int]:
+    last = {len(row.stages) - 1 for row in variants}
+    reached = {index for row in variants for index, stage in enumerate(row.stages) if stage.distortion.mean is not None}
+    step = max(1, -(-len(reached) // STAGES_SHOWN))
+    falling = enumerate(sorted(reached, reverse=True))
+    return sorted(index for left, index in falling if index in last or left % step == 0)
+
+
+def _stage(found: Sequence[ComparedStage], *, bits: bool) -> str:
+    """Return a stage's distortion, or a dash past a variant's last stage, or if it has no reconstruction."""
+    if not found or found[0].distortion.mean is None:
         return "–"
-    return format_spread(found[0]) + (f" at {found[0]['bits']:g} bits" if bits else "")
+    return format_mean_std(found[0].distortion) + (f" at {found[0].bits:g} bits" if bits else "")
 
 
-def runs_table(columns: Sequence[Column], comparison: dict[str, Any]) -> list[list[str]]:
-    """Return a table's rows as text, the header first."""
-    return [
-        [column.title for column in columns],
-        *([column.said(row) for column in columns] for row in comparison["variants"]),
-    ]
-
-
-def as_rich(columns: Sequence[Column], comparison: dict[str, Any], *, title: str) -> Table:
-    """Return a table for the terminal."""
+def as_rich(rows: Sequence[Sequence[str]], *, title: str) -> Table:
+    """Return a table for the terminal, numbers to the right."""
     table = Table(title=_literal(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    header, *body = runs_table(columns, comparison)
+    header, *body = rows
     for index, name in enumerate(header):
         table.add_column(_literal(name), justify="right" if index else "left", overflow="fold")
     for row in body:
@@ -123,76 +129,84 @@ def _literal(text: str) -> str:
     return escape(printable(text))
 
 
-def remarks(comparison: dict[str, Any]) -> list[str]:
-    """Return all that is said in words: unequal terms first, then the terms, verdicts, notes, and what is left out."""
-    marked = ["UNEQUAL TERMS. " + " ".join(comparison["unequal"])] if comparison["unequal"] else []
-    said = [comparison["terms"]] if comparison["terms"] else []
-    left = [f"Left out: {one['path']}: {one['why']}" for one in comparison["left_out"]]
-    return [*marked, *said, *comparison["verdicts"], *comparison["notes"], *left]
+def remarks(comparison: RunComparison) -> list[str]:
+    """Return the sentences of a comparison: unequal terms first, then terms, verdicts, notes and what is left out."""
+    unequal = ["UNEQUAL TERMS. " + " ".join(comparison.unequal)] if comparison.unequal else []
+    terms = [comparison.terms] if comparison.terms else []
+    left_out = [f"Left out: {one.path}: {one.why}" for one in comparison.left_out]
+    return [*unequal, *terms, *comparison.verdicts, *comparison.notes, *left_out]
 
 
-def as_markdown(comparison: dict[str, Any]) -> str:
+def as_markdown(comparison: RunComparison) -> str:
     """Return the comparison as Markdown."""
     parts = [
-        f"# {comparison['name']}",
-        f"Baseline: {comparison['baseline']}; {comparison['metric']}: {comparison['better']} is better.",
-        _markdown(runs_table(results_table(comparison), comparison)),
+        f"# {comparison.name}",
+        f"Baseline: {comparison.baseline}; {comparison.metric}: {comparison.better} is better.",
+        _markdown(results_table(comparison)),
         "\n".join(f"- {line}" for line in remarks(comparison)),
         "## Costs",
-        _markdown(runs_table(costs_table(), comparison)),
+        _markdown(costs_table(comparison)),
     ]
-    if not comparison["units"]:
+    if not comparison.units:
         parts += ["## Distortion by stage", _markdown(stages_table(comparison))]
-    for axis, rows in comparison["effects"].items():
-        header = [axis, f"{comparison['metric']} ± sd", "cells", "seeds"]
-        body = [[row["value"], format_spread(row), str(row["cells"]), str(row["seeds"])] for row in rows]
+    for axis, effects in comparison.effects.items():
+        header = [axis, f"{comparison.metric} ± std", "variants", "seeds"]
+        body = [[one.value, format_mean_std(one.result), str(one.variants), str(one.seeds)] for one in effects]
         parts += [f"## Main effect of {axis}", _markdown([header, *body])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(entry.replace("|", "\\|") for entry in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def as_csv(comparison: dict[str, Any]) -> str:
-    """Return a line a variant with every figure in full, and of unequal terms what they are."""
+def as_csv(comparison: RunComparison) -> str:
+    """Return a line for each variant with every number in full, and the terms that are unequal."""
     written = StringIO()
-    rows = [_flat(row, comparison) for row in comparison["variants"]]
+    rows = [_flat(row, comparison) for row in comparison.variants]
     writer = csv.DictWriter(written, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return written.getvalue()
 
 
-def _flat(row: dict[str, Any], comparison: dict[str, Any]) -> dict[str, Any]:
-    gap, metric, operations = row["difference"] or {}, comparison["metric"], row["flops"] or {}
+def _flat(row: ComparedVariant, comparison: RunComparison) -> dict[str, Any]:
+    gap, costs = row.difference, row.costs
     return {
-        "variant": row["name"],
-        "baseline": comparison["baseline"],
-        "n": row["n"],
-        "metric": metric,
-        "mean": row["mean"],
-        "std": row["std"],
-        **{key: gap.get(key) for key in ("pairs", "low", "high", "p", "p_holm", "verdict")},
-        "difference": gap.get("mean"),
-        **{f"{name}{end}": also[key] for name, also in row["also"].items() for end, key in _ENDS},
-        "area": row["area"]["mean"],
-        "area_std": row["area"]["std"],
-        "used_a_stage": row["used"],
-        **{key: row[key] for key in ("entropy_nats", "options", "bits", "parameters")},
-        "encode_flops": operations.get("encode"),
-        "decode_flops": operations.get("decode"),
-        **{key: row[key] for key in ("updates", "train_s", "step_ms", "items_per_s", "peak_memory_mb", "late_fall")},
-        "unequal": " ".join(comparison["unequal"]),
+        "variant": row.name,
+        "baseline": comparison.baseline,
+        "n": len(row.seeds),
+        "metric": comparison.metric,
+        "mean": row.result.mean,
+        "std": row.result.std,
+        **{key: getattr(gap, key, None) for key in ("pairs", "low", "high", "p", "p_holm", "verdict")},
+        "difference": gap.mean if gap else None,
+        **{key: value for name, one in row.also.items() for key, value in ((name, one.mean), (f"{name}_std", one.std))},
+        "area": row.area.mean,
+        "area_std": row.area.std,
+        "used_a_stage": row.usage.used,
+        "entropy_nats": row.usage.entropy_nats,
+        "options": row.usage.options,
+        "bits": costs.bits,
+        "parameters": costs.parameters,
+        "encode_flops": costs.encode_flops,
+        "decode_flops": costs.decode_flops,
+        "updates": costs.updates,
+        "train_s": costs.train_s,
+        "step_ms": costs.step_ms,
+        "items_per_s": costs.examples_per_s,
+        "peak_memory_mb": costs.peak_memory_mb,
+        "late_fall": row.late_fall,
+        "unequal": " ".join(comparison.unequal),
     }
 
 
-def as_tex(comparison: dict[str, Any]) -> str:
+def as_tex(comparison: RunComparison) -> str:
     """Return the results as a LaTeX table in the style of booktabs."""
-    header, *body = [row[:5] for row in runs_table(results_table(comparison), comparison)]
+    header, *body = [row[:5] for row in results_table(comparison)]
     lines = [" & ".join(map(_tex, row)) + r" \\" for row in body]
-    unequal = [r"\multicolumn{5}{l}{\emph{Unequal terms.}} \\"] if comparison["unequal"] else []
+    unequal = [r"\multicolumn{5}{l}{\emph{Unequal terms.}} \\"] if comparison.unequal else []
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",

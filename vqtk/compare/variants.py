@@ -1,249 +1,119 @@
-"""Variants: what their runs measured, how their recipes differ, and what they must share to be compared."""
+"""What the runs of a variant measured, together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import log
 from statistics import fmean, median
-from typing import Any
 
-from vqtk.compare.collect import Collected, Run, Variant
+from vqtk.compare.collect import Run, Variant
 from vqtk.compare.metrics import Span, finite, value_of
-from vqtk.compare.statistics import late_fall, spread
+from vqtk.compare.result import CodeUsage, ComparedRun, ComparedStage, ComparedVariant, MeasuredCosts
+from vqtk.compare.statistics import late_fall, mean_std
 from vqtk.errors import VqtkError
-from vqtk.recipe.build import build_dataset
-from vqtk.recipe.node import Node, below
-from vqtk.recipe.recipe import Recipe
-from vqtk.recipe.show import inline
 
 
-def variant_measurements(
+def measured_variant(
     variant: Variant, metrics: Sequence[str], span: Span | None, *, curve: str, higher: bool
-) -> dict[str, Any]:
-    """Return what is known of a variant alone, by the first of the metrics and beside it by the others.
+) -> ComparedVariant:
+    """Return what the runs of a variant measured, without a difference or changes.
 
-    `curve` is the figure to draw over updates; docs/compare.md says what the keys hold.
+    Arguments:
+        variant: its runs.
+        metrics: what to compare by, and the other metrics to show.
+        span: the rates between which areas are taken.
+        curve: the metric that is plotted over updates.
+        higher: whether a higher curve is better.
     """
     runs = list(variant.runs.values())
-    main, *others = metrics
-    values = [value_of(run, main, span) for run in runs]
-    return {
-        "name": variant.name,
-        "choices": variant.choices,
-        "n": len(runs),
-        "seeds": list(variant.runs),
-        **spread(values),
-        "area": spread([value_of(run, "area", span) for run in runs]),
-        "also": {name: spread([value_of(run, name, span) for run in runs]) for name in others},
-        "stages": _stages(runs),
-        "late_fall": _late_fall(runs, curve, higher=higher),
-        **_usage(runs),
-        **_costs(variant),
-        "runs": [
-            {"seed": run.recipe.seed, "path": str(run.path), "value": value, "curve": _curve(run, curve)}
+    metric, *others = metrics
+    values = [value_of(run, metric, span) for run in runs]
+    return ComparedVariant(
+        name=variant.name,
+        choices=variant.choices,
+        seeds=list(variant.runs),
+        result=mean_std(values),
+        area=mean_std([value_of(run, "area", span) for run in runs]),
+        also={name: mean_std([value_of(run, name, span) for run in runs]) for name in others},
+        stages=_stages(runs),
+        late_fall=_late_fall(runs, curve, higher=higher),
+        usage=_usage(runs),
+        costs=_costs(variant),
+        runs=[
+            ComparedRun(run.recipe.seed, run.path, value, _curve(run, curve))
             for run, value in zip(runs, values, strict=True)
         ],
-    }
+        difference=None,
+        changes=[],
+    )
 
 
-def _stages(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return a row a stage: bits, the distortion over seeds, and the code's entropy as a share of its most."""
-    rows = []
-    for stage in zip(*(run.summary["stages"] for run in runs), strict=False):
-        most = log(2) * stage[0]["bits"] / stage[0]["stage"]
-        entropies = [row["entropy_nats"] / most for row in stage]
-        distortion = spread([finite(row["distortion"]) for row in stage])
-        rows.append({"stage": stage[0]["stage"], "bits": stage[0]["bits"], **distortion, "entropy": fmean(entropies)})
-    return rows
+def _stages(runs: Sequence[Run]) -> list[ComparedStage]:
+    stages = []
+    for rows in zip(*(run.summary["stages"] for run in runs), strict=False):
+        stage, bits = rows[0]["stage"], rows[0]["bits"]
+        most = log(2) * bits / stage
+        distortion = mean_std([finite(row["distortion"]) for row in rows])
+        stages.append(ComparedStage(stage, bits, distortion, fmean(row["entropy_nats"] / most for row in rows)))
+    return stages
 
 
-def _usage(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the mean entropy of a stage's code in nats, the options that a stage used on average, and all there are.
-
-    All figures are means over stages, then seeds.
-    """
+def _usage(runs: Sequence[Run]) -> CodeUsage:
     stages = [row for run in runs for row in run.summary["stages"]]
-    return {
-        "entropy_nats": fmean(row["entropy_nats"] for row in stages),
-        "used": fmean(row["used"] for row in stages),
-        "options": runs[0].manifest.get("options"),
-    }
+    return CodeUsage(
+        entropy_nats=fmean(row["entropy_nats"] for row in stages),
+        used=fmean(row["used"] for row in stages),
+        options=runs[0].manifest.get("options"),
+    )
 
 
-def _costs(variant: Variant) -> dict[str, Any]:
-    """Return rate, parameters, operations an item, times (medians of the logged steps) and memory."""
+def _costs(variant: Variant) -> MeasuredCosts:
     runs = list(variant.runs.values())
     steps = [row["step_ms"] for run in runs for row in run.metrics if "step_ms" in row and row["update"] > 1]
     step_ms = median(steps) if steps else None
-    return {
-        "bits": runs[0].manifest.get("bits_per_item"),
-        "parameters": runs[0].manifest.get("parameters"),
-        "flops": _flops(variant),
-        "updates": round(fmean(run.summary["updates"] for run in runs)),
-        "train_s": fmean(run.summary["train_s"] for run in runs),
-        "step_ms": step_ms,
-        "items_per_s": 1e3 * examples_per_update(runs[0]) / step_ms if step_ms else None,
-        "peak_memory_mb": max(run.summary["peak_memory_mb"] for run in runs),
-    }
+    flops = _flops(variant)
+    return MeasuredCosts(
+        bits=runs[0].manifest.get("bits_per_item"),
+        parameters=runs[0].manifest.get("parameters"),
+        encode_flops=flops.get("encode"),
+        decode_flops=flops.get("decode"),
+        updates=round(fmean(run.summary["updates"] for run in runs)),
+        train_s=fmean(run.summary["train_s"] for run in runs),
+        step_ms=step_ms,
+        examples_per_s=1e3 * runs[0].recipe.examples_per_update / step_ms if step_ms else None,
+        peak_memory_mb=max(run.summary["peak_memory_mb"] for run in runs),
+    )
 
 
-def _flops(variant: Variant) -> dict[str, int] | None:
-    """Return the operations of encoding and decoding an item, or None where the model cannot be built without data."""
+def _flops(variant: Variant) -> dict[str, int]:
+    """Return the operations to encode and decode an example, or nothing if the model cannot be built without data."""
     from vqtk.evaluate.profile import flops
 
     try:
         return flops(variant.recipe)
     except (VqtkError, NotImplementedError):
-        return None
+        return {}
 
 
-def _curve(run: Run, figure: str) -> list[tuple[int, float]]:
-    """Return a figure on the test items over updates; only evaluations on the items of the first one."""
+def _curve(run: Run, metric: str) -> list[tuple[int, float]]:
+    """Return a test metric over updates, from evaluations on the same test examples as the first."""
     rows = [(row["update"], row.get("subset", row["test"])) for row in run.metrics if isinstance(row.get("test"), dict)]
-    items = rows[0][1].get("items") if rows else None
-    values = [(update, finite(test.get(figure))) for update, test in rows if test.get("items") == items]
+    examples = rows[0][1].get("items") if rows else None
+    values = [(update, finite(test.get(metric))) for update, test in rows if test.get("items") == examples]
     return [(update, value) for update, value in values if value is not None]
 
 
-def _late_fall(runs: Sequence[Run], figure: str, *, higher: bool) -> float | None:
-    """Return by what part the figure still got better over the last fifth of the updates: the mean over seeds.
+def _late_fall(runs: Sequence[Run], metric: str, *, higher: bool) -> float | None:
+    """Return by what part the metric improved over the last fifth of the updates: the mean over seeds.
 
-    None if any run's curve does not reach from there to the run's end.
+    None if the curve of any run is too short, or does not reach the end of the run.
     """
     falls = []
     for run in runs:
-        curve = _curve(run, figure)
+        curve = _curve(run, metric)
         ends = bool(curve) and curve[-1][0] == run.summary["updates"]
         falls.append(late_fall(*zip(*curve, strict=True)) if ends else None)
     known = [fall for fall in falls if fall is not None]
     if len(known) < len(falls):
         return None
     return -fmean(known) if higher else fmean(known)
-
-
-_BESIDE = ("name", "seed")
-
-
-def changes(baseline: dict[str, Any], variant: dict[str, Any]) -> list[dict[str, str]]:
-    """Return a row for each value that differs, with its dotted `path` and both values as YAML, or as `absent`.
-
-    Another component, or a list of another length, is shown whole.
-    """
-    sides = [{key: value for key, value in plain.items() if key not in _BESIDE} for plain in (baseline, variant)]
-    return _between(sides[0], sides[1], "")
-
-
-def _between(old: Any, new: Any, path: str) -> list[dict[str, str]]:
-    if old == new:
-        return []
-    if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
-        keys = dict.fromkeys([*old, *new])
-        pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in keys]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
-    else:
-        return [{"path": path, "baseline": _said(old), "variant": _said(new)}]
-    return [row for key, before, after in pairs for row in _between(before, after, below(path, key))]
-
-
-_ABSENT = object()
-
-
-def _said(value: Any) -> str:
-    return "absent" if value is _ABSENT else inline(Node.of(value, ""))
-
-
-_Said = Callable[[Run], str | None]
-
-
-def differing(collected: Collected) -> list[str]:
-    """Return a sentence for each term that is not the same for all runs.
-
-    Where a study sets items, operations or time equal, that stands in place of the number of updates.
-    """
-    found = [_differing(what, of, collected.variants) for what, of in _terms(collected.study or {}).items()]
-    return [sentence for sentence in found if sentence]
-
-
-def require_equal(sentences: Sequence[str]) -> None:
-    """Raise VqtkError if terms differ."""
-    if sentences:
-        raise VqtkError(
-            f"these runs cannot be compared on equal terms. {' '.join(sentences)} Compare runs of the same terms, or "
-            "give --unequal to compare them all the same; every output is then marked."
-        )
-
-
-def examples_per_update(run: Run) -> int:
-    """Return how many items an update of a run trains on."""
-    return run.recipe.batch * run.recipe.train.accumulate
-
-
-def _terms(study: dict[str, Any]) -> dict[str, _Said]:
-    """Return the terms to hold equal, each with how a run's is said."""
-    terms: dict[str, _Said] = {
-        "Data": _data,
-        "Test items": _tested,
-        "Features of samples": _features,
-    }
-    equal = study.get("terms", {}).get("equal")
-    if equal in ("items", "flops", "time"):
-        return terms
-    if equal == "updates":
-        return {"Updates": lambda run: f"{run.summary['updates']:,}", **terms}
-    return {"Updates × items an update": _trained, **terms}
-
-
-def _trained(run: Run) -> str:
-    return f"{run.summary['updates']:,} × {examples_per_update(run):,}"
-
-
-def _data(run: Run) -> str:
-    data: dict[str, Any] = run.manifest["data"]
-    counts = f"{data.get('train_items', 0):,} + {data.get('test_items', 0):,} items"
-    return f"{counts}, SHA-256 {str(data.get('sha256'))[:8]}"
-
-
-def _tested(run: Run) -> str:
-    return f"{run.summary['test_items']:,}"
-
-
-def _features(run: Run) -> str | None:
-    """Return what the run's samples were compared in, if they were."""
-    features: str | None = run.summary.get("quality", {}).get("features")
-    return features
-
-
-def units_of(recipe: Recipe) -> str:
-    """Return in words what a recipe's loss is measured in: the loss with its settings, and the training units."""
-    loss = recipe.plain()["model"].get("loss")
-    said = recipe.loss or "none"
-    if isinstance(loss, dict) and len(loss) > 1:
-        said = inline(Node.of(loss, ""))
-    spec = build_dataset(recipe).spec
-    return said if (spec.mean, spec.std) == (0.0, 1.0) else f"{said} in units of (x − {spec.mean:g}) / {spec.std:g}"
-
-
-def differing_units(variants: Sequence[Variant]) -> str:
-    """Return a sentence if the losses of the variants are not in the same units, otherwise an empty string."""
-    return _differing("Losses", lambda run: units_of(run.recipe), variants)
-
-
-def _differing(what: str, of: _Said, variants: Sequence[Variant]) -> str:
-    """Return a sentence that says who has which, or an empty string if all that have any have the same."""
-    having: dict[str, list[str]] = {}
-    for variant in variants:
-        for run in variant.runs.values():
-            said = of(run)
-            if said is None:
-                continue
-            names = having.setdefault(said, [])
-            if variant.name not in names:
-                names.append(variant.name)
-    if len(having) <= 1:
-        return ""
-    return f"{what} differ: " + "; ".join(f"{value} ({_some(names)})" for value, names in having.items()) + "."
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"

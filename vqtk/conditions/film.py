@@ -8,7 +8,7 @@ from vqtk.registry import conditions
 
 @conditions.register("film", staged=True)
 class Film(ChannelAffine):
-    """Channels multiplied by, and shifted by, learned vectors of the stage; 1 + noise and 0 at the start.
+    """Multiply channels by a learned vector of the stage, initialised to 1 + noise, and add another, initialised to 0.
 
     Shapes: features (n, width, *size) → the same.
     Source: Perez et al. 2018, FiLM: Visual Reasoning with a General Conditioning Layer.

@@ -7,7 +7,7 @@ from vqtk.registry import conditions
 
 @conditions.register("none")
 class NoCondition(nn.Module):
-    """Features as they are: the refiner does not learn which stage it is at.
+    """Leave features unchanged, so that the refiner does not know the stage.
 
     Shapes: features (n, width, *size) → the same.
     """

@@ -8,7 +8,7 @@ from vqtk.registry import conditions
 
 @conditions.register("scale", staged=True)
 class Scale(ChannelAffine):
-    """Channels multiplied by the stage's learned vector, drawn from a standard normal at the start.
+    """Multiply channels by a learned vector of the stage, initialised from a standard normal.
 
     Shapes: features (n, width, *size) → the same.
     Source: VQ-DRAW, stage conditioning.

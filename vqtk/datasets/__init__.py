@@ -1,4 +1,4 @@
-"""Data sets: train and test splits with shape, range and normalisation."""
+"""Data sets: train and test splits, and the shape, range and normalisation of their examples."""
 
 from vqtk.datasets._base import Dataset, Splits, data_root, fixed_subset
 from vqtk.datasets._split import Files, Held, HeldBits, Split, Windows, batches_of

@@ -1,4 +1,4 @@
-"""What every data set is: a spec, and train and test splits."""
+"""The base class of data sets: a spec, and train and test splits."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ from vqtk.process import generator
 
 @dataclass
 class Splits:
-    """A data set's train and test items, and where they came from.
+    """The train and test examples of a data set.
 
-    `note` is one line for the user if they are not the official complete set. `characters` is the vocabulary of
-    text: the character of each token index. `labels` are the names of the labels, in order, where they have any.
-    `units` are the mean and std of each channel that stored values were normalised by, where they were.
+    Arguments:
+        train: the train split.
+        test: the test split.
+        source: where they came from.
+        note: a line for the user if they are not the complete official set, or files were skipped.
+        characters: the vocabulary of text: the character of each token index.
+        labels: the names of the labels, in order, if they have names.
+        units: the mean and std of each channel by which stored values were normalised, if they were.
     """
 
     train: Split
@@ -38,26 +43,28 @@ class Splits:
     units: dict[str, list[float]] | None = None
 
     def label(self, wanted: int | str) -> int:
-        """Return a label by its name, or, where the names are not numbers themselves, by its number.
+        """Return the label of a class, given by its name, or by its number if the names are not numbers themselves.
 
-        Raises: DataError if the data have no labels, or no such one.
+        Raises: DataError if the data have no labels, or not this one.
         """
         labels = self.train.labels
         if labels is None:
-            raise DataError(f"{self.source} has no labels, and so none that is {wanted!r}.")
+            raise DataError(
+                f"`wanted` is {wanted!r}, and the data in {self.source} have no labels. Use data with labels."
+            )
         names = list(self.labels or map(str, range(int(labels.max()) + 1)))
         numbered = isinstance(wanted, int) and 0 <= wanted < len(names) and not all(map(str.isdecimal, names))
         if str(wanted) not in names and not numbered:
             advice = nearest(str(wanted), names)
             known = shortened_list(names) if self.labels else f"0 to {len(names) - 1}"
-            raise DataError(f"`wanted` is {wanted!r}, and the classes of these data are {known}. {advice}".strip())
+            raise DataError(f"`wanted` is {wanted!r}; expected a class of these data: {known}. {advice}".strip())
         found = names.index(str(wanted)) if str(wanted) in names else int(wanted)
         if not (labels == found).any():
-            raise DataError(f"no training example in {self.source} has the label {names[found]!r}.")
+            raise DataError(f"no training example in {self.source} has the label {names[found]!r}. Choose another.")
         return found
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the counts, the source, and a SHA-256 of what the items are."""
+        """Return the counts, the source and a SHA-256 of the examples, as a manifest records them."""
         facts = {
             "train_items": len(self.train),
             "test_items": len(self.test),
@@ -76,16 +83,16 @@ class Splits:
 
 
 def shortened_list(names: Sequence[str], most: int = 20) -> str:
-    """Return names in a line, at most the first `most`."""
+    """Return names on one line, the first `most` of them and the number of others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(name[:40] for name in names[:most]) + more
 
 
 class Dataset(ABC):
-    """A data set by name; nothing is read before `load`.
+    """A data set; no file is read before `load`.
 
-    `path` is where a recipe says that its own files are. It is empty for a set with a place of its own below the data
-    root, and None where nothing is read.
+    `path` is the recipe's path of the user's own files. It is empty for a data set with a fixed place below the data
+    root, and None for one that reads no files.
     """
 
     path: str | None = ""
@@ -93,33 +100,33 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
 
     @abstractmethod
     def load(self, root: Path) -> Splits:
-        """Read the items under `root`, downloading them there if need be. Raises: DataError."""
+        """Read the examples under `root`, downloading them there if they are missing. Raises: DataError."""
 
     def count(self, root: Path) -> int | None:
-        """Return how many items there are under `root`, or in the complete set; None if that is not known.
+        """Return the number of examples under `root`, or in the complete set; None if that is not known.
 
-        It is quick: files are counted, not read.
+        This is fast: files are counted, not read.
         """
         return None
 
     def plan(self, root: Path) -> str:
-        """Return in words how the items are read, and the memory that it takes."""
-        items = self.count(root)
-        if items is None:
+        """Return in words how the examples are read, and the memory that they take."""
+        examples = self.count(root)
+        if examples is None:
             return f"none found yet; in memory up to {HELD_AT_MOST >> 30} GiB, by {WORKERS} worker processes beyond"
-        held = items * self.bytes_per_item
-        size = f"{items:,} items of {self.bytes_per_item:,} bytes = {megabytes(held)}"
+        held = examples * self.bytes_per_item
+        size = f"{examples:,} examples of {self.bytes_per_item:,} bytes = {megabytes(held)}"
         if held <= HELD_AT_MOST:
             return f"in memory as bytes, {size}"
         return f"read from disk by {WORKERS} worker processes, {size}"
 
     @property
     def bytes_per_item(self) -> int:
-        """Bytes that an item takes in memory."""
+        """The bytes of an example in memory."""
         return prod(self.spec.shape)
 
 
@@ -129,10 +136,10 @@ def megabytes(count: int) -> str:
 
 
 def data_root(given: Path | None = None, *, of: Dataset | None = None) -> Path:
-    """Return the folder that data sets lie in: the one given, $VQTK_DATA, or ~/.cache/vqtk/data.
+    """Return the data root, the folder of the data sets: the one given, $VQTK_DATA, or ~/.cache/vqtk/data.
 
-    Raises: DataError if one that was asked for is not there; for $VQTK_DATA, and for a home, only if the data set
-    `of`, where it is known, is read from below it.
+    Raises: DataError if the folder given does not exist; the same for $VQTK_DATA or a missing home directory, unless
+    the data set `of` is given and does not need the data root.
     """
     needed = of is None or _is_below_root(of)
     asked = given or (Path(os.environ["VQTK_DATA"]) if os.environ.get("VQTK_DATA") else None)
@@ -141,7 +148,7 @@ def data_root(given: Path | None = None, *, of: Dataset | None = None) -> Path:
     root = expanded(asked)
     if not root.is_dir() and (given or needed):
         name = "--data-dir" if given else "VQTK_DATA"
-        raise DataError(f"{name} is {asked}, which is no folder. Expected the folder that the data sets lie in.")
+        raise DataError(f"{name} is {asked}, which is not a folder. Expected the folder of the data sets.")
     return root
 
 
@@ -150,5 +157,5 @@ def _is_below_root(dataset: Dataset) -> bool:
 
 
 def fixed_subset(split: Split, items: int, seed: int) -> Tensor:
-    """Return the indices of a seeded subset of a split, in a seeded order; all of it if it is no larger."""
+    """Return the indices of a seeded random subset of a split; of all of it, in random order, if it is no larger."""
     return torch.randperm(len(split), generator=generator(seed, "evaluate"))[:items]

@@ -1,4 +1,4 @@
-"""Text as tokens, one a character: the vocabulary, the tokens, and windows of them."""
+"""Text as one token per character: the vocabulary, the tokens, and windows of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vqtk.errors import DataError
 from vqtk.nn.types import Count, DataSpec
 
 UNKNOWN = "\ufffd"
-"""The character of token 0: all those that are beyond the vocabulary."""
+"""The character of token 0, which stands for all characters outside the vocabulary."""
 _MARKS = {
     "utf-32": codecs.BOM_UTF32_LE,
     "utf-32be": codecs.BOM_UTF32_BE,
@@ -29,7 +29,7 @@ _AT_ONCE = 1 << 22
 
 
 class Characters(Dataset):
-    """Windows of `length` characters, with tokens of a vocabulary of `vocabulary`; the length is known in advance."""
+    """Windows of `length` characters, as tokens of a vocabulary of `vocabulary` characters."""
 
     def __init__(self, *, length: Count, vocabulary: Count):
         self.length = length
@@ -37,12 +37,12 @@ class Characters(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         return DataSpec("text", (self.length,), classes=self.vocabulary)
 
     @property
     def bytes_per_item(self) -> int:
-        """Bytes that a character takes in memory; windows share them."""
+        """The bytes of a character in memory; windows share their characters."""
         return _width(self.vocabulary).itemsize
 
     def plan(self, root: Path) -> str:
@@ -55,9 +55,9 @@ class Characters(Dataset):
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a UTF-8 file, its lines ended by `\\n`, however they are in the file.
+    """Return the text of a UTF-8 file, with all line ends converted to `\\n`.
 
-    Raises: DataError that names the first byte that is not UTF-8, or what the file is instead.
+    Raises: DataError that names the first byte that is not UTF-8, or the file's actual encoding.
     """
     try:
         check_regular(path)
@@ -75,8 +75,8 @@ def read_text(path: Path) -> str:
 
 
 def _check_plain(path: Path, content: bytes) -> None:
-    """Raise DataError if a file starts as UTF-16 or UTF-32 does, or holds zeros, as these and binary files do."""
-    # The mark of UTF-16 is the beginning of that of UTF-32.
+    """Raise DataError if a file starts like UTF-16 or UTF-32, or holds zeros, as those and binary files do."""
+    # UTF-32 is tried first, because its mark begins with that of UTF-16.
     found = next((name for name, mark in _MARKS.items() if content.startswith(mark)), None)
     if found:
         raise DataError(
@@ -85,16 +85,16 @@ def _check_plain(path: Path, content: bytes) -> None:
     zero = content.find(0)
     if zero >= 0:
         raise DataError(
-            f"{path} is no plain text: byte {zero:,} is 0. Expected UTF-8. If it is UTF-16 without a mark, convert it: "
-            "iconv -f utf-16le -t utf-8"
+            f"{path} is not plain text: byte {zero:,} is 0. Expected UTF-8. If it is UTF-16 without a mark, convert "
+            "it: iconv -f utf-16le -t utf-8"
         )
 
 
 def windows(train: Sequence[str], test: Sequence[str], *, spec: DataSpec, source: Path) -> tuple[Splits, int]:
-    """Return the windows of texts joined in order, and how many characters are beyond the vocabulary.
+    """Return the windows of texts joined in order, and the number of characters outside the vocabulary.
 
-    The vocabulary is "unknown", then the most frequent characters of the training text, of several as frequent
-    the lower code point. Training windows start at every character; test windows do not overlap.
+    The vocabulary is "unknown", then the most frequent characters of the training text, ties broken by the lower code
+    point. Training windows start at every character; test windows do not overlap.
 
     Shapes: windows (length,), uint8 for a vocabulary up to 256, otherwise int32.
     Raises: DataError if either part is shorter than a window.
@@ -104,8 +104,8 @@ def windows(train: Sequence[str], test: Sequence[str], *, spec: DataSpec, source
     for part, characters in held.items():
         if characters < length:
             raise DataError(
-                f"{source} has {sum(held.values()):,} characters, {characters:,} of them in the {part} part: fewer "
-                f"than one window of {length}. Give a longer text or a smaller data.length."
+                f"{source} has {sum(held.values()):,} characters, {characters:,} of them in the {part} split: fewer "
+                f"than one window of {length}. Use a longer text, or a smaller data.length."
             )
     vocabulary = _vocabulary(train, size)
     tokens = [_tokens(texts, vocabulary, _width(size)) for texts in (train, test)]

@@ -1,4 +1,4 @@
-"""Densities in the plane, as functions that draw from them: points from about -1 to 1, and the part each is from."""
+"""Densities in the plane, as functions that draw points from about -1 to 1, and the part that each belongs to."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 Drawn = tuple[np.ndarray, np.ndarray]
-"""Points (n, 2), float64, and for each the index of its part (n,): a moon, a ring, an arm, a square, a blob."""
+"""Points (n, 2), float64, and the index of the part that each belongs to (n,): a moon, a ring, an arm, a square, …"""
 
 
 def moons(n: int, random: np.random.Generator) -> Drawn:
-    """Draw from two half circles that reach into each other."""
+    """Draw from two interleaved half circles."""
     part = random.integers(2, size=n)
     angle = np.pi * random.random(n)
     upper = np.stack([np.cos(angle) - 0.5, np.sin(angle) - 0.25], 1)
@@ -19,21 +19,21 @@ def moons(n: int, random: np.random.Generator) -> Drawn:
 
 
 def rings(n: int, random: np.random.Generator) -> Drawn:
-    """Draw from three circles around one centre, each as dense as the others along its line."""
+    """Draw from three concentric circles with the same density along their lines."""
     radii = np.array([0.3, 0.6, 0.9])
     part = random.choice(3, size=n, p=radii / radii.sum())
     return _blurred(_polar(radii[part], 2 * np.pi * random.random(n)), 0.02, random), part
 
 
 def spiral(n: int, random: np.random.Generator) -> Drawn:
-    """Draw from two arms that wind outwards around each other, about evenly along their lines."""
+    """Draw from two spiral arms, about evenly along their lines."""
     part = random.integers(2, size=n)
     radius = np.sqrt(random.uniform(0.02, 0.9, n))
     return _blurred(_polar(radius, 3 * np.pi * radius + np.pi * part), 0.02, random), part
 
 
 def checkerboard(n: int, random: np.random.Generator) -> Drawn:
-    """Draw evenly from the eight dark squares of a board of four by four."""
+    """Draw uniformly from the eight dark squares of a board of four by four."""
     part = random.integers(8, size=n)
     row = part // 2
     column = 2 * (part % 2) + row % 2
@@ -47,7 +47,7 @@ def gaussians(n: int, random: np.random.Generator) -> Drawn:
 
 
 def pinwheel(n: int, random: np.random.Generator) -> Drawn:
-    """Draw from five blades, drawn out from the centre and bent."""
+    """Draw from five bent blades around the centre."""
     part = random.integers(5, size=n)
     along, across = 0.55 + 0.16 * random.standard_normal(n), 0.055 * random.standard_normal(n)
     turn = 2 * np.pi / 5 * part + 2.2 * along
@@ -55,7 +55,10 @@ def pinwheel(n: int, random: np.random.Generator) -> Drawn:
 
 
 def darkness(picture: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """Draw points (n, 2) from a grey picture (side, side), as densely as it is darker than its lightest place."""
+    """Draw points (n, 2) from a grey image (side, side), with a density proportional to its darkness.
+
+    The lightest pixel has density 0.
+    """
     weight = picture.max() - picture.astype(np.float64)
     pixel = random.choice(weight.size, size=n, p=(weight / weight.sum()).ravel())
     row, column = np.divmod(pixel, picture.shape[1])

@@ -1,4 +1,4 @@
-"""Examples of a shape out of the arrays of a file: one, several, or windows of a longer recording."""
+"""Read examples of a given shape from the arrays of a file: one, several, or windows of a longer recording."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class Fit:
-    """How many examples an array holds, whether they are windows of a recording, and how many steps are left over."""
+    """How an array holds examples: their number, whether they are windows of a recording, and the steps left over."""
 
     count: int
     windows: bool = False
@@ -27,7 +27,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples (n, *shape), float32, their labels (n,) if there are any, and how they lay in their array."""
+    """Examples (n, *shape), float32, their labels (n,) if there are any, and how their array held them."""
 
     values: np.ndarray
     labels: np.ndarray | None
@@ -35,7 +35,7 @@ class Examples:
 
 
 def read_examples(path: Path, shape: Size) -> dict[str, Examples]:
-    """Return the examples of each array of a .npz file by its key, or of a .npy file's, under an empty key.
+    """Return the examples of each array in a .npz file by its key, or of a .npy file under an empty key.
 
     Raises: DataError that says what is wrong with the file.
     """
@@ -54,22 +54,22 @@ def read_examples(path: Path, shape: Size) -> dict[str, Examples]:
 
 
 def count_examples(path: Path, shape: Size) -> int:
-    """Return how many examples the headers of a file claim. Raises: ValueError, OSError, DataError or BadZipFile."""
+    """Return the number of examples that a file's headers claim. Raises: ValueError, OSError, DataError, BadZipFile."""
     shapes = claimed_shapes(path)
     return sum(fit_of(shapes[key], shape).count for key in _keys(list(shapes)))
 
 
 def fit_of(found: Size, shape: Size) -> Fit:
-    """Return how an array holds examples of a shape. Raises: ValueError that says what was expected."""
+    """Return how an array holds examples of a shape. Raises: ValueError that says which shapes were expected."""
     held = _fit(found, shape)
     if held is None:
         swapped = len(shape) == 2 and len(found) >= 2 and _fit((*found[:-2], found[-1], found[-2]), shape)
-        advice = "; its last two axes are to be swapped, for time comes last" if swapped else ""
+        advice = "; swap its last two axes, since time comes last" if swapped else ""
         longer = f", or a recording ({shape[0]}, longer time)" if len(shape) == 2 else ""
         several = f"several (n, {', '.join(map(str, shape))})"
         raise ValueError(f"its array is {found}, and data.shape is {list(shape)}: expected {several}{longer}{advice}")
     if not held.count:
-        raise ValueError(f"its array {found} holds no example")
+        raise ValueError(f"its array {found} holds no examples")
     return held
 
 
@@ -89,7 +89,7 @@ def _keys(stored: list[str]) -> list[str]:
 
 
 def _examples(array: np.ndarray, labels: np.ndarray | None, shape: Size) -> Examples:
-    """Return the examples of an array. Raises: ValueError if it does not fit, or holds no finite numbers."""
+    """Return the examples of an array. Raises: ValueError if it does not fit, or a value is not a finite number."""
     held = fit_of(array.shape, shape)
     if array.dtype.kind not in "buif":
         raise ValueError(f"its values are of type {array.dtype}; expected real numbers")
@@ -101,11 +101,11 @@ def _examples(array: np.ndarray, labels: np.ndarray | None, shape: Size) -> Exam
     odd = ~np.isfinite(values).reshape(held.count, -1).all(1)
     if odd.any():
         raise ValueError(
-            f"{odd.sum():,} of its {held.count:,} examples are not finite, the first of them {odd.argmax()}"
+            f"{odd.sum():,} of its {held.count:,} examples have values that are not finite, the first is {odd.argmax()}"
         )
     if labels is not None and (labels.shape != (held.count,) or labels.dtype.kind not in "ui" or labels.min() < 0):
         raise ValueError(
-            f"its labels are {labels.dtype} of shape {labels.shape}; expected a whole number from 0 for each of its "
+            f"its labels are {labels.dtype} of shape {labels.shape}; expected a whole number ≥ 0 for each of its "
             f"{held.count:,} examples"
         )
     return Examples(values, None if labels is None else labels.astype(np.int64), held)

@@ -1,4 +1,4 @@
-"""Voxel grids from files: how folders say split and class, and what happens to damaged files."""
+"""Voxel grids from files: split and class from folders, and what happens to damaged files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Grids(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         return DataSpec("voxels", (1, self.size, self.size, self.size))
 
     @property
     def bytes_per_item(self) -> int:
-        """Bytes that a grid takes in memory, eight voxels in each."""
+        """The bytes of a grid in memory, at eight voxels each."""
         return -(-(self.size**3) // 8)
 
     def plan(self, root: Path) -> str:
@@ -43,7 +43,7 @@ class Grids(Dataset):
 
 @dataclass(frozen=True)
 class GridFile:
-    """A file of grids: whether they are for training or for test, and the index of their class if there are any."""
+    """A file of grids: whether they belong to the train split, and the index of their class if there are classes."""
 
     path: Path
     train: bool
@@ -51,7 +51,7 @@ class GridFile:
 
 
 def files_by_class(folder: Path, suffix: str) -> dict[str, list[GridFile]]:
-    """Return the files <class>/{train,test}/*<suffix> of each class that has any, in order of name."""
+    """Return the files <class>/{train,test}/*<suffix> of each class that has any, sorted by name."""
     classes: dict[str, list[GridFile]] = {}
     for path in sorted(folder.glob(f"*/*/*{suffix}")):
         if path.parent.name in ("train", "test") and path.name[0] != "." and path.is_file():
@@ -60,16 +60,16 @@ def files_by_class(folder: Path, suffix: str) -> dict[str, list[GridFile]]:
 
 
 def labelled(classes: dict[str, list[GridFile]]) -> list[GridFile]:
-    """Return the files of all classes, labelled by the class's place."""
+    """Return the files of all classes, labelled by the index of the class."""
     return [replace(file, label=label) for label, files in enumerate(classes.values()) for file in files]
 
 
 def assembled(
     files: Sequence[GridFile], read: Iterable[np.ndarray | DataError], *, spec: DataSpec, source: Path
 ) -> Splits:
-    """Return the splits of files whose packed grids (g, bytes), or errors, `read` yields in the same order.
+    """Return the splits of files; `read` yields the packed grids (g, bytes) or the error of each file, in order.
 
-    Raises: DataError if more than a tenth of the files are damaged, or a split is left without any.
+    Raises: DataError if more than a tenth of the files are damaged, or a split has no intact file.
     """
     whole: list[tuple[GridFile, np.ndarray]] = []
     damaged: list[tuple[GridFile, DataError]] = []
@@ -91,7 +91,7 @@ def assembled(
     )
     for part, split in (("train", train), ("test", test)):
         if not len(split):
-            raise DataError(f"{source}: no file is left to {part} on. {_counted(files)}")
+            raise DataError(f"{source}: the {part} split has no intact file. {_counted(files)}")
     return Splits(train, test, source=shown(source), note=_note(files, damaged))
 
 
@@ -104,8 +104,8 @@ def _split(whole: list[tuple[GridFile, np.ndarray]], *, shape: tuple[int, ...], 
 def _counted(files: Sequence[GridFile]) -> str:
     counts = Counter(file.train for file in files)
     return (
-        f"Found {counts[True]:,} files for training and {counts[False]:,} for test; expected some of each. "
-        "Add files, or hold out another share."
+        f"Found {counts[True]:,} files for training and {counts[False]:,} for testing; expected some of each. "
+        "Add files, or hold out another fraction."
     )
 
 

@@ -1,4 +1,4 @@
-"""Image files as items of a data set: decoded in parallel and held, or read when needed if they are too many."""
+"""Image files as examples: decoded in parallel and held in memory, or read when needed if there are too many."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TRIED = 100
 
 @dataclass
 class Images:
-    """The image files of a split, their labels where there are any, and the names of those known to be lost."""
+    """The image files of a split, their labels if there are any, and the names of those known to be missing."""
 
     paths: list[Path]
     labels: list[int] | None = None
@@ -31,10 +31,10 @@ class Images:
 def load_images(
     train: Images, test: Images, *, read: Callable[[Path], Tensor], shape: Sequence[int]
 ) -> tuple[Split, Split, str | None]:
-    """Return two splits of images of a shape: held in memory if they fit, otherwise read by workers.
+    """Return two splits of images of a shape, and a line about the images that were skipped, None if none were.
 
-    Images that are damaged are left out and named in `skipped`: at once where they are held, when they are met where
-    they are not; then some are tried out first. Last comes a line about those left out, None if there are none.
+    The images are held in memory if they fit, and otherwise read by workers. Damaged ones are skipped and named in
+    `skipped`: at once if images are held; otherwise when they are read, after a check of some images in advance.
 
     Raises: DataError if more than a tenth of the images, or all of a split, are damaged.
     """
@@ -49,7 +49,7 @@ def load_images(
 
 
 def _skipped_note(splits: Sequence[Split], errors: list[DataError]) -> str | None:
-    """Return a line that says how many images of the splits were skipped, and of the first which it is, and why."""
+    """Return a line with the number of skipped images, and the name of the first and what is wrong with it."""
     skipped = [name for split in splits for name in split.skipped]
     if not skipped:
         return None
@@ -79,14 +79,14 @@ def _from_files(images: Images, read: Callable[[Path], Tensor]) -> Files:
 
 
 def _try_out(paths: list[Path], read: Callable[[Path], Tensor]) -> None:
-    """Read some of the files, evenly spread. Raises: DataError if too many of them are damaged."""
+    """Read a sample of the files, evenly spaced. Raises: DataError if too many of them are damaged."""
     tried = range(0, len(paths), -(-len(paths) // _TRIED))
     errors = _in_parallel(lambda index: read(paths[index]), tried)
     _check(list(errors.values()), len(tried), all_of_a_split=False)
 
 
 def _in_parallel(act: Callable[[int], object], indices: Sequence[int]) -> dict[int, DataError]:
-    """Call a function for each index, in threads, and return the errors by their index, in order."""
+    """Call a function for each index, in threads; return the errors by index, in order."""
 
     def attempt(index: int) -> DataError | None:
         try:
@@ -103,6 +103,6 @@ def _in_parallel(act: Callable[[int], object], indices: Sequence[int]) -> dict[i
 def _check(errors: list[DataError], tried: int, *, all_of_a_split: bool) -> None:
     if len(errors) > DAMAGED_AT_MOST * tried or (errors and all_of_a_split):
         raise DataError(
-            f"{len(errors):,} of {tried:,} images cannot be read; the first: {errors[0]} At most a tenth of them may "
-            "be left out, and not all of a split. Replace or delete these files."
+            f"{len(errors):,} of {tried:,} images cannot be read; the first: {errors[0]} At most a tenth may be "
+            "skipped, and not all of a split. Replace or delete these files."
         )

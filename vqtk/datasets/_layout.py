@@ -1,4 +1,4 @@
-"""How a folder of files is divided into training and test examples, and what its sub-folders say of labels."""
+"""Divide a folder of files into train and test splits, and derive labels from its sub-folders."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ _PARTS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
 }
-"""What the name of a folder says, in lower case: the usual names of splits."""
+"""The usual names of folders that are splits, in lower case."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of either split, relative to their folder; what was decided, in lines; the name of each label."""
+    """How a folder is divided.
+
+    Arguments:
+        train: the files of the train split, relative to the folder.
+        test: those of the test split.
+        notes: lines for the user about what was decided.
+        names: the name of each label, if there are labels.
+        depth: the level of the sub-folders that are labels.
+    """
 
     train: list[Path]
     test: list[Path]
@@ -30,34 +38,35 @@ class Layout:
     depth: int = 0
 
     def labels(self, files: Iterable[Path]) -> list[int] | None:
-        """Return the label of each file, an index into `names`; None if there are none."""
+        """Return the label of each file, an index into `names`; None if there are no labels."""
         if self.names is None:
             return None
         places = {name: label for label, name in enumerate(self.names)}
         return [places[file.parts[self.depth]] for file in files]
 
     def shown_names(self) -> tuple[str, ...] | None:
-        """Return the names of the labels as they can be printed."""
+        """Return the names of the labels in a printable form."""
         return None if self.names is None else tuple(shown(Path(name)) for name in self.names)
 
     def check(self, folder: Path, share: float) -> Layout:
-        """Return itself. Raises: DataError if a split has no file."""
+        """Return the layout itself. Raises: DataError if a split has no file."""
         if not self.train or not self.test:
-            found = f"{len(self.train):,} to train on and {len(self.test):,} to test on, with data.test {share}"
+            found = f"{len(self.train):,} files to train on and {len(self.test):,} to test on"
             raise DataError(
-                f"{shown(folder)}: of its files there are {found}. Add files, or put them into sub-folders train and "
-                "test."
+                f"{shown(folder)} has {found}, with data.test {share}; expected some of each. Add files, or put them "
+                "into sub-folders train and test."
             )
         return self
 
 
 def layout_of(files: Sequence[Path], *, share: float) -> Layout:
-    """Return how files are divided: by folders that are splits, else by their names, a share of them held out.
+    """Return how files are divided: by folders that are splits, or otherwise by holding out a fraction of them.
 
-    Splits are the folders just below, or those below each class. Where there are a train folder and a test folder,
-    these are taken, and a validation folder is not used; where there is no test folder, the validation folder is for
-    test. A train folder alone holds all files. Labels are the folders of the next level (the classes) where all files
-    lie in such, and there are several. Raises: DataError if there are only folders to test on.
+    Splits are folders at the top level, or within each class. If there are train and test folders, these are used and a
+    validation folder is not; without a test folder, the validation folder is the test split. A train folder alone holds
+    all files. Labels are the folders of the other level (the classes), if all files are in some and there are several.
+
+    Raises: DataError if all folders are for testing.
     """
     for depth, labels_at in ((0, 1), (1, 0)):
         found = splits_by_folder(files, depth)
@@ -66,20 +75,23 @@ def layout_of(files: Sequence[Path], *, share: float) -> Layout:
     parts = {_part(file, 0) for file in files}
     if parts == {"validation", "test"}:
         raise DataError(
-            f"the folders {_named(files, 0)} are splits, and there is none to train on. Add a folder `train`, or "
-            "rename them if they are labels."
+            f"the folders {_named(files, 0)} are splits, and none is to train on. Add a folder `train`, or rename them "
+            "if they are labels."
         )
     alone = parts == {"train"}
     notes = (
-        ["The folder `train` has no `test` or `val` beside it, and is taken for a label."] if "train" in parts else []
+        ["The folder `train` has no `test` or `val` beside it, so it is treated as a label."]
+        if "train" in parts
+        else []
     )
     return _labelled(*held_out(files, share), [] if alone else notes, depth=1 if alone else 0)
 
 
 def held_out(files: Sequence[Path], share: float) -> tuple[list[Path], list[Path]]:
-    """Return the files to train on and about a share of them to test on, by a hash of each file's name.
+    """Return the files to train on, and about a fraction `share` of them to test on, by a hash of each file's name.
 
-    So adding files moves none, except that of two or more at least one goes to either split.
+    A hash, so that adding files moves none from one split to the other; except that of two or more files at least one
+    goes to each split.
     """
     places = {file: _place(file) for file in files}
     test = {file for file in files if places[file] < share}
@@ -90,7 +102,7 @@ def held_out(files: Sequence[Path], share: float) -> tuple[list[Path], list[Path
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return names sorted; whole numbers in numeric order where all are."""
+    """Return names sorted, numerically if all are whole numbers."""
     found = set(names)
     if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in found):
         return sorted(found, key=lambda name: (int(name), name))
@@ -98,25 +110,23 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def splits_by_folder(files: Sequence[Path], depth: int = 0) -> tuple[list[Path], list[Path], list[str]] | None:
-    """Return the files in folders that are splits, at a depth, and what was decided; None if there are none."""
+    """Return the train and test files by folders that are splits, at a depth, and notes; None without such folders."""
     found: dict[str, list[Path]] = {"train": [], "validation": [], "test": [], "": []}
     for file in files:
         found[_part(file, depth)].append(file)
     tested = "test" if found["test"] else "validation"
     if not found["train"] or not found[tested]:
         return None
-    notes = [
-        f"Folders that are splits: train on {_named(found['train'], depth)}, test on {_named(found[tested], depth)}."
-    ]
+    notes = [f"Splits by folder: train on {_named(found['train'], depth)}, test on {_named(found[tested], depth)}."]
     if tested == "test" and found["validation"]:
-        notes.append(f"{_files(found['validation'])} in {_named(found['validation'], depth)} not used.")
+        notes.append(f"Not used: {_files(found['validation'])} in {_named(found['validation'], depth)}.")
     if found[""]:
-        notes.append(f"{_files(found[''])} in none of these, such as {shown(found[''][0])}, left out.")
+        notes.append(f"Left out: {_files(found[''])} in neither, such as {shown(found[''][0])}.")
     return found["train"], found[tested], notes
 
 
 def _part(file: Path, depth: int) -> str:
-    """Return the split that a file's folder at a depth names, or an empty string."""
+    """Return the split that a file's folder at a depth names; an empty string if it names none."""
     return _PARTS.get(file.parts[depth].lower(), "") if len(file.parts) > depth + 1 else ""
 
 
@@ -129,7 +139,7 @@ def _files(files: Sequence[Path]) -> str:
 
 
 def _labelled(train: list[Path], test: list[Path], notes: list[str], *, depth: int) -> Layout:
-    """Return the layout, with labels if all files lie in folders of that depth, and in several."""
+    """Return the layout, with labels if all files are in folders at that depth, and in several."""
     files = [*train, *test]
     names = in_order(file.parts[depth] for file in files if len(file.parts) > depth + 1)
     every = all(len(file.parts) > depth + 1 for file in files)
@@ -137,6 +147,6 @@ def _labelled(train: list[Path], test: list[Path], notes: list[str], *, depth: i
 
 
 def _place(file: Path) -> float:
-    """Return a number from 0 to 1 that a file's relative path decides."""
+    """Return a number in [0, 1) that depends only on a file's relative path."""
     digest = hashlib.sha256(file.as_posix().encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""Arrays of numbers out of MATLAB files of version 5, which may be damaged: SciPy's reader crashes on some of these."""
+"""Read arrays of numbers from MATLAB files of version 5, which may be damaged; SciPy's reader crashes on some."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 """How an element's values are stored, by its type."""
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-"""What an array's values are, by its class; cells, objects, text and the like are not numbers."""
+"""The type of an array's values, by its class; cells, objects, text and the like are not numbers."""
 _HEAD = 1024
-"""Bytes of an array that hold its class, shape and name."""
+"""The bytes of an array that hold its class, shape and name."""
 
 
 class _Array(NamedTuple):
-    """An array of a file: its name and shape, what its values are, and the bytes from these on, not all inflated."""
+    """An array of a file: its name, shape and type, and the bytes of its values, which may still be compressed."""
 
     name: str
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ class _Array(NamedTuple):
 
 
 def matlab_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array of numbers by its name, unread.
+    """Return the shape of each array of numbers by its name, without reading the values.
 
     Raises: DataError if it is not a regular file; ValueError, OSError or zlib.error if it is not such a MATLAB file.
     """
@@ -43,9 +43,9 @@ def matlab_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_matlab(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """Return the arrays of some names.
+    """Return arrays by name.
 
-    Raises: as `matlab_shapes`; ValueError also if one is missing, or claims more than is held.
+    Raises: as `matlab_shapes`; also ValueError if one is missing, or claims more values than it holds.
     """
     found = {array.name: _values(array) for array in _arrays(path) if array.name in names}
     missing = [name for name in names if name not in found]
@@ -78,7 +78,7 @@ def _arrays(path: Path) -> Iterator[_Array]:
 
 
 def _parsed(content: bytes, order: str, rest: zlib._Decompress | None) -> _Array | None:
-    """Return an array of numbers; None if its values are something else."""
+    """Return an array of numbers; None if its values are not numbers."""
     (_, flags), at = _element(content, 0, order)
     (_, lengths), at = _element(content, at, order)
     (_, name), at = _element(content, at, order)
@@ -94,23 +94,23 @@ def _parsed(content: bytes, order: str, rest: zlib._Decompress | None) -> _Array
 def _values(array: _Array) -> np.ndarray:
     claimed = prod(array.shape)
     if claimed > HELD_AT_MOST:
-        raise ValueError(f"{array.name} claims {claimed:,} values, and at most {HELD_AT_MOST:,} are read")
+        raise ValueError(f"{array.name} claims {claimed:,} values; at most {HELD_AT_MOST:,} are read")
     content = array.start
     if array.rest is not None:
         content += array.rest.decompress(array.rest.unconsumed_tail, 8 * claimed + _HEAD)
     (kind, values), _ = _element(content, 0, array.order)
     if kind not in _STORED:
-        raise ValueError(f"the values of {array.name} are of an unknown type")
+        raise ValueError(f"the values of {array.name} have an unknown type")
     stored = np.frombuffer(values, f"{array.order}{_STORED[kind]}")
     if len(stored) != claimed:
-        raise ValueError(f"{array.name} claims {claimed:,} values, and has {len(stored):,}")
+        raise ValueError(f"{array.name} claims {claimed:,} values but has {len(stored):,}")
     return stored.astype(array.kind, copy=False).reshape(array.shape, order="F")
 
 
 def _element(content: bytes, at: int, order: str) -> tuple[tuple[int, bytes], int]:
-    """Return the type and the bytes of the element at a place, and where the next one is."""
+    """Return the type and the bytes of the element at an offset, and the offset of the next one."""
     (first,) = _unpacked(f"{order}I", content[at : at + 4])
-    if first >> 16:  # Of at most four bytes: they stand in the tag.
+    if first >> 16:  # A small element, of at most four bytes: they are within the tag.
         return (first & 0xFFFF, content[at + 4 : at + 4 + min(first >> 16, 4)]), at + 8
     (count,) = _unpacked(f"{order}I", content[at + 4 : at + 8])
     value = content[at + 8 : at + 8 + count]

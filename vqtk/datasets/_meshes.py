@@ -1,4 +1,4 @@
-"""Meshes in OFF files as solid voxel grids, each made once and kept in a cache."""
+"""Meshes in OFF files as solid voxel grids, each computed once and cached."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from vqtk.errors import DataError
 from vqtk.files import replacing
 
 METHOD = 1
-"""The version of how a mesh becomes a grid; another one makes all cached grids anew."""
+"""The version of the conversion from meshes to grids; a new one invalidates the cache."""
 _WORKERS = min(4, os.cpu_count() or 1)
 _FEW = 4
 _BYTES_AT_MOST = 1 << 28
 _SMALLEST, _LARGEST = 1e-100, 1e100
-"""Between them squares and cross products of a mesh's coordinates are numbers."""
+"""Extents of a mesh for which the squares and cross products of coordinates stay finite and positive."""
 _INWARDS = 1 - 1e-6
-"""Planes of a mesh that fall between two voxels count to the inner one."""
+"""Scales a mesh so that a plane exactly between two voxels belongs to the inner one."""
 
 
 def mesh_grids(paths: Sequence[Path], *, size: int, variations: int) -> Iterator[np.ndarray | DataError]:
-    """Yield each file's grids (variations, bytes), as `numpy.packbits` makes them, or what is wrong with the file.
+    """Yield the grids of each file (variations, bytes), packed by `numpy.packbits`, or the error of the file.
 
-    Variation 0 is the mesh as it is; the others are turned at random, uniformly over all rotations and by the file's
-    name alone, so the same everywhere.
+    Variation 0 is the unrotated mesh. The others are rotated at random, uniformly over all rotations, seeded by the
+    file's name, so that they are the same everywhere.
 
-    Raises: DataError if meshes have to be read and trimesh is not installed.
+    Raises: DataError if a mesh must be read and trimesh is not installed.
     """
     cached = [_cached(path, size, variations) for path in paths]
     absent = [path for path, grids in zip(paths, cached, strict=True) if grids is None]
@@ -48,13 +48,13 @@ def mesh_grids(paths: Sequence[Path], *, size: int, variations: int) -> Iterator
 
 
 def cache_folder() -> Path:
-    """Return where grids are kept: $XDG_CACHE_HOME/vqtk/voxels, by default in ~/.cache."""
+    """Return the folder of cached grids: $XDG_CACHE_HOME/vqtk/voxels, by default in ~/.cache."""
     given = os.environ.get("XDG_CACHE_HOME")
     return (Path(given) / "vqtk" if given else user_cache()) / "voxels"
 
 
 def read_off(path: Path) -> np.ndarray:
-    """Return the triangles of an OFF file, corners (t, 3, 3). Raises: DataError that says what is wrong with it."""
+    """Return the triangles of an OFF file as corners (t, 3, 3). Raises: DataError that says what is wrong with it."""
     try:
         check_regular(path)
         check_size(path, _BYTES_AT_MOST, advice="Simplify the mesh.")
@@ -63,16 +63,16 @@ def read_off(path: Path) -> np.ndarray:
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as a mesh: {error}. Expected a complete OFF file: OFF, the numbers of vertices and "
-            "faces, then one of them a line. Replace the file or delete it."
+            "faces, then one vertex or face on each line. Replace or delete the file."
         ) from None
     return triangles
 
 
 def solid(triangles: np.ndarray, size: int) -> np.ndarray:
-    """Return the grid of a mesh, centred, its longest side as long as the grid.
+    """Return the grid of a mesh, centred and scaled so that its longest side fills the grid.
 
-    A voxel is set where the surface passes through it, or where it cannot be reached from outside across faces of
-    unset voxels. So a mesh need not be closed or consistently wound; one with an opening wider than a voxel is a shell.
+    A voxel is set if the surface passes through it, or if it cannot be reached from outside through the faces of unset
+    voxels. So a mesh need not be closed or consistently wound; one with an opening wider than a voxel becomes a shell.
 
     Shapes: corners (t, 3, 3) in any unit → (size, size, size), bool; the axes are the mesh's x, y, z.
     """
@@ -84,7 +84,7 @@ def solid(triangles: np.ndarray, size: int) -> np.ndarray:
 
 
 def rotation(name: str, variation: int) -> np.ndarray:
-    """Return the rotation (3, 3) of a file's variation: none for variation 0, otherwise uniform over all."""
+    """Return the rotation (3, 3) of a file's variation: the identity for variation 0, otherwise a random one."""
     from scipy.spatial.transform import Rotation
 
     if variation == 0:
@@ -94,16 +94,16 @@ def rotation(name: str, variation: int) -> np.ndarray:
 
 
 def _parsed(text: str) -> np.ndarray:
-    """Return the triangles of an OFF file's text without comments. Raises: ValueError if any of it is wrong."""
+    """Return the triangles of an OFF file's text, which has no comments. Raises: ValueError if any of it is wrong."""
     import trimesh
 
     promised = _promised_faces(text)
     try:
         mesh = trimesh.load_mesh(io.BytesIO(text.encode()), file_type="off", process=False)
-    except Exception:  # What it raises depends on what its parsing meets.
+    except Exception:  # What it raises depends on how the file is damaged.
         raise ValueError("a line is not three coordinates, or not a number of corners and their indices") from None
     if len(mesh.faces) < promised:
-        raise ValueError(f"only {len(mesh.faces):,} of its {promised:,} faces are whole")
+        raise ValueError(f"only {len(mesh.faces):,} of its {promised:,} faces are complete")
     if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
         raise ValueError("a face has an index beyond its vertices")
     return np.asarray(mesh.triangles, dtype=np.float64)
@@ -124,20 +124,20 @@ def _promised_faces(text: str) -> int:
 
 
 def _check_extent(triangles: np.ndarray) -> None:
-    """Raise ValueError if the corners (t, 3, 3) are no shape that can be scaled."""
+    """Raise ValueError if a mesh with these corners (t, 3, 3) cannot be scaled to a grid."""
     if not np.isfinite(triangles).all():
         raise ValueError("a corner is not a finite number")
     with np.errstate(over="ignore"):
         extent = np.ptp(triangles, axis=(0, 1)).max()
     if not extent > 0:
-        raise ValueError("all corners are in one place")
+        raise ValueError("all corners are the same point")
     if not _SMALLEST < extent < _LARGEST or np.abs(triangles).max() > _LARGEST:
-        raise ValueError(f"its corners are out of all proportion: its longest side is {extent:.3g}")
+        raise ValueError(f"its coordinates are too large or too small: its longest side is {extent:.3g}")
 
 
 def _check_installed() -> None:
     if find_spec("trimesh") is None:
-        raise DataError("trimesh is not installed; meshes are read with it. Run: pip install 'vqtk[voxels]'")
+        raise DataError("reading meshes needs trimesh, which is not installed. Run: pip install 'vqtk[voxels]'")
 
 
 def _made(path: Path, size: int, variations: int) -> np.ndarray | DataError:
@@ -147,18 +147,18 @@ def _made(path: Path, size: int, variations: int) -> np.ndarray | DataError:
         return error
     grids = [solid(triangles @ rotation(path.name, variation).T, size) for variation in range(variations)]
     if not all(grid.any() for grid in grids):
-        return DataError(f"{path} has no surface: all of its faces are lines or points. Replace the file or delete it.")
+        return DataError(f"{path} has no surface: all of its faces are lines or points. Replace or delete the file.")
     packed = np.stack([np.packbits(grid) for grid in grids])
     try:
         with replacing(_cache_file(path, size, variations)) as temporary:
             np.savez_compressed(temporary, grids=packed)
     except OSError:
-        pass  # Without a cache the grids are made again next time.
+        pass  # Without a cache the grids are computed again next time.
     return packed
 
 
 def _cached(path: Path, size: int, variations: int) -> np.ndarray | None:
-    """Return a file's grids if they are whole in the cache."""
+    """Return a file's grids from the cache; None if they are missing or damaged."""
     try:
         grids = read_arrays(_cache_file(path, size, variations), "grids")["grids"]
     except Exception:  # What NumPy raises depends on how the file is damaged.
@@ -168,7 +168,7 @@ def _cached(path: Path, size: int, variations: int) -> np.ndarray | None:
 
 
 def _cache_file(path: Path, size: int, variations: int) -> Path:
-    """Return where a file's grids are kept. They depend on its name too, which seeds the rotations."""
+    """Return the cache file of a file's grids. Its key includes the file's name, which seeds the rotations."""
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     key = f"{METHOD} {size} {variations} {path.name} {content}"
     return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"

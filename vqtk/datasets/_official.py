@@ -1,4 +1,4 @@
-"""Published sets of files: found under the data root or downloaded there, and told apart from others by checksum."""
+"""Published sets of files: found below the data root or downloaded there, and recognised by their checksums."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ _PATIENCE_S = 10.0
 class Official:
     """A published set of files.
 
-    `files` gives the MD5 of each, None for a folder. `below` are the places under the data root where they may lie;
-    what is downloaded goes to the first. `fetch` downloads them below a folder, laid out as in `below[0]` without its
-    first part. `address` is where a person gets them.
+    Arguments:
+        name: of the data set.
+        files: the MD5 of each file; None for a folder.
+        below: the folders below the data root in which they may be; downloads go to the first.
+        fetch: downloads them into a folder, laid out as in `below[0]` without its first part.
+        address: where a person can download them.
     """
 
     name: str
@@ -32,23 +35,23 @@ class Official:
     address: str
 
     def find(self, root: Path) -> Path | None:
-        """Return the folder in which at least one of the files lies, if there is one."""
+        """Return the folder with at least one of the files; None if there is no such folder."""
         for folder in self._places(root):
             if any(os.path.exists(folder / name) for name in self.files):
                 return folder
         return None
 
     def folder(self, root: Path) -> Path:
-        """Return the folder of all the files, after downloading them if there are none.
+        """Return the folder with all files, which are downloaded if none is there.
 
-        Raises: DataError if some are missing, or if there are none and they cannot be downloaded.
+        Raises: DataError if some are missing, or the download fails.
         """
         found = self.find(root) or self._download(root)
         missing = [name for name in self.files if not os.path.exists(found / name)]
         if missing:
             raise DataError(
                 f"{found}: {', '.join(missing)} missing. {self.name} is {', '.join(self.files)}, from {self.address}. "
-                "Add what is missing, or delete the others to have everything downloaded again."
+                "Add the missing files, or delete the others to download everything again."
             )
         return found
 
@@ -59,17 +62,17 @@ class Official:
         return all(md5 is None or check_integrity(folder / name, md5) for name, md5 in self.files.items())
 
     def note(self, folder: Path, *, train: int, test: int, why: str = "checksums differ") -> str:
-        """Return the line that says that the files are others, and why."""
+        """Return a line that says that the files are not the official ones, and why."""
         return (
             f"{self.name} in {folder}: {train:,} + {test:,} images that are not the official files ({why}); "
-            "figures are not comparable with published ones."
+            "metrics are not comparable with published ones."
         )
 
     def _places(self, root: Path) -> list[Path]:
         return [root / below for below in self.below]
 
     def _download(self, root: Path) -> Path:
-        """Download the files beside their place, and move them there once they are whole."""
+        """Download the files into a temporary folder, and move them to their place when they are complete."""
         places = self._places(root)
         target = root / Path(self.below[0]).parts[0]
         try:
@@ -84,14 +87,14 @@ class Official:
             raise DataError(
                 f"{self.name} is not in {', '.join(map(str, places))}, and downloading it failed ({reason}). Put "
                 f"{', '.join(self.files)} from {self.address} into {places[0]}, or set VQTK_DATA or --data-dir to the "
-                "folder that data sets lie in."
+                "folder of the data sets."
             ) from None
         return places[0]
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Show nothing, and wait for no connection longer than some seconds."""
+    """Suppress all output, and limit the wait for a connection to some seconds."""
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE_S)
     try:

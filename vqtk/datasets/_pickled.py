@@ -1,4 +1,4 @@
-"""Arrays of bytes out of pickle files that nobody vouches for: what they say is written down, and nothing is run."""
+"""Read arrays of whole numbers from untrusted pickle files without executing anything in them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NAMES = {
     )
     for module in modules
 }
-"""The globals in a pickled array, as numpy 1 and 2 write them under pickle's protocols 0 to 5."""
+"""The globals that a pickled array may name, as numpy 1 and 2 write them with pickle's protocols 0 to 5."""
 
 
 _WHOLE = {f"{kind}{size}" for kind in "ui" for size in (1, 2, 4, 8)}
@@ -32,7 +32,7 @@ _KEYS_SHOWN = 8
 
 
 class _Record:
-    """What a pickle names, what it would call it with, and the state it would set; in place of doing so."""
+    """Records the name, the arguments and the state of an object that the pickle would make, instead of making it."""
 
     __slots__ = ("arguments", "name", "state")
 
@@ -48,9 +48,9 @@ class _Record:
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler that imports nothing: each name of a pickled array becomes a record, every other is refused.
+    """An unpickler that imports nothing: the names of a pickled array become records, and all others are refused.
 
-    Bytes are what they are, as Python 3 writes them under the protocols of Python 2, too.
+    Bytes are accepted in every form, including the one in which Python 3 writes them with the protocols of Python 2.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -58,20 +58,20 @@ class _Reader(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return _encoded
         if (module, name) not in _NAMES:
-            raise DataError(f"it names {module}.{name}, which is not part of an array; nothing of it was run")
+            raise DataError(f"it names {module}.{name}, which is not part of an array; nothing was executed")
         return _Record(name)
 
 
 def read_pickled(path: Path, *keys: str) -> list[Any]:
-    """Return what a pickled mapping holds under some keys, arrays of whole numbers as such; no code in it is run.
+    """Return the values of some keys in a pickled mapping, with arrays of whole numbers, without executing its code.
 
     Keys may be text or, as Python 2 writes them, bytes.
 
-    Raises: DataError if the file is damaged, lacks a key, or names anything else than an array's parts.
+    Raises: DataError if the file is damaged, lacks a key, or names anything except the parts of an array.
     """
     try:
         check_regular(path)
-        check_size(path, _BYTES_AT_MOST, advice="It is no batch of images.")
+        check_size(path, _BYTES_AT_MOST, advice="It is not a batch of images.")
         content = path.read_bytes()
         _check_bounds(content)
         entries = _entries(_Reader(io.BytesIO(content), encoding="bytes").load())
@@ -83,35 +83,35 @@ def read_pickled(path: Path, *keys: str) -> list[Any]:
     except Exception as error:
         reason = str(error).rstrip(".") if isinstance(error, DataError) else because(error)
         raise DataError(
-            f"{path} cannot be read: {reason}. Expected a pickled mapping with {' and '.join(keys)}; arrays are of "
+            f"{path} cannot be read: {reason}. Expected a pickled mapping with {' and '.join(keys)}, with arrays of "
             "whole numbers."
         ) from None
 
 
 def _check_bounds(content: bytes) -> None:
-    """Raise DataError if a pickle numbers what it remembers beyond what it can hold: the memory for it is reserved."""
+    """Raise DataError if a pickle's memo has an index larger than the file: the unpickler would reserve its memory."""
     for operation, argument, _ in pickletools.genops(content):
         if operation.name in ("LONG_BINPUT", "PUT") and not 0 <= int(argument or 0) <= len(content):
-            raise DataError(f"it numbers something as {argument}, which is more than it can hold")
+            raise DataError(f"it has the memo index {argument}, which is more than it can hold")
 
 
 def _entries(content: Any) -> dict[str, Any]:
-    """Return a mapping whose keys are text. Raises: DataError if a pickle holds something else."""
+    """Return a mapping with its keys as text. Raises: DataError if a pickle holds something else."""
     if not isinstance(content, dict):
-        raise DataError("it holds no mapping")
+        raise DataError("it does not hold a mapping")
     keys = [key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)[:40] for key in content]
     return dict(zip(keys, content.values(), strict=True))
 
 
 def _encoded(text: str, encoding: str = "") -> bytes:
-    """Return what Python 3 writes bytes as where the protocol has none."""
+    """Return the bytes that Python 3 writes as encoded text, with protocols that have no bytes."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise DataError("it encodes something else than bytes")
+        raise DataError("it encodes something other than bytes")
     return text.encode("latin1")
 
 
 def _array(value: Any) -> Any:
-    """Return the array that a record stands for, and any other value as it is."""
+    """Return the array that a record describes; any other value unchanged."""
     if not isinstance(value, _Record):
         return value
     if value.name == "_frombuffer":
@@ -121,6 +121,6 @@ def _array(value: Any) -> Any:
         order = "F" if fortran else "C"
     code = dtype.arguments[0].decode() if isinstance(dtype.arguments[0], bytes) else dtype.arguments[0]
     if code not in _WHOLE:
-        raise DataError(f"an array is of {str(code)[:20]!r}")
+        raise DataError(f"an array has the type {str(code)[:20]!r}, which is not of whole numbers")
     swapped = dtype.state[1] in (">", b">")
     return np.frombuffer(raw, np.dtype(f"{'>' if swapped else '<'}{code}")).reshape(shape, order=order)

@@ -1,4 +1,4 @@
-"""An image file as pixels: decoded to 8 bits without transparency, cut and scaled; what cannot be told is refused."""
+"""Read an image file as 8-bit pixels without transparency, cropped and scaled; ambiguous values are refused."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from vqtk.datasets._paths import because, check_regular, shown
 from vqtk.errors import DataError
 
 _LARGE = 1 << 24
-"""Pixels from which images are decoded one at a time, whatever the number of threads."""
+"""The number of pixels from which images are decoded one at a time, whatever the number of threads."""
 _ONE_AT_A_TIME = Lock()
 _STRIP = 8
-"""How many times as long as wide an image may be before its ends, which are cut off in any case, are cut first."""
+"""The aspect ratio beyond which an image's ends, which the crop removes in any case, are cut before scaling."""
 
-# Pillow itself refuses images of twice as many pixels as it warns of.
+# The warning is for images of half the pixels that Pillow itself refuses.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "rgb") -> Tensor:
     """Return an image as uint8 (3, size, size), or (1, size, size) if `colours` is `grey`.
 
-    `centre` scales the shorter side to `size` and cuts the longer one; `none` squeezes both. Scaling is bilinear and
-    antialiased. Images are turned as their EXIF says; transparent parts become white; of an animation the first
-    frame is taken. Values of 16 bits are scaled to 8; grey values of 32 bits are taken if they lie in [0, 255].
+    The crop `centre` scales the shorter side to `size` and cuts the longer one; `none` scales both. Scaling is bilinear
+    and antialiased. Images are rotated by their EXIF orientation, transparent parts become white, and an animation
+    gives its first frame. Values of 16 bits are scaled to 8; grey values of 32 bits must be in [0, 255].
 
-    Raises: DataError if the file is no whole image, or what its values mean cannot be told.
+    Raises: DataError if the file is not a complete image, or the range of its values is not known.
     """
     from torchvision.transforms import functional  # Importing torchvision takes as long as importing torch.
 
@@ -45,8 +45,8 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
         scaled = functional.resize(image, [size] if crop == "centre" else [size, size])
         return functional.pil_to_tensor(functional.center_crop(scaled, [size, size]))
     except Image.DecompressionBombError as error:
-        told = str(error).partition(",")[0].lower()
-        raise DataError(f"{shown(path)} is too large an image ({told}). Scale it down.") from None
+        reason = str(error).partition(",")[0].lower()
+        raise DataError(f"{shown(path)} is too large an image ({reason}). Scale it down.") from None
     except UnidentifiedImageError:
         raise DataError(f"{shown(path)} cannot be read as an image: its format is not known.") from None
     except DataError:
@@ -56,7 +56,7 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
 
 
 def _check_covered(image: Image.Image) -> None:
-    """Raise ValueError if a TIFF leaves out some of its strips: these pixels would be black."""
+    """Raise ValueError if a TIFF lacks some of its strips, whose pixels would be black."""
     if image.format != "TIFF":  # The frame of a GIF may be smaller than its canvas.
         return
     areas = [(right - left) * (lower - upper) for _, (left, upper, right, lower), *_ in getattr(image, "tile", [])]
@@ -65,12 +65,12 @@ def _check_covered(image: Image.Image) -> None:
 
 
 def _alone(image: Image.Image) -> AbstractContextManager[object]:
-    """Return what bounds the memory: a large image is decoded while no other large one is."""
+    """Return a context in which no other large image is decoded, if this one is large: it bounds the memory."""
     return _ONE_AT_A_TIME if image.width * image.height >= _LARGE else nullcontext()
 
 
 def _shortened(image: Image.Image) -> Image.Image:
-    """Return a strip without its ends: scaled with them, it may take any amount of memory."""
+    """Return a long strip without its ends: scaled with them, it could take any amount of memory."""
     width, height = image.size
     most = _STRIP * min(image.size)
     left, top = (max(0, side - most) // 2 for side in image.size)
@@ -78,14 +78,14 @@ def _shortened(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(opened: Image.Image) -> Image.Image:
-    """Return an image turned upright, without transparency, with at most 8 bits a value; `convert` would clip more.
+    """Return an image upright, without transparency, and with at most 8 bits per value; `convert` would clip more.
 
-    Raises: ValueError that says what cannot be told.
+    Raises: ValueError if the range of its values is not known.
     """
     deep = _raw_mode(opened)
     image = ImageOps.exif_transpose(opened)
     if image.mode == "F":
-        raise ValueError("its values are floating-point, of no known range")
+        raise ValueError("its values are floating-point, and their range is not known")
     if image.mode.startswith("I"):
         return _of_whole_numbers(np.asarray(image), image.info.get("transparency"), bits=_bits(image.mode, deep))
     if image.mode == "LAB":
@@ -99,11 +99,11 @@ def _eight_bits(opened: Image.Image) -> Image.Image:
 
 
 def _of_whole_numbers(values: np.ndarray, transparent: int | None, *, bits: int) -> Image.Image:
-    """Return grey values (h, w) of 16 bits as 8; of 32 bits only where they are bytes, for else no range is known."""
+    """Return grey values (h, w) of 16 bits as 8 bits; those of 32 bits only if they are in [0, 255]."""
     if bits == 32 and (values.min() < 0 or values.max() > 0xFF):
         raise ValueError(
-            f"its values are of 32 bits, from {values.min()} to {values.max()}: of no known range. Expected 0 to 255, "
-            "or 8 or 16 bits a value"
+            f"its values have 32 bits, from {values.min()} to {values.max()}, and their range is not known. Expected 0 "
+            "to 255, or 8 or 16 bits per value"
         )
     pixels = (values if bits == 32 else values >> 8).astype(np.uint8)
     if transparent is not None:
@@ -112,12 +112,12 @@ def _of_whole_numbers(values: np.ndarray, transparent: int | None, *, bits: int)
 
 
 def _bits(mode: str, raw: str) -> int:
-    """Return how many bits a value of a mode of whole numbers has; Pillow's `I` may hold 16 of a PNG file."""
+    """Return the number of bits per value in a mode of whole numbers; Pillow's `I` may hold the 16 of a PNG file."""
     return 16 if mode.startswith("I;16") or raw == "I;16B" else 32
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Return how the values are stored in a PNG file, such as `L;2`; an empty string for other files."""
+    """Return the storage mode of a PNG file, such as `L;2`; an empty string for other files."""
     tiles = getattr(image, "tile", [])
     if image.format != "PNG" or not tiles:
         return ""
@@ -126,9 +126,9 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _scaled(transparent: object, raw: str) -> object:
-    """Return the transparent value of a PNG file, which is stored in its own bits, in 8 bits as Pillow has the pixels.
+    """Return the transparent value of a PNG file, which has the file's number of bits, scaled to the 8 of the pixels.
 
-    Of 16 bits the lower ones are dropped, with those of the pixels.
+    The lower ones of 16 bits are dropped, as they are for pixels.
     """
     if isinstance(transparent, tuple):
         return tuple(value >> 8 for value in transparent) if raw.endswith(";16B") else transparent

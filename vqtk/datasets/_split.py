@@ -1,4 +1,4 @@
-"""Items of a data set, taken by index: held in memory, or read by worker processes as they are needed."""
+"""Splits of a data set: examples by index, held in memory or read by worker processes when needed."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from vqtk.datasets._paths import shown
 from vqtk.errors import DataError
 
 HELD_AT_MOST = 1 << 30
-"""Bytes up to which the items of a data set are held in memory."""
+"""The most bytes of a data set that are held in memory."""
 DAMAGED_AT_MOST = 0.1
-"""The share of a set's files that may be damaged; they are skipped. More is taken for a mistake."""
+"""The largest fraction of damaged files, which are skipped; more than that is treated as a mistake."""
 WORKERS = min(4, os.cpu_count() or 1)
 
 
 class Split(ABC):
-    """Items of a data set as stored, uint8 for images; `labels` (n,) where there are any.
+    """Examples of a data set as stored, uint8 for images, with `labels` (n,) if there are any.
 
-    `workers` processes read them during training; 0 where they are held in memory. `skipped` names those that
-    were found damaged and left out.
+    During training `workers` processes read them; 0 if they are held in memory. `skipped` names the damaged ones that
+    were left out.
     """
 
     labels: Tensor | None = None
@@ -41,23 +41,23 @@ class Split(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return how many items there are."""
+        """Return the number of examples."""
 
     @abstractmethod
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """Return items by their indices (n,) → (n, *shape). Raises: DataError."""
+        """Return examples by their indices (n,) → (n, *shape). Raises: DataError."""
 
     @abstractmethod
     def add_to(self, digest: Any) -> None:
-        """Add what the items are to a hash."""
+        """Add the examples to a hash."""
 
     def to(self, device: torch.device) -> Split:
-        """Return the split on a device, if it can be held there."""
+        """Return the split on a device; unchanged if it cannot be held there."""
         return self
 
 
 class Held(Split):
-    """Items held in memory: (n, *shape)."""
+    """Examples held in memory: (n, *shape)."""
 
     def __init__(self, items: Tensor, labels: Tensor | None = None, *, skipped: Sequence[str] = ()):
         super().__init__(labels, skipped=skipped)
@@ -70,7 +70,7 @@ class Held(Split):
         return self.items[indices.to(self.items.device)]
 
     def add_to(self, digest: Any) -> None:
-        """Add the items' bytes."""
+        """Add the bytes of the examples."""
         digest.update(np.ascontiguousarray(self.items.cpu().numpy()).data)
 
     def to(self, device: torch.device) -> Held:
@@ -79,7 +79,7 @@ class Held(Split):
 
 
 class HeldBits(Split):
-    """Binary items held in memory, eight values a byte: `packed` (n, bytes) as `numpy.packbits` makes them."""
+    """Binary examples held in memory, eight values in a byte: `packed` (n, bytes) by `numpy.packbits`."""
 
     def __init__(
         self, packed: np.ndarray, shape: tuple[int, ...], labels: Tensor | None = None, *, skipped: Sequence[str] = ()
@@ -100,7 +100,7 @@ class HeldBits(Split):
 
 
 class Windows(Split):
-    """Windows of a sequence of tokens (t,): `length` of them from every `stride`-th on."""
+    """Windows of a sequence of tokens (t,): `length` tokens from every `stride`-th one on."""
 
     def __init__(self, tokens: Tensor, *, length: int, stride: int):
         super().__init__()
@@ -114,7 +114,7 @@ class Windows(Split):
         return self.tokens[start[:, None] + torch.arange(self.length, device=start.device)]
 
     def add_to(self, digest: Any) -> None:
-        """Add the tokens' bytes."""
+        """Add the bytes of the tokens."""
         digest.update(self.tokens.cpu().numpy().data)
 
     def to(self, device: torch.device) -> Windows:
@@ -123,10 +123,10 @@ class Windows(Split):
 
 
 class Files(Split):
-    """Items read from their files when they are needed, by worker processes in training.
+    """Examples read from their files when needed, by worker processes during training.
 
-    A damaged file is skipped: the next whole one takes its place, and its name goes to `skipped`. One that has gone is
-    not: the data would be others than those that training began with.
+    A damaged file is replaced by the next intact one, and its name is added to `skipped`. A missing file is an error,
+    because the data would not be those that the training started with.
     """
 
     workers = WORKERS
@@ -139,9 +139,9 @@ class Files(Split):
         return len(self.paths)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._whole(index) for index in indices.tolist()])
+        return torch.stack([self._intact(index) for index in indices.tolist()])
 
-    def _whole(self, index: int) -> Tensor:
+    def _intact(self, index: int) -> Tensor:
         for step in range(len(self.paths)):
             path = self.paths[(index + step) % len(self.paths)]
             try:
@@ -149,21 +149,21 @@ class Files(Split):
             except DataError:
                 if not path.exists():
                     raise DataError(
-                        f"{path}: this file was there when training began, and is gone. Put it back, to go on with "
+                        f"{path}: this file existed when training started, and is gone. Restore it, to continue with "
                         "the same data."
                     ) from None
                 if shown(path) not in self.skipped:
                     self.skipped.append(shown(path))
-        raise DataError(f"none of the {len(self.paths)} files, such as {self.paths[0]}, can be read.")
+        raise DataError(f"none of the {len(self.paths)} files, such as {self.paths[0]}, can be read. Restore them.")
 
     def add_to(self, digest: Any) -> None:
-        """Add the files' names and sizes; their content would take as long to read as an epoch."""
+        """Add the names and sizes of the files; reading their contents would take as long as an epoch."""
         for path in self.paths:
             digest.update(f"{path.name} {path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
 
 
 class _Fetched(TorchDataset):
-    """A split as a worker process serves it: items, or why there are none, and the names that it has skipped so far."""
+    """A split in a worker process: it returns examples or an error's text, and the names skipped so far."""
 
     def __init__(self, split: Split):
         self.split = split
@@ -171,14 +171,14 @@ class _Fetched(TorchDataset):
     def __getitem__(self, indices: Tensor) -> tuple[Tensor | str, list[str]]:
         try:
             return self.split[indices], self.split.skipped
-        except DataError as error:  # Raised here, it would come with this process's traceback as its text.
+        except DataError as error:  # If it were raised here, its text would become this process's traceback.
             return str(error), self.split.skipped
 
 
 def batches_of(split: Split, indices: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the items of each batch of indices, read ahead by workers where the split has any.
+    """Yield the examples of each batch of indices, read ahead by workers if the split has any.
 
-    What workers skip is added to the split's `skipped`.
+    The names that workers skip are added to the split's `skipped`.
     """
     if not split.workers:
         yield from (split[batch] for batch in indices)
@@ -191,15 +191,15 @@ def batches_of(split: Split, indices: Iterable[Tensor]) -> Iterator[Tensor]:
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
-    for items, skipped in loader:
+    for examples, skipped in loader:
         split.skipped += [name for name in skipped if name not in split.skipped]
-        if isinstance(items, str):
-            raise DataError(items)
-        yield items
+        if isinstance(examples, str):
+            raise DataError(examples)
+        yield examples
 
 
 def sha256(*splits: Split) -> str:
-    """Return a hash of what the splits hold."""
+    """Return the SHA-256 of the examples of some splits."""
     digest = hashlib.sha256()
     for split in splits:
         split.add_to(digest)

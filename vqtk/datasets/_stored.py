@@ -1,4 +1,4 @@
-"""Arrays out of .npy and .npz files that nobody vouches for: what they claim to hold is bounded before it is read."""
+"""Read arrays from untrusted .npy and .npz files, bounding the size that they claim before reading it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _KEYS_SHOWN = 8
 def read_array(path: Path) -> np.ndarray:
     """Return the array of a .npy file.
 
-    Raises: DataError if it is no regular file; ValueError or OSError if it holds no array, too large a one, or objects.
+    Raises: DataError if it is not a regular file; ValueError or OSError if it holds no array, one that is too large, or
+    objects.
     """
     check_regular(path)
     with path.open("rb") as file:
@@ -29,14 +30,14 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def read_arrays(path: Path, *keys: str, optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Return the arrays that a .npz file holds under some keys, and under optional ones where it has them.
+    """Return the arrays of some keys in a .npz file, and of optional keys if they are present.
 
-    Raises: DataError if it is no regular file; ValueError, OSError or zipfile.BadZipFile if it is no archive, an array
-    is too large, or a key is not there. Objects are refused.
+    Raises: DataError if it is not a regular file; ValueError, OSError or zipfile.BadZipFile if it is not an archive, an
+    array is too large or holds objects, or a key is missing.
     """
     check_regular(path)
     if not zipfile.is_zipfile(path):
-        raise ValueError("it is no .npz archive")
+        raise ValueError("it is not a .npz archive")
     with zipfile.ZipFile(path) as archive:
         held = [name.removesuffix(".npy") for name in archive.namelist()]
         missing = [key for key in keys if key not in held]
@@ -51,7 +52,7 @@ def read_arrays(path: Path, *keys: str, optional: tuple[str, ...] = ()) -> dict[
 
 
 def claimed_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each array of a .npz file by its key, or of a .npy file's under an empty key, unread.
+    """Return the shape of each array in a .npz file by its key, or of a .npy file under an empty key, from the headers.
 
     Raises: as `read_arrays`.
     """
@@ -71,13 +72,13 @@ def _check_claim(file: IO[bytes]) -> tuple[int, ...]:
     """Return the shape that an array's header claims. Raises: ValueError if it is too large, or holds objects."""
     read = _HEADERS.get(np.lib.format.read_magic(file))
     if read is None:
-        raise ValueError("its format is of an unknown version")
+        raise ValueError("its format has an unknown version")
     shape, _, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")
     claimed = prod(shape) * dtype.itemsize
     if claimed > HELD_AT_MOST:
-        raise ValueError(f"it claims {claimed:,} bytes for an array, and at most {HELD_AT_MOST:,} are read")
+        raise ValueError(f"it claims {claimed:,} bytes for an array; at most {HELD_AT_MOST:,} are read")
     return shape
 
 

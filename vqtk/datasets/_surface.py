@@ -8,19 +8,19 @@ from itertools import pairwise
 import numpy as np
 
 _AT_ONCE = 300_000
-"""Candidate voxels that are tested together: it bounds the memory."""
+"""The number of candidate voxels that are tested together, which bounds the memory."""
 _TOLERANCE = 1e-9
-"""In voxels. What touches a voxel within it passes through."""
+"""In voxels: a triangle that touches a voxel within this distance passes through it."""
 _SLIVER = 1e-9
-"""Triangles thinner than this share of their length have no dependable plane and are left out."""
+"""Triangles thinner than this fraction of their length have no reliable plane and are left out."""
 
 
 def surface_voxels(triangles: np.ndarray, size: int) -> np.ndarray:
     """Mark the voxels that triangles pass through.
 
-    Along the axis that a triangle faces, each column of voxels that its outline overlaps meets its plane in at most
-    three voxels; these are tested against the outline seen along the other two axes. The overlap of a triangle and a
-    box is exactly that: their bounds, the plane, and the three outlines.
+    Along the axis that a triangle faces, its plane crosses at most three voxels of each column that its outline
+    overlaps; these are tested against its outlines along the other two axes. A triangle overlaps a box exactly if their
+    bounds, the plane and the three outlines do.
 
     Shapes: corners (t, 3, 3) in voxels, from 0 to `size` → (size, size, size), bool.
     Source: the separating planes of Schwarz and Seidel 2010.
@@ -32,7 +32,7 @@ def surface_voxels(triangles: np.ndarray, size: int) -> np.ndarray:
     kept = np.abs(normals).max(1, initial=0) > _SLIVER * np.maximum(longest, _TOLERANCE)
     triangles, normals = triangles[kept], normals[kept]
 
-    # A cyclic order of the axes that puts the one that the triangle faces last.
+    # Rotate the axes so that the one which the triangle faces comes last.
     order = (np.abs(normals).argmax(1)[:, None] + np.array([1, 2, 0])) % 3
     triangles = np.take_along_axis(triangles, order[:, None], axis=2)
     normals = np.take_along_axis(normals, order, axis=1)
@@ -49,7 +49,7 @@ def surface_voxels(triangles: np.ndarray, size: int) -> np.ndarray:
 def _crossed(
     triangles: np.ndarray, normals: np.ndarray, first: np.ndarray, last: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return pairs that overlap: the triangle (p,) and the voxel (p, 3). The triangles face the last axis."""
+    """Return overlapping pairs: the triangle (p,) and the voxel (p, 3). The triangles face the last axis."""
     wide = last[:, :2] - first[:, :2] + 1
     which, offset = _counted(wide.prod(1))
     columns = first[which, :2] + np.stack([offset // wide[which, 1], offset % wide[which, 1]], 1)
@@ -73,7 +73,7 @@ def _crossed(
 def _outlines_overlap(outlines: np.ndarray, which: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Test pairs of flat triangles, `outlines` (t, 3, 2)[which], and unit squares at (p, 2) whose bounds overlap.
 
-    They are apart if the square lies wholly beyond one of the edges.
+    They do not overlap if the square is entirely beyond one of the edges.
     """
     edges = np.roll(outlines, -1, axis=1) - outlines
     twice_area = edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]
@@ -91,13 +91,13 @@ def _voxel(positions: np.ndarray, size: int) -> np.ndarray:
 
 
 def _counted(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for counts (2, 3) the indices (0, 0, 1, 1, 1) and how many of each came before (0, 1, 0, 1, 2)."""
+    """Return each index repeated by its count, and a running number: (2, 3) → (0, 0, 1, 1, 1), (0, 1, 0, 1, 2)."""
     which = np.repeat(np.arange(len(counts)), counts)
     return which, np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _parts(counts: np.ndarray) -> Iterator[slice]:
-    """Cut a sequence where the counts add up to about `_AT_ONCE`."""
+    """Cut a sequence into parts whose counts sum to about `_AT_ONCE`."""
     bounds = np.flatnonzero(np.diff(np.cumsum(counts) // _AT_ONCE)) + 1
     ends = [0, *bounds.tolist(), len(counts)]
     yield from (slice(start, end) for start, end in pairwise(ends))

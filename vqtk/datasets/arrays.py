@@ -1,4 +1,4 @@
-"""A user's own vectors and signals: a .npy or .npz file, or a folder of them."""
+"""The user's own vectors and signals: a .npy or .npz file, or a folder of them."""
 
 from collections.abc import Sequence
 from math import prod
@@ -23,7 +23,7 @@ _EXPECTED = "a .npy or .npz file, or a folder of them"
 Shape = Annotated[list[Count], Len(1, 2), doc("a list, [values] of a vector or [channels, time] of a signal")]
 
 Divided = tuple[Held, Held, list[str], tuple[str, ...] | None]
-"""Training and test examples, what was decided, in lines, and the names of their labels."""
+"""Train and test examples, lines for the user about what was decided, and the names of the labels."""
 
 
 @datasets.register("arrays", example={"path": "arrays", "shape": [16]})
@@ -32,15 +32,15 @@ class Arrays(Dataset):
 
     `path` is absolute, or below the data root or the working directory. `shape` is that of an example: [values] of a
     vector, or [channels, time] of a signal. An array holds one example, several (n, *shape), or a recording (channels,
-    longer time), which is cut into windows that do not overlap. A .npz file holds one array, and `labels` (n,) where
-    there are any; or arrays `train` and `test`, and their `train_labels` and `test_labels`.
+    longer time), which is cut into windows that do not overlap. A .npz file holds one array and optionally `labels`
+    (n,); or arrays `train` and `test`, optionally with `train_labels` and `test_labels`.
 
-    A folder is divided and labelled as those of images are. Of a single array the share `test` is held out: examples
+    A folder is divided and labelled like one of images. Of a single array the fraction `test` is held out: examples
     drawn with a fixed seed, or the end of a recording. `normalise` subtracts the mean and divides by the std of the
-    training part, of each `channel` (each value of a vector) or of `all` values; `none` takes values as they are.
+    train split, for each `channel` (each value of a vector) or over `all` values; `none` keeps the values.
 
-    Shapes: items (values,) or (channels, time), float32, in training units.
-    Raises: DataError if there are none, too many to be held, or more than a tenth of the files do not fit.
+    Shapes: examples (values,) or (channels, time), float32, in training units.
+    Raises: DataError if there are none, too many to hold in memory, or more than a tenth of the files do not fit.
     """
 
     path: str
@@ -57,16 +57,16 @@ class Arrays(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         return DataSpec("points" if len(self.shape) == 1 else "signals", self.shape)
 
     @property
     def bytes_per_item(self) -> int:
-        """Bytes that an item takes in memory."""
+        """The bytes of an example in memory."""
         return 4 * prod(self.shape)
 
     def count(self, root: Path) -> int | None:
-        """Return how many items the headers of the files claim; None if there are none."""
+        """Return the number of examples that the headers of the files claim; None if there are none."""
         found = existing(self.path, root)
         return None if found is None else self._claimed(_files(found)) or None
 
@@ -75,11 +75,11 @@ class Arrays(Dataset):
         found = required(self.path, root, expected=_EXPECTED)
         files = _files(found)
         if not files:
-            raise DataError(f"{found} holds no .npy nor .npz file. Expected {_EXPECTED}.")
+            raise DataError(f"{found} holds no .npy or .npz file. Expected {_EXPECTED}.")
         held = self._claimed(files) * self.bytes_per_item
         if held > HELD_AT_MOST:
             raise DataError(
-                f"{found} holds {held:,} bytes of examples, and at most {HELD_AT_MOST:,} are held in memory."
+                f"{found} holds {held:,} bytes of examples; at most {HELD_AT_MOST:,} fit in memory. Use fewer files."
             )
         train, test, notes, names = self._of_file(files[0]) if len(files) == 1 else self._of_folder(found)
         units = None if self.normalise == "none" else _normalise(train, test, every=self.normalise == "all")
@@ -91,11 +91,11 @@ class Arrays(Dataset):
             try:
                 claimed += count_examples(file, self.shape)
             except (DataError, ValueError, OSError, BadZipFile):
-                continue  # Reading it says what is wrong.
+                continue  # The error is reported when the file is read.
         return claimed
 
     def _of_file(self, path: Path) -> Divided:
-        """Divide the examples of one file by its own splits, or hold a share of them out. Raises: DataError."""
+        """Divide the examples of one file by its own splits, or hold a fraction of them out. Raises: DataError."""
         parts = read_examples(path, self.shape)
         notes = _left_over(list(parts.values()))
         if len(parts) == 1:
@@ -103,12 +103,12 @@ class Arrays(Dataset):
         own = splits_by_folder([Path(key) / path.name for key in parts])
         if own is None:
             keys = ", ".join(list(parts)[:8]) or "none"
-            raise DataError(f"{path}: its arrays are {keys}. Expected a single one, or `train` and `test`.")
+            raise DataError(f"{path}: its arrays are {keys}. Expected a single array, or `train` and `test`.")
         train, test = (_held([parts[place.parts[0]] for place in places], [], None) for places in own[:2])
         return train, test, [*own[2], *notes], None
 
     def _of_folder(self, folder: Path) -> Divided:
-        """Divide a folder's files, each of one array. Raises: DataError."""
+        """Divide the files of a folder, each with one array. Raises: DataError."""
         layout = layout_of(files_below(folder, wanted=_is_array), share=self.test).check(folder, self.test)
         errors: dict[Path, DataError] = {}
         splits, arrays = list[Held](), list[Examples]()
@@ -139,22 +139,22 @@ def _is_array(name: str) -> bool:
 
 
 def _single(path: Path, shape: tuple[int, ...]) -> Examples:
-    """Return the examples of a file of one array without labels. Raises: DataError."""
+    """Return the examples of a file with one array and no labels. Raises: DataError."""
     parts = read_examples(path, shape)
     if len(parts) != 1 or any(part.labels is not None for part in parts.values()):
-        raise DataError(f"{path}: in a folder, a file holds a single array, and its folder is its label.")
+        raise DataError(f"{path}: expected a single array without labels; in a folder, sub-folders are the labels.")
     return next(iter(parts.values()))
 
 
 def _divided(found: Examples, *, share: float) -> tuple[Held, Held]:
-    """Return the examples of one array to train on and to test on; of a recording, the end. Raises: DataError."""
+    """Return the train and test examples of one array; the test ones are the end of a recording. Raises: DataError."""
     count = found.held.count
     if count < 2:
-        raise DataError("data.path holds a single example. Expected some to train on and some to test on.")
+        raise DataError("data.path holds a single example. Expected examples to train on and to test on.")
     if found.held.windows:
         test = np.arange(count) >= count - min(max(1, round(share * count)), count - 1)
     else:
-        # The same for each example, however many follow.
+        # What is drawn for an example does not depend on how many follow, so that appending some moves none.
         drawn = np.random.default_rng(0).random(count)
         test = drawn < share
         if test.all() or not test.any():
@@ -168,7 +168,7 @@ def _divided(found: Examples, *, share: float) -> tuple[Held, Held]:
 
 
 def _held(found: Sequence[Examples], skipped: Sequence[str], of_files: Sequence[int] | None) -> Held:
-    """Return the examples of several arrays, labelled by their files or as they say themselves, if all do."""
+    """Return the examples of several arrays, labelled by their files, or by their own labels if all have some."""
     values = torch.from_numpy(np.concatenate([one.values for one in found])) if found else torch.empty(0)
     each = [one.labels for one in found]
     if of_files is not None:
@@ -186,17 +186,17 @@ def _check(errors: dict[Path, DataError], files: int, folder: Path, some_left: b
 
 
 def _left_over(arrays: Sequence[Examples]) -> list[str]:
-    """Return a line about the ends of recordings that fill no window."""
+    """Return a line about the ends of recordings that do not fill a window."""
     steps = sum(array.held.left_over for array in arrays)
-    return [f"Left out: {steps:,} steps at the ends of recordings, which fill no window."] if steps else []
+    return [f"Left out: {steps:,} steps at the ends of recordings, which do not fill a window."] if steps else []
 
 
 def _normalise(train: Held, test: Held, *, every: bool) -> dict[str, list[float]]:
-    """Bring values into training units by the training part's mean and std, and return these of each channel."""
+    """Convert values to training units by the mean and std of the train split, and return these for each channel."""
     axes = [axis for axis in range(train.items.ndim) if every or axis != 1]
     values = train.items.double()
     mean, std = values.mean(axes, keepdim=True), values.std(axes, correction=0, keepdim=True)
-    std = torch.where(std > 0, std, 1.0)  # A channel that is constant stays so.
+    std = torch.where(std > 0, std, 1.0)  # A constant channel stays constant.
     for split in (train, test):
         split.items = ((split.items.double() - mean) / std).float()
     return {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}

@@ -38,10 +38,10 @@ _OFFICIAL = Official(
 
 @datasets.register("celeba")
 class CelebA(Dataset):
-    """Aligned faces, cropped and scaled to `size` squared: 162,770 to train on and 19,962 to test on.
+    """Aligned faces, cropped and scaled to `size` × `size`: 162,770 to train on and 19,962 to test on.
 
-    Shapes: items (3, size, size), uint8; training units from -1 to 1.
-    Raises: DataError if files are damaged, or absent and not to be downloaded, which takes the package gdown.
+    Shapes: examples (3, size, size), uint8; training units from -1 to 1.
+    Raises: DataError if files are damaged, or missing and cannot be downloaded, which needs the package gdown.
     Source: Liu et al. 2015; the crop and normalisation of the original experiment.
     """
 
@@ -50,11 +50,11 @@ class CelebA(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         return DataSpec("image", (3, self.size, self.size), mean=0.5, std=0.5)
 
     def count(self, root: Path) -> int:
-        """Return how many faces to train or test on are listed under `root`, or in the complete set.
+        """Return the number of train and test faces that are listed under `root`, or in the complete set.
 
         Raises: DataError.
         """
@@ -82,11 +82,11 @@ class CelebA(Dataset):
 
 
 def _partition(folder: Path) -> dict[str, int]:
-    """Return the part of each face by its file's name: 0 train, 1 validation, 2 test. Raises: DataError."""
+    """Return the split of each face by its file name: 0 train, 1 validation, 2 test. Raises: DataError."""
     path, partition = folder / _PARTITION, {}
     try:
         check_regular(path)
-        check_size(path, _PARTITION_AT_MOST, advice=f"Take the file from {_OFFICIAL.address}.")
+        check_size(path, _PARTITION_AT_MOST, advice=f"Download the file from {_OFFICIAL.address}.")
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({because(error)}).") from None
@@ -97,16 +97,18 @@ def _partition(folder: Path) -> dict[str, int]:
         if len(words) != 2 or words[1] not in ("0", "1", "2"):
             raise DataError(
                 f"{path}:{number} is {line[:60]!r}. Expected the name of an image, and 0, 1 or 2 for train, "
-                f"validation or test, as in `000001.jpg 0`. Take the file from {_OFFICIAL.address}."
+                f"validation or test, as in `000001.jpg 0`. Download the file from {_OFFICIAL.address}."
             )
         partition[words[0]] = int(words[1])
     if not {0, 2} <= set(partition.values()):
-        raise DataError(f"{path} lists {len(partition):,} images, none of them of part 0 (train) or none of 2 (test).")
+        raise DataError(
+            f"{path} lists {len(partition):,} images; expected some of part 0 (train) and some of 2 (test)."
+        )
     return partition
 
 
 def _there(folder: Path, partition: dict[str, int]) -> set[str]:
-    """Return the names of the images that are there. Raises: DataError if more than a tenth are not."""
+    """Return the names of the images that exist. Raises: DataError if more than a tenth are missing."""
     try:
         there = partition.keys() & set(os.listdir(folder / _FACES))
     except OSError as error:
@@ -128,7 +130,10 @@ def _images(folder: Path, names: list[str], there: set[str]) -> Images:
 
 
 def _difference(folder: Path, partition: dict[str, int], there: set[str]) -> str | None:
-    """Return how the files differ from the official ones. The images have no checksums, so the first is measured."""
+    """Return how the files differ from the official ones; None if they do not.
+
+    The images have no checksums, so the size of the first one is checked.
+    """
     if not _OFFICIAL.is_complete(folder):
         return "checksums differ"
     if len(there) < len(partition):

@@ -1,4 +1,4 @@
-"""CIFAR-10: tiny photographs out of pickled batches, of which no code is run."""
+"""CIFAR-10: tiny photographs in pickled batches, which are read without executing their code."""
 
 from pathlib import Path
 
@@ -45,18 +45,18 @@ _OFFICIAL = Official(
 class CIFAR10(Dataset):
     """Tiny photographs of ten classes, 32×32 colour: 50,000 to train on and 10,000 to test on.
 
-    Shapes: items (3, 32, 32), uint8; labels 0 to 9; training units from -1 to 1.
-    Raises: DataError if files are damaged, or absent and not to be downloaded.
+    Shapes: examples (3, 32, 32), uint8; labels 0 to 9; training units from -1 to 1.
+    Raises: DataError if files are damaged, or missing and cannot be downloaded.
     Source: Krizhevsky 2009; the normalisation of the original experiment.
     """
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         return DataSpec("image", (3, 32, 32), mean=0.5, std=0.5)
 
     def count(self, root: Path) -> int:
-        """Return how many photographs the files under `root` hold, or the complete set. Raises: DataError."""
+        """Return the number of photographs in the files under `root`, or in the complete set. Raises: DataError."""
         folder = _OFFICIAL.find(root)
         if folder is None:
             return 60_000
@@ -78,22 +78,24 @@ def _read(folder: Path, names: dict[str, str | None]) -> Held:
 
 
 def _batch(path: Path) -> tuple[np.ndarray, list[int]]:
-    """Return a batch's images (n, 3072), uint8, and their labels. Raises: DataError."""
+    """Return the images (n, 3072), uint8, and labels of a batch. Raises: DataError."""
     try:
         images, labels = read_pickled(path, "data", "labels")
         labels = labels.tolist() if isinstance(labels, np.ndarray) and labels.ndim == 1 else labels
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or not isinstance(labels, list):
-            raise DataError(f"{path} is no batch of CIFAR-10: data is no array of uint8, or labels no list.")
+            raise DataError(
+                f"{path} is not a batch of CIFAR-10. Expected an array of uint8 as data, and a list as labels."
+            )
         if images.shape != (len(labels), 3072) or not labels:
             raise DataError(
-                f"{path} is no batch of CIFAR-10: data is {images.shape} with {len(labels)} labels. Expected (n, 3072) "
-                "with n labels."
+                f"{path} is not a batch of CIFAR-10: data is {images.shape} with {len(labels)} labels. Expected "
+                "(n, 3072) with n labels."
             )
         strange = [label for label in labels if not isinstance(label, int) or not 0 <= label < 10]
         if strange:
             raise DataError(
-                f"{path} is no batch of CIFAR-10: it has the label {str(strange[0])[:20]!r}. Expected 0 to 9."
+                f"{path} is not a batch of CIFAR-10: it has the label {str(strange[0])[:20]!r}. Expected 0 to 9."
             )
     except DataError as error:
-        raise DataError(f"{error} Take the batches from {_OFFICIAL.address}.") from None
+        raise DataError(f"{error} Download the batches from {_OFFICIAL.address}.") from None
     return images, labels

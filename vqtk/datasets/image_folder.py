@@ -21,15 +21,15 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff",
 
 @datasets.register("image_folder")
 class ImageFolder(Dataset):
-    """The images in a folder and its sub-folders, cropped and scaled to `size` squared.
+    """The images in a folder and its sub-folders, cropped and scaled to `size` × `size`.
 
-    `path` is absolute, or below the data root or the working directory. `crop` `centre` takes the largest centred
-    square, `none` squeezes. The fraction `test` of the files is held out, chosen by their names, so that adding files
-    moves none; sub-folders that are splits, such as `train` and `test` or `val`, are used instead where there are any.
-    Where all images lie in sub-folders, these are their labels. Transparent parts become white.
+    `path` is absolute, or below the data root or the working directory. `crop: centre` takes the largest centred
+    square, `none` squeezes the image. The fraction `test` of the files is held out, chosen by their names, so that
+    adding files moves none; sub-folders that are splits, such as `train` and `test` or `val`, are used instead if there
+    are any. If all images are in sub-folders, these are their labels. Transparent parts become white.
 
-    Shapes: items (3, size, size), or (1, size, size) if grey, uint8; training units from -1 to 1.
-    Raises: DataError if there are no images, or more than a tenth of them cannot be read; up to there they are skipped.
+    Shapes: examples (3, size, size), or (1, size, size) if grey, uint8; training units from -1 to 1.
+    Raises: DataError if there are no images, or more than a tenth of them cannot be read; fewer are skipped.
     """
 
     path: str
@@ -47,12 +47,12 @@ class ImageFolder(Dataset):
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         channels = 1 if self.colours == "grey" else 3
         return DataSpec("image", (channels, self.size, self.size), mean=0.5, std=0.5)
 
     def count(self, root: Path) -> int | None:
-        """Return how many images are in the folder; None if it is not there."""
+        """Return the number of images in the folder; None if it does not exist."""
         folder = existing(self.path, root)
         if folder is None or not folder.is_dir():
             return None

@@ -1,4 +1,4 @@
-"""MNIST: the full set where it is or can be had, otherwise 5,500 of its digits that ship with the package."""
+"""MNIST: the full set if it is present or can be downloaded, otherwise 5,500 of its digits that ship with vqtk."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _FILES = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("ima
 class MNIST(Dataset):
     """Handwritten digits, 28×28 grey: 60,000 to train on and 10,000 to test on.
 
-    Where they are absent and cannot be downloaded, digits that ship with vqtk are used instead: 4,500 of MNIST's
-    training digits to train on, and 1,000 of its test digits, every tenth, to test on.
+    If they are missing and cannot be downloaded, digits that ship with vqtk are used instead: 4,500 of MNIST's training
+    digits to train on, and every tenth of its test digits, 1,000, to test on.
 
-    Shapes: items (1, 28, 28), uint8; training units (pixel - 0.1307) / 0.3081, from -0.42 to 2.82.
-    Raises: DataError if files are there but damaged.
+    Shapes: examples (1, 28, 28), uint8; training units (pixel - 0.1307) / 0.3081, from -0.42 to 2.82.
+    Raises: DataError if files are present but damaged.
     Source: LeCun et al. 1998, through torchvision; the normalisation of the original experiment.
     """
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         return DataSpec("image", (1, 28, 28), mean=0.1307, std=0.3081)
 
     def count(self, root: Path) -> int:
@@ -53,7 +53,7 @@ class MNIST(Dataset):
 
 
 def _find(root: Path) -> Path | None:
-    """Return the root that torchvision takes (it holds MNIST/raw), if `root` is it or lies below it."""
+    """Return torchvision's root, which holds MNIST/raw, if `root` is it or is within it; None otherwise."""
     for candidate in (root, root.parent, root.parent.parent):
         if (candidate / "MNIST" / "raw" / _FILES[0]).is_file() and root in (
             candidate, candidate / "MNIST", candidate / "MNIST" / "raw",
@@ -82,8 +82,8 @@ def _read(root: Path, *, train: bool) -> Held:
     missing = [name for name in _FILES if not (raw / name).is_file()]
     if missing:
         raise DataError(
-            f"{raw}: {', '.join(missing)} missing. Expected the four idx files. Delete the folder to have them "
-            "downloaded again."
+            f"{raw}: {', '.join(missing)} missing. Expected the four idx files. Delete the folder to download them "
+            "again."
         )
     try:
         for name in _FILES:
@@ -95,15 +95,15 @@ def _read(root: Path, *, train: bool) -> Held:
         part = "train" if train else "t10k"
         raise DataError(
             f"{raw}: the {part} files cannot be read as MNIST ({because(error)}). "
-            "Expected the four idx files, complete. Delete the damaged ones to have them downloaded again."
+            "Expected the four complete idx files. Delete the damaged ones to download them again."
         ) from None
     return Held(digits.data[:, None].contiguous(), digits.targets)
 
 
 def _shipped(root: Path) -> Splits:
-    """Return the digits in the package: 4,500 of the training set, 450 of each class, and every tenth of the test set.
+    """Return the digits in the package: 450 of each class of the training set, and every tenth of the test set.
 
-    The two parts are MNIST's own, so a model trained on its 60,000 has seen none of those to test on.
+    The two splits are parts of MNIST's own, so a model trained on its 60,000 digits has not seen these test digits.
     """
     with files("vqtk.datasets").joinpath(f"digits/{_SHIPPED}").open("rb") as file:
         stored = np.load(file)

@@ -1,4 +1,4 @@
-"""ModelNet: meshes of furniture and other things, as voxels."""
+"""ModelNet: meshes of furniture and other objects, as voxels."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ _COMPLETE = {4_899: "ModelNet10", 12_311: "ModelNet40"}
 
 @datasets.register("modelnet")
 class ModelNet(Grids):
-    """Shapes of furniture and other things as voxel grids of `size` cubed, made from meshes (pip install vqtk[voxels]).
+    """Shapes of furniture and other objects as voxel grids of `size`³, made from meshes (pip install vqtk[voxels]).
 
-    Each mesh is taken `variations` times: as it is, then turned at random, in both splits. It fills the grid by its
-    longest side; a voxel is set where the surface passes through it or where it is enclosed. The grids are made once
-    and kept in ~/.cache/vqtk/voxels. `classes` are those to take, by default all.
+    Each mesh gives `variations` grids: one without rotation, the others rotated at random, in both splits. Its longest
+    side fills the grid; a voxel is set if the surface passes through it or encloses it. The grids are computed once and
+    cached in ~/.cache/vqtk/voxels. `classes` are the classes to use, by default all.
 
-    Shapes: items (1, size, size, size), 0 or 1.
+    Shapes: examples (1, size, size, size), 0 or 1.
     Raises: DataError if there are no meshes, or more than a tenth of them are damaged.
     Source: Wu et al. 2015; the variations of the original experiment.
     """
@@ -32,7 +32,7 @@ class ModelNet(Grids):
         self.classes = classes
 
     def count(self, root: Path) -> int | None:
-        """Return how many grids there are."""
+        """Return the number of grids; None if there are no meshes."""
         folder = _find(root)
         if folder is None:
             return None
@@ -41,13 +41,13 @@ class ModelNet(Grids):
         return self.variations * sum(len(chosen.get(name, [])) for name in names)
 
     def load(self, root: Path) -> Splits:
-        """Read the grids from the cache, or make them from the meshes."""
+        """Read the grids from the cache, or compute them from the meshes."""
         folder = _find(root)
         if folder is None:
             raise DataError(
                 f"ModelNet is not in {root}: there is no <class>/train/*.off in {', '.join(map(_shown, _PLACES))}. "
-                "Download ModelNet10 or ModelNet40 from https://modelnet.cs.princeton.edu and unpack it there, so that "
-                f"there is {root}/ModelNet10/chair/train/chair_0001.off; or set VQTK_DATA or --data-dir."
+                "Download ModelNet10 or ModelNet40 from https://modelnet.cs.princeton.edu and unpack it there, to get "
+                f"{root}/ModelNet10/chair/train/chair_0001.off; or set VQTK_DATA or --data-dir."
             )
         found = files_by_class(folder, ".off")
         chosen = self._chosen(found, folder)
@@ -59,7 +59,7 @@ class ModelNet(Grids):
         return splits
 
     def _chosen(self, found: dict[str, list[GridFile]], folder: Path) -> dict[str, list[GridFile]]:
-        """Return the classes to take, in order of name. Raises: DataError if one is not there."""
+        """Return the files of the chosen classes, sorted by class. Raises: DataError if a class does not exist."""
         names = sorted(found if self.classes is None else set(self.classes))
         for name in names:
             if name not in found:
@@ -79,12 +79,12 @@ def _shown(place: str) -> str:
 
 
 def _incomplete(found: dict[str, list[GridFile]], folder: Path) -> str | None:
-    """Return a line that says so if the folder is neither of the two published sets."""
+    """Return a line for the user if the folder is neither of the two published sets; None if it is one."""
     meshes = sum(map(len, found.values()))
     if meshes in _COMPLETE:
         return None
     sizes = " nor ".join(f"{name} ({size:,})" for size, name in _COMPLETE.items())
     return (
         f"{folder} holds {meshes:,} meshes of {len(found)} classes, neither {sizes}: "
-        "figures do not compare with published ones."
+        "metrics are not comparable with published ones."
     )

@@ -1,4 +1,4 @@
-"""SVHN: house numbers out of MATLAB files."""
+"""SVHN: house numbers in MATLAB files."""
 
 from pathlib import Path
 
@@ -39,18 +39,18 @@ _OFFICIAL = Official(
 class SVHN(Dataset):
     """Street View house numbers, 32×32 colour: 73,257 to train on and 26,032 to test on.
 
-    Shapes: items (3, 32, 32), uint8; labels 0 to 9; training units from -1 to 1.
-    Raises: DataError if files are damaged, or absent and not to be downloaded.
+    Shapes: examples (3, 32, 32), uint8; labels 0 to 9; training units from -1 to 1.
+    Raises: DataError if files are damaged, or missing and cannot be downloaded.
     Source: Netzer et al. 2011; the normalisation of the original experiment.
     """
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         return DataSpec("image", (3, 32, 32), mean=0.5, std=0.5)
 
     def count(self, root: Path) -> int:
-        """Return how many digits the files under `root` hold, or the complete set. Raises: DataError."""
+        """Return the number of digits in the files under `root`, or in the complete set. Raises: DataError."""
         folder = _OFFICIAL.find(root)
         if folder is None:
             return 99_289
@@ -73,14 +73,14 @@ def _length(path: Path) -> int:
 
 
 def _read(path: Path) -> Held:
-    """Return the digits of a file: X (32, 32, 3, n), and y (n, 1) in which 10 means 0."""
+    """Return the digits of a file: X (32, 32, 3, n) and y (n, 1), where 10 means 0."""
     try:
         content = read_matlab(path, "X", "y")
         images, labels = content["X"], content["y"].ravel()
         if images.shape != (32, 32, 3, len(labels)) or images.dtype != np.uint8 or not len(labels):
             raise ValueError(f"X is {images.shape} of {images.dtype}, and y has {len(labels)} labels")
         if not np.isin(labels, range(1, 11)).all():
-            raise ValueError("y has other labels than 1 to 10")
+            raise ValueError("y has labels other than 1 to 10")
     except Exception as error:
         raise _damaged(path, error) from None
     items = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
@@ -90,6 +90,6 @@ def _read(path: Path) -> Held:
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
         f"{path} cannot be read as SVHN ({because(error)}). Expected a MATLAB file with the digits as X "
-        f"(32, 32, 3, n), uint8, and their labels as y. Delete the SVHN files in {path.parent} to have them downloaded "
-        f"again, or take them from {_OFFICIAL.address}."
+        f"(32, 32, 3, n), uint8, and their labels as y. Delete the SVHN files in {path.parent} to download them again, "
+        f"or get them from {_OFFICIAL.address}."
     )

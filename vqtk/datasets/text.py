@@ -1,4 +1,4 @@
-"""A user's own text as characters: one file, or a folder of them."""
+"""The user's own text as characters: a file, or a folder of files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,20 +15,20 @@ from vqtk.nn.types import Count
 from vqtk.registry import datasets
 
 Divided = tuple[list[str], list[str], list[str]]
-"""Texts to train on, texts to test on, and what was decided, in lines."""
+"""Texts to train on, texts to test on, and lines for the user about what was decided."""
 
 
 @datasets.register("text")
 class Text(Characters):
-    """Windows of `length` characters of your own text: a file, or every UTF-8 file below a folder, in order of name.
+    """Windows of `length` characters of your own text: a file, or every UTF-8 file below a folder, sorted by name.
 
-    `path` is absolute, or below the data root or the working directory. The last share `test` of each file is held
+    `path` is absolute, or below the data root or the working directory. The last fraction `test` of each file is held
     out, unless there are folders that are splits, such as `train` and `test` or `val`. Token 0 is "unknown"; the
     others are the `vocabulary` - 1 most frequent characters of the training text. Training windows start at every
-    character, and run on from one file to the next; test windows do not overlap.
+    character and may span files; test windows do not overlap.
 
-    Shapes: items (length,), indices into a vocabulary of `vocabulary` characters.
-    Raises: DataError if there is no text, or less than a window in either part.
+    Shapes: examples (length,), indices into a vocabulary of `vocabulary` characters.
+    Raises: DataError if there is no text, or a split is shorter than a window.
     """
 
     path: str
@@ -46,7 +46,7 @@ class Text(Characters):
         self.test = test
 
     def count(self, root: Path) -> int | None:
-        """Return how many characters there are, taking each for a byte."""
+        """Return the number of characters, assuming one byte for each; None if there is no text."""
         found = existing(self.path, root)
         if found is None:
             return None
@@ -54,7 +54,7 @@ class Text(Characters):
         return sum(file.stat().st_size for file in files)
 
     def load(self, root: Path) -> Splits:
-        """Read the text, and hold out the end of each file, or the files of the folders that are for test."""
+        """Read the text, and hold out the end of each file, or the files of the test folder."""
         found = required(self.path, root, expected="a text file, or a folder of text files, in UTF-8")
         texts, errors = _read(found)
         train, test, notes = _by_folder(texts) or _ends(texts, self.test)
@@ -68,11 +68,11 @@ class Text(Characters):
         if not unknown:
             return []
         share = f"{unknown:,} of {characters:,} characters ({100 * unknown / characters:.2g} %)"
-        return [f"{share} are beyond the vocabulary of {self.vocabulary}: they read as unknown (data.vocabulary)."]
+        return [f"{share} are outside the vocabulary of {self.vocabulary} and read as unknown (data.vocabulary)."]
 
 
 def _read(found: Path) -> tuple[dict[Path, str], dict[Path, DataError]]:
-    """Return the texts of a file or folder, by their paths in it, and why others are no text. Raises: DataError."""
+    """Return the texts of a file or folder by relative path, and the errors of other files. Raises: DataError."""
     if not found.is_dir():
         return {Path(): read_text(found)}, {}
     texts, errors = dict[Path, str](), dict[Path, DataError]()
@@ -93,23 +93,23 @@ def _read(found: Path) -> tuple[dict[Path, str], dict[Path, DataError]]:
 
 
 def _check_sizes(folder: Path, files: list[Path]) -> None:
-    """Raise DataError if the files together are more than is held."""
+    """Raise DataError if the files together are too large to hold in memory."""
     size = sum((folder / file).stat().st_size for file in files)
     if size > HELD_AT_MOST:
         raise DataError(
-            f"{folder} holds text files of {size:,} bytes, and at most {HELD_AT_MOST:,} are read. Give a part of it."
+            f"{folder} holds text files of {size:,} bytes; at most {HELD_AT_MOST:,} are read. Give a part of it."
         )
 
 
 def _ends(texts: dict[Path, str], share: float) -> Divided:
-    """Return the texts without their ends, and their ends, a share of each."""
+    """Return the texts without their ends, and the ends, a fraction of each."""
     held = [int(len(text) * share) for text in texts.values()]
     pairs = list(zip(texts.values(), held, strict=True))
     return [text[: len(text) - end] for text, end in pairs], [text[len(text) - end :] for text, end in pairs], []
 
 
 def _by_folder(texts: dict[Path, str]) -> Divided | None:
-    """Return the texts of the folders that are splits, and what was decided; None if there are none."""
+    """Return the texts divided by folders that are splits, and notes; None if there are no such folders."""
     found = splits_by_folder(list(texts))
     if found is None:
         return None
@@ -118,7 +118,7 @@ def _by_folder(texts: dict[Path, str]) -> Divided | None:
 
 
 def _left_out(errors: list[DataError]) -> list[str]:
-    """Return a line about files that are no text, and why the first is none."""
+    """Return a line about the files that are not text, with the error of the first."""
     if not errors:
         return []
     return [f"Left out as not UTF-8 text: {len(errors)} file{'s' * (len(errors) > 1)}. The first: {errors[0]}"]

@@ -1,4 +1,4 @@
-"""Points of the plane, drawn from densities that are easily seen."""
+"""Points in the plane, drawn from densities that are easy to recognise."""
 
 from pathlib import Path
 from typing import Literal
@@ -20,14 +20,14 @@ _SIDE = 256
 
 @datasets.register("toy2d", example={"items": 64, "test": 16})
 class Toy2D(Dataset):
-    """Points of the plane, `items` to train on and `test` to test on, drawn anew by `seed`; no files are needed.
+    """Points in the plane, `items` to train on and `test` to test on, drawn by `seed` whenever they are loaded.
 
     Their labels are the parts of the density that they come from: the moon, ring, arm, square, blob or blade. The
-    density `image` is a picture's: the darker, the denser. `path` is that picture, absolute, or below the data root
-    or the working directory; its largest centred square is taken, and there are no labels.
+    density `image` is that of an image: the darker, the denser. `path` is the image, absolute, or below the data root
+    or the working directory; its largest centred square is used, and there are no labels. No other density needs files.
 
-    Shapes: items (2,), x to the right and y up, float32; training units, from about -1 to 1.
-    Raises: DataError if the picture is missing, cannot be read, or is all of one grey.
+    Shapes: examples (2,), x to the right and y up, float32; training units, from about -1 to 1.
+    Raises: DataError if the image is missing, cannot be read, or has a single grey value.
     """
 
     def __init__(
@@ -40,44 +40,44 @@ class Toy2D(Dataset):
         seed: Whole = 0,
     ):
         if (path is not None) != (density == "image"):
-            told = "is needed: the picture to draw from" if path is None else "belongs to `density: image` alone"
-            raise DataError(f"data.density is {density!r}: `path` {told}.")
+            problem = "is needed: the image to draw from" if path is None else "is for `density: image` only"
+            raise DataError(f"data.density is {density!r}: `path` {problem}.")
         self.density, self.path, self.items, self.test, self.seed = density, path, items, test, seed
 
     @property
     def spec(self) -> DataSpec:
-        """What a model must know of the items."""
+        """What a model must know of the examples."""
         return DataSpec("points", (2,))
 
     @property
     def bytes_per_item(self) -> int:
-        """Bytes that a point takes in memory."""
+        """The bytes of a point in memory."""
         return 8
 
     def count(self, root: Path) -> int:
-        """Return how many points are drawn."""
+        """Return the number of points."""
         return self.items + self.test
 
     def load(self, root: Path) -> Splits:
-        """Draw the points. Either split depends on its own size and the seed alone."""
-        picture = None if self.path is None else _picture(required(self.path, root, expected="a picture"))
+        """Draw the points. Each split depends only on its own size and the seed."""
+        image = None if self.path is None else _image(required(self.path, root, expected="an image"))
         sizes = (self.items, self.test)
-        train, test = (self._drawn(n, np.random.default_rng([self.seed, i]), picture) for i, n in enumerate(sizes))
+        train, test = (self._drawn(n, np.random.default_rng([self.seed, i]), image) for i, n in enumerate(sizes))
         return Splits(train, test, source=f"drawn from {self.path or self.density} with seed {self.seed}")
 
-    def _drawn(self, n: int, random: np.random.Generator, picture: np.ndarray | None) -> Held:
-        if picture is not None:
-            return Held(torch.from_numpy(darkness(picture, n, random)).float())
+    def _drawn(self, n: int, random: np.random.Generator, image: np.ndarray | None) -> Held:
+        if image is not None:
+            return Held(torch.from_numpy(darkness(image, n, random)).float())
         points, parts = DENSITIES[self.density](n, random)
         return Held(torch.from_numpy(points).float(), torch.from_numpy(parts))
 
 
-def _picture(path: Path) -> np.ndarray:
-    """Return a picture as grey values (side, side) from 0 to 255. Raises: DataError if it can be no density."""
+def _image(path: Path) -> np.ndarray:
+    """Return an image as grey values (side, side) from 0 to 255. Raises: DataError if it cannot be a density."""
     grey = read_image(path, size=_SIDE, colours="grey")[0].numpy()
     if grey.min() == grey.max():
         raise DataError(
-            f"{path} is all of one grey: no part of it is darker than another. Expected a picture, dark where points "
-            "are to be."
+            f"{path} has a single grey value, so no part of it is darker than another. Expected an image that is dark "
+            "where points should be."
         )
     return grey

@@ -1,4 +1,4 @@
-"""A user's own voxel grids: a folder of .npz files."""
+"""The user's own voxel grids: a folder of .npz files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,15 +20,15 @@ _EXPECTED = "a folder of .npz files with one grid each, under the key `voxels`"
 
 @datasets.register("voxels")
 class Voxels(Grids):
-    """Your own voxel grids of `size` cubed: a folder of .npz files, each with one grid under the key `voxels`.
+    """Your own voxel grids of `size`³: a folder of .npz files, each with one grid under the key `voxels`.
 
     `path` is absolute, or below the data root or the working directory. Folders that are splits, such as `train` and
-    `test` or `val`, are taken as such, just below it or below each class. Otherwise the share `test` is held out, by
-    the files' names, so that it stays when files are added. Where all files lie in folders of classes, these are their
-    labels, if there are several.
+    `test` or `val`, are used, at the top level or within each class. Otherwise the fraction `test` of the files is held
+    out, chosen by their names, so that adding files moves none. If all files are in folders of classes, and there are
+    several, these are their labels.
 
-    Shapes: items (1, size, size, size), 0 or 1.
-    Raises: DataError if there are none, or more than a tenth of the files are damaged or of another size.
+    Shapes: examples (1, size, size, size), 0 or 1.
+    Raises: DataError if there are none, or more than a tenth of the files are damaged or have another size.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Voxels(Grids):
         self.test = test
 
     def count(self, root: Path) -> int | None:
-        """Return how many grids there are."""
+        """Return the number of grids; None if the folder does not exist."""
         found = existing(self.path, root)
         if found is None or not found.is_dir():
             return None
@@ -76,16 +76,18 @@ def _grid_files(folder: Path, layout: Layout, *, train: bool) -> list[GridFile]:
 
 
 def _read(path: Path, size: int) -> np.ndarray | DataError:
-    """Return the grid of a file as packed bits (1, bytes), or what is wrong with it."""
+    """Return the grid of a file as packed bits (1, bytes), or the error of the file."""
     try:
         grid = read_arrays(path, "voxels")["voxels"]
     except Exception as error:  # What NumPy raises depends on how the file is damaged.
         cause = " ".join(str(error).split())[:300] or type(error).__name__
-        return DataError(f"{path} cannot be read as a voxel grid: {cause}. Expected a whole .npz with key `voxels`.")
+        return DataError(
+            f"{path} cannot be read as a voxel grid: {cause}. Expected a complete .npz file with the key `voxels`."
+        )
     shape = (size, size, size)
     if grid.shape not in (shape, (1, *shape)):
         return DataError(
-            f"{path}: `voxels` has shape {grid.shape}. Expected {shape} or {(1, *shape)}, as data.size is {size}."
+            f"{path}: `voxels` has shape {grid.shape}. Expected {shape} or {(1, *shape)}, since data.size is {size}."
         )
     if grid.dtype.kind not in "buif" or not np.isin(grid, (0, 1)).all():
         return DataError(f"{path}: `voxels` is {grid.dtype}, not all 0 or 1. Expected booleans, or numbers 0 and 1.")

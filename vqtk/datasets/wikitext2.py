@@ -1,4 +1,4 @@
-"""WikiText-2 as characters, where it is or can be had."""
+"""WikiText-2 as characters, if it is present or can be downloaded."""
 
 from http.client import HTTPException
 from pathlib import Path
@@ -19,13 +19,13 @@ _NAMES = {part: f"wiki.{part}.tokens" for part in ("train", "valid", "test")}
 
 @datasets.register("wikitext2")
 class WikiText2(Characters):
-    """Windows of `length` characters of Wikipedia; training and test text as published.
+    """Windows of `length` characters of Wikipedia, with the published training and test texts.
 
     Token 0 is "unknown"; the others are the `vocabulary` - 1 most frequent characters of the training text. Training
     windows start at every character; test windows do not overlap.
 
-    Shapes: items (length,), indices into a vocabulary of `vocabulary` characters.
-    Raises: DataError if the files are absent and cannot be downloaded, or damaged.
+    Shapes: examples (length,), indices into a vocabulary of `vocabulary` characters.
+    Raises: DataError if the files are damaged, or missing and cannot be downloaded.
     Source: Merity et al. 2016.
     """
 
@@ -33,7 +33,7 @@ class WikiText2(Characters):
         super().__init__(length=length, vocabulary=vocabulary)
 
     def count(self, root: Path) -> int:
-        """Return how many characters there are, taking each for a byte; about those of the complete set if absent."""
+        """Return the number of characters, assuming one byte for each; if missing, about that of the complete set."""
         found = _find(root)
         if found is None:
             return _CHARACTERS
@@ -47,7 +47,7 @@ class WikiText2(Characters):
         if missing:
             raise DataError(
                 f"{folder}: {' and '.join(missing)} missing. Expected {', '.join(_NAMES.values())}. Delete the folder "
-                "to have them downloaded again."
+                "to download them again."
             )
         texts = {part: read_text(folder / _NAMES[part]) for part in _LINES}
         splits, _ = windows([texts["train"]], [texts["test"]], spec=self.spec, source=folder)
@@ -56,13 +56,13 @@ class WikiText2(Characters):
 
 
 def _find(root: Path) -> Path | None:
-    """Return the folder that holds any of the three files, at `root` or below it."""
+    """Return the folder with any of the three files, at `root` or below it; None if there is none."""
     places = (root / "wikitext2" / "wikitext-2", root / "wikitext-2", root / "wikitext2", root)
     return next((place for place in places if any((place / name).is_file() for name in _NAMES.values())), None)
 
 
 def _downloaded(root: Path) -> Path:
-    """Download the text and return its folder. Raises: DataError which says where to put it."""
+    """Download the text and return its folder. Raises: DataError that says where to put it."""
     from torchvision.datasets.utils import download_and_extract_archive
 
     try:
@@ -71,14 +71,14 @@ def _downloaded(root: Path) -> Path:
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"WikiText-2 is not in {root} and could not be downloaded from {_URL} ({type(error).__name__}). Unpack "
-            f"wikitext-2-v1.zip so that there are {root / 'wikitext2' / 'wikitext-2'}/{', '.join(_NAMES.values())}; "
+            f"wikitext-2-v1.zip to get {root / 'wikitext2' / 'wikitext-2'}/{', '.join(_NAMES.values())}; "
             "or set VQTK_DATA or --data-dir to the folder that holds wikitext2."
         ) from None
     return root / "wikitext2" / "wikitext-2"
 
 
 def _note(folder: Path, texts: dict[str, str]) -> str | None:
-    """Return what is not official about the files."""
+    """Return how the files differ from the official ones; None if they do not."""
     wrong = []
     valid = folder / _NAMES["valid"]
     if valid.is_file() and valid.read_bytes() == (folder / _NAMES["train"]).read_bytes():
@@ -88,4 +88,4 @@ def _note(folder: Path, texts: dict[str, str]) -> str | None:
             lines = texts[part].count("\n")
             if lines != official:
                 wrong.append(f"{_NAMES[part]} has {lines:,} lines, the official one {official:,}")
-    return f"{folder}: {'; '.join(wrong)}: figures do not compare with published ones." if wrong else None
+    return f"{folder}: {'; '.join(wrong)}: metrics are not comparable with published ones." if wrong else None

@@ -1,4 +1,4 @@
-"""Speed and memory of the core against the plainest implementation, interleaved in one process."""
+"""Speed and memory of vqtk against a textbook implementation, with the calls interleaved in one process."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from vqtk.train.loop import LOG_EVERY, Trainer
 
 @dataclass(frozen=True)
 class Comparison:
-    """One piece of work by the textbook, by vqtk's plain code, and as the recipe computes it, in ms or MB.
+    """A measurement of the textbook, of vqtk's uncompiled code, and of what the recipe computes with, in ms or MB.
 
-    `computed` is None where the recipe computes plainly.
+    `computed` is None if the recipe uses the uncompiled code.
     """
 
     what: str
@@ -40,18 +40,18 @@ class Comparison:
     computed: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, with how many times the textbook's value is ours."""
+        """Return the values as JSON, with the textbook's as multiples of vqtk's."""
         ratio = None if self.computed is None else self.textbook / self.computed
         return {**asdict(self), "plain_ratio": self.textbook / self.plain, "computed_ratio": ratio}
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark found.
+    """The result of a benchmark.
 
-    `execution` is how the recipe computes, as a manifest records it. `compile_s` is what its first update and encoding
-    took beyond the later ones: compilation, capture; `earned_back` the updates after which that time is saved, None
-    where it never is.
+    `execution` is how the recipe computes, as a manifest records it. `compile_s` is the extra time of its first update
+    and encoding, which compile and capture; `earned_back` is the number of updates that save this time, None if they
+    never do.
     """
 
     execution: dict[str, Any]
@@ -63,16 +63,16 @@ class Benchmark:
     earned_back: int | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the result as JSON values."""
         return {**asdict(self), "comparisons": [one.to_json() for one in self.comparisons]}
 
 
 def bench(recipe: Recipe, *, rounds: int, batch: int, device: torch.device) -> Benchmark:
-    """Time an update, encoding and decoding of `batch` synthetic examples, each side in turn; and measure memory.
+    """Time an update, encoding and decoding of `batch` synthetic examples, each side in turn, and measure memory.
 
-    The update's memory is what it takes beyond weights, gradients and moments.
+    The memory of an update is what it takes beyond weights, gradients and moments.
 
-    Raises: VqtkError if the model does not work in stages.
+    Raises: VqtkError if the model has no stages.
     """
     sides = _sides(recipe, batch, device)
     works: dict[str, list[Callable[[], object]]] = {name: [] for name in ("update", "loop", "encode", "decode")}
@@ -102,10 +102,10 @@ def bench(recipe: Recipe, *, rounds: int, batch: int, device: torch.device) -> B
 
 
 def _sides(recipe: Recipe, batch: int, device: torch.device) -> list[_Side]:
-    """Return the textbook, the plain code, and what the recipe computes with, if that is something else."""
+    """Return the textbook, the uncompiled code, and what the recipe computes with if that differs."""
     model = build_model(recipe, device=device)
     if not isinstance(model, VQDraw):
-        raise VqtkError(f"{type(model).__name__} has no stages, and bench compares walks through them. Take a vqdraw.")
+        raise VqtkError(f"{type(model).__name__} has no stages, and bench compares passes through them. Use a vqdraw.")
     check_update(recipe, model, batch=batch)
     target = synthetic(model.data, batch).to(device)
     execution = resolve(recipe, model)
@@ -121,7 +121,7 @@ def _sides(recipe: Recipe, batch: int, device: torch.device) -> list[_Side]:
 
 
 class _Side:
-    """One way to do the work, on a model of its own."""
+    """One way to do the work, with its own copy of the model."""
 
     def __init__(self, trainer: Trainer, target: Tensor):
         self.trainer, self.model, self.target = trainer, trainer.model, target
@@ -129,7 +129,7 @@ class _Side:
         self.precision = trainer.execution.precision
 
     def works(self) -> dict[str, Callable[[], object]]:
-        """Return what is timed, by name."""
+        """Return the calls to time, by name."""
         return {"update": self.update, "loop": self.loop, "encode": self.encode, "decode": self.decode}
 
     def update(self) -> None:
@@ -137,7 +137,7 @@ class _Side:
         self.trainer.update([self.target], updates=10**9)
 
     def loop(self) -> None:
-        """Do an update as the loop does, which reads the metrics every few updates."""
+        """Do an update as the training loop does, which reads the metrics every few updates."""
         self.update()
         if self.trainer.done % LOG_EVERY == 0:
             self.trainer.metrics()
@@ -150,18 +150,18 @@ class _Side:
 
     @torch.no_grad()
     def decode(self) -> Tensor:
-        """Decode as many codes."""
+        """Decode a batch of codes."""
         with self._autocast():
             return self.model.decode(self.codes)
 
     def everything(self) -> None:
-        """Update, encode and decode once: what is compiled and captured is so after this."""
+        """Update, encode and decode once, which compiles and captures all that is to be."""
         self.update()
         self.encode()
         self.decode()
 
     def memory_mb(self) -> float:
-        """Return the most memory that forward and backward pass take beyond what was there before."""
+        """Return the peak memory of a forward and backward pass, beyond what was held before."""
         self.trainer.optimizer.zero_grad(set_to_none=False)
         with peak_bytes(self.target.device) as peak:
             self.backward()
@@ -176,7 +176,7 @@ class _Side:
 
 
 class _Textbook(_Side):
-    """As the paper writes it; with a `segment`, activations are computed again segment by segment."""
+    """The algorithm as the paper writes it; with a `segment`, activations are recomputed segment by segment."""
 
     def __init__(self, trainer: Trainer, target: Tensor, segment: int | None):
         super().__init__(trainer, target)
@@ -185,7 +185,7 @@ class _Textbook(_Side):
         trainer.objective.model = _Walking(self.walk)
 
     def loop(self) -> None:
-        """Do an update, and pass over a test batch, as the original does at every step."""
+        """Do an update and encode a test batch, as the original does at every step."""
         self.update()
         self.encode()
 
@@ -196,18 +196,18 @@ class _Textbook(_Side):
 
     @torch.no_grad()
     def decode(self) -> Tensor:
-        """Decode as many codes."""
+        """Decode a batch of codes."""
         return textbook_decode(cast(VQDraw, self.model), self.codes)
 
 
 @dataclass(frozen=True)
 class _Walking:
-    """What the objective asks of a model: a walk, whatever it asks besides."""
+    """A stand-in model for the objective, which needs only a walk of it."""
 
     take: Callable[[Tensor], Walk]
 
     def walk(self, target: Tensor, **_: Any) -> Walk:
-        """Walk."""
+        """Encode the target, ignoring all other arguments."""
         return self.take(target)
 
     __call__ = walk
@@ -218,7 +218,10 @@ def _comparison(what: str, unit: str, values: Sequence[float]) -> Comparison:
 
 
 def _interleaved(calls: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[float]:
-    """Return the median time of each call in ms, all called once in every round; the first round warms up."""
+    """Return the median time of each call in ms. Every round calls each once, and the first round warms up.
+
+    Interleaving makes the machine's other load fall on all calls alike.
+    """
     times = [[_seconds(call, device) for call in calls] for _ in range(rounds + 1)][1:]
     return [1e3 * statistics.median(column) for column in zip(*times, strict=True)]
 
@@ -231,8 +234,8 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def textbook_walk(model: VQDraw, target: Tensor, *, segment: int | None = None) -> Walk:
-    """Walk as the paper writes it: every proposal materialised, the best one indexed, gradients by autograd alone."""
-    x, state = (repeat_batch(value, len(target)) for value in model._start(1))
+    """Encode as the paper writes it: every proposal in memory, the best one indexed, gradients by autograd alone."""
+    x, state = (repeat_batch(value, len(target)) for value in model.start(1))
     x = x.contiguous()
     grids, path = [], []
     for first in range(0, model.stages, segment or model.stages):
@@ -263,8 +266,8 @@ def _textbook_stages(
 
 
 def textbook_decode(model: VQDraw, codes: Tensor) -> Tensor:
-    """Decode by computing all proposals of each stage and taking the one that the code names."""
-    x, state = (repeat_batch(value, len(codes)) for value in model._start(1))
+    """Decode by computing all proposals of each stage and taking the coded one."""
+    x, state = (repeat_batch(value, len(codes)) for value in model.start(1))
     for stage, chosen in enumerate(codes.unbind(1)):
         deltas, carry = model.step(x, state, stage)
         x = (x[:, None] + deltas)[torch.arange(len(chosen), device=chosen.device), chosen]

@@ -1,4 +1,4 @@
-"""What reconstructions are worth, in the words of each kind of data: pixels, tokens, voxels, points, signals."""
+"""The distortion of reconstructions, by metrics for each kind of data: images, text, voxels, points and signals."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vqtk.losses.mse import MSE
 from vqtk.models import Model
 
 Figures = dict[str, Tensor]
-"""Figures by name, each (n, s): a value an item and a stage."""
+"""Metrics by name, each (n, s): one value for each example and stage."""
 
 MOST_VALUES = 1 << 24
-"""Values that the reconstructions of all stages hold at most at a time."""
+"""The most values of reconstructions that are held at a time."""
 
 
 def stage_figures(model: Model, codes: Tensor, target: Tensor) -> Figures:
-    """Return `distortion`, the loss after each stage, and the figures of the data's kind beside it.
+    """Return the metrics after each stage: `distortion`, which is the loss, and those of the kind of data.
 
     A model that is not stepwise has one column, its last stage.
 
@@ -38,12 +38,12 @@ def stage_figures(model: Model, codes: Tensor, target: Tensor) -> Figures:
 
 
 def psnr_db(mse_pixels: float | None) -> float | None:
-    """Return the peak signal-to-noise ratio of a mean squared error of pixels in [0, 1]; None where it is infinite."""
+    """Return the peak signal-to-noise ratio of a mean squared error of pixels in [0, 1]; None if it is infinite."""
     return 10 * log10(1 / mse_pixels) if mse_pixels else None
 
 
 def figures_of(model: Model, after: Tensor, target: Tensor) -> Figures:
-    """Return the figures of the data's kind, which are of one unit whatever the loss.
+    """Return the metrics of the kind of data, which have the same units whatever the loss.
 
     Shapes: after (n, s, *reconstruction shape), target (n, *data shape) in training units → (n, s) each.
     """
@@ -56,9 +56,9 @@ def figures_of(model: Model, after: Tensor, target: Tensor) -> Figures:
 
 
 def _image(model: Model, shown: Tensor, target: Tensor) -> Figures:
-    """Return the squared error of pixels in [0, 1], and in training units where that is another number.
+    """Return the squared error of pixels in [0, 1], and in training units if these differ.
 
-    The loss `mse` is that of training units already.
+    With the loss `mse`, `distortion` is the error in training units already.
     """
     data = model.data
     figures = {"mse_pixels": _mean((data.pixels(shown) - data.pixels(target)).square())}
@@ -68,12 +68,12 @@ def _image(model: Model, shown: Tensor, target: Tensor) -> Figures:
 
 
 def _text(model: Model, shown: Tensor, target: Tensor) -> Figures:
-    """Return the part of the tokens that are right."""
+    """Return the fraction of correct tokens."""
     return {"token_accuracy": _mean((shown == target).double())}
 
 
 def _voxels(model: Model, shown: Tensor, target: Tensor) -> Figures:
-    """Return intersection over union of the voxels of at least 0.5 with the grid; 1 where both are empty."""
+    """Return the intersection over union of voxels of at least 0.5; 1 if both grids are empty."""
     found, there = (shown >= 0.5).flatten(2), (target >= 0.5).flatten(2)
     either = (found | there).sum(2)
     both = (found & there).sum(2)
@@ -86,7 +86,7 @@ def _points(model: Model, shown: Tensor, target: Tensor) -> Figures:
 
 
 def _signals(model: Model, shown: Tensor, target: Tensor) -> Figures:
-    """Return the squared error in training units, unless it is the loss."""
+    """Return the squared error in training units, unless that is the loss."""
     return {} if isinstance(model.loss, MSE) else {"mse": _mean((shown - target).square())}
 
 

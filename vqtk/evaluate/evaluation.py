@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Rates:
-    """Items a second, medians over `batches` batches of `batch` items; `warmed_up` if a first one was left out."""
+    """Examples per second, as medians over `batches` batches of `batch`; `warmed_up` if a first one was left out."""
 
     encode_items_per_s: float
     decode_items_per_s: float
@@ -34,19 +34,19 @@ class Rates:
     device: str
 
     def plain(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
+        """Return the rates as JSON values."""
         return asdict(self)
 
 
 class Stopwatch:
-    """Times each call of one kind on a device, in items a second."""
+    """Times calls on a device, in examples per second."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.items_per_s: list[float] = []
 
     def __call__(self, items: int, call: Callable[[], Result]) -> Result:
-        """Return what the call returns, having noted the time that it took for so many items."""
+        """Return what the call returns, and record how long it took for its number of examples."""
         synchronize(self.device)
         started = time.perf_counter()
         result = call()
@@ -55,12 +55,12 @@ class Stopwatch:
         return result
 
     def median(self) -> float:
-        """Return the median rate; the first call, which warms up, is left out unless it is the only one."""
+        """Return the median rate without the first call, which warms up, unless it is the only one."""
         return statistics.median(self.items_per_s[1:] or self.items_per_s)
 
 
 def rates(encode: Stopwatch, decode: Stopwatch, *, batch: int) -> Rates:
-    """Return the rates that two stopwatches found on batches of `batch` items."""
+    """Return the rates that two stopwatches measured on batches of `batch` examples."""
     timed, device = len(encode.items_per_s), encode.device
     return Rates(
         encode_items_per_s=encode.median(),
@@ -74,28 +74,36 @@ def rates(encode: Stopwatch, decode: Stopwatch, *, batch: int) -> Rates:
 
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Yields the parts of a piece of work, showing how far it is; the second argument says what it is."""
+"""Yields the parts of some work and shows its progress; the second argument names the work."""
 
 
 def untracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
-    """Yield the parts, showing nothing."""
+    """Yield the parts without showing progress."""
     return parts
 
 
 MOST_PROPOSED = {"cpu": 1 << 21}
-"""Values that the proposals of a batch hold at most, by device: on the CPU they should fit its cache, which
-makes encoding digits a third faster than in batches of 100."""
+"""The most values of a batch's proposals, by device: on the CPU they should fit its cache, which makes the encoding
+of digits a third faster than in batches of 100."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a split; losses in units of the model's loss, averaged over items.
+    """Metrics of a split, averaged over its examples; losses are in units of the model's loss.
 
-    `distortion` (s,) is the smallest loss at each stage, None where the model has no reconstruction; `all` the mean
-    over every option, None where no option but the chosen one was scored. `usage` (s, k) counts how often each option
-    was chosen. `kind` is that of the data, `values` how many values an item has. `figures` holds what is measured
-    beside the loss, each a list (s,) by its name; `reached` the same of the whole code alone. `codes` (n, s) are those
-    of the examples, in their order, on the CPU; `rates` how fast they were encoded and decoded, where that was timed.
+    Arguments:
+        items: the number of examples.
+        distortion: (s,), the smallest loss at each stage, None for stages that the model cannot decode.
+        all: the mean loss over every option, None if only chosen options were scored.
+        usage: (s, k), how often each option was chosen.
+        options: the number of options.
+        normalised: whether the loss is a negative log-likelihood of the data.
+        values: the number of values of an example.
+        kind: the kind of data.
+        figures: the other metrics after each stage by name, each a list (s,).
+        reached: the same metrics of the whole code.
+        codes: (n, s) of the examples, in their order, on the CPU.
+        rates: how fast they were encoded and decoded, if that was timed.
     """
 
     items: int
@@ -117,7 +125,7 @@ class Evaluation:
         return torch.special.entr(frequency.double()).sum(1).tolist()
 
     def row(self) -> dict[str, Any]:
-        """Return the training quantities; those of single stages only where every stage has a reconstruction."""
+        """Return the metrics that training logs; `choice` only if every stage has a reconstruction."""
         counts = self.usage.sum(0).double()
         known = [value for value in self.distortion if value is not None]
         row: dict[str, Any] = {"choice": sum(known) / len(known)} if len(known) == len(self.distortion) else {}
@@ -129,13 +137,13 @@ class Evaluation:
         return row
 
     def shared(self) -> dict[str, float | None]:
-        """Return what the whole code's reconstruction is worth in units that all losses share, by the data's kind."""
+        """Return the metrics of the whole code's reconstruction, in units that do not depend on the loss."""
         if "mse_pixels" in self.reached:
             return {**self.reached, "psnr_db": psnr_db(self.reached["mse_pixels"])}
         return dict(self.reached)
 
     def stages(self) -> list[dict[str, Any]]:
-        """Return one row a stage: bits, distortion, figures, the bound where there is one, and the codes' usage."""
+        """Return a row for each stage: bits, distortion, other metrics, the bound if there is one, and code usage."""
         rows = []
         for stage, (distortion, entropy) in enumerate(zip(self.distortion, self.entropy_nats(), strict=True)):
             row: dict[str, Any] = {
@@ -160,7 +168,7 @@ class Evaluation:
         return row
 
     def _bound(self, distortion: float | None, stage: int) -> dict[str, float | None]:
-        """Return the bound on an item's negative log-likelihood, under the uniform prior over codes."""
+        """Return the bound on an example's negative log-likelihood, under the uniform prior over codes."""
         each = "bound_bits_per_char" if self.kind == "text" else "bound_bits_per_dim"
         if distortion is None:
             return {"bound_nats": None, each: None}
@@ -180,14 +188,17 @@ def evaluate(
 ) -> Evaluation:
     """Encode and decode examples of a split, and measure rate and distortion.
 
-    By default one greedy walk scores every option of every stage, and the whole code's reconstruction is measured. A
-    model that is not stepwise has no options to score: what is known is its last stage.
+    By default one greedy encoding pass scores every option of every stage, and the whole code's reconstruction is
+    measured. A model that is not stepwise has no options to score, and is measured at its last stage only.
 
     Arguments:
-        items: indices of the examples; all by default.
-        batch: how many at a time.
-        searched: encode by the model's own search, measure the reconstruction after every stage, and time both ways.
-        track: shows how far it is.
+        model: the model.
+        split: the examples.
+        items: their indices; by default all.
+        batch: the number of examples at a time.
+        searched: whether to encode by the model's own search, measure the reconstruction after every stage, and time
+            encoding and decoding.
+        track: shows the progress.
     """
     was_training = model.training
     model.eval()
@@ -231,7 +242,7 @@ def evaluate(
 
 
 def _walked(model: Model, target: Tensor) -> tuple[Tensor, Figures, float]:
-    """Return the codes of a greedy walk, its distortion by stage, metrics of the whole code, and the grid's mean."""
+    """Return the codes of a greedy pass, its metrics (the distortion after each stage), and the mean of its grids."""
     if model.stepwise:
         grids, codes, after = model.scored(target)
         distortion, mean = grids.min(2).values, grids.mean().item()
@@ -243,12 +254,12 @@ def _walked(model: Model, target: Tensor) -> tuple[Tensor, Figures, float]:
 
 
 def _at_the_end(values: list[float], stages: int) -> list[float | None]:
-    """Return values of the last stages as one of each stage: None where there is no reconstruction."""
+    """Return values of the last stages as a list over all stages, with None for the others."""
     return [None] * (stages - len(values)) + values
 
 
 def suited_batch(model: Model) -> int:
-    """Return how many items to encode at a time: 100, or fewer where their proposals would take much memory."""
+    """Return how many examples to encode at a time: 100, or fewer if their proposals would take much memory."""
     most = MOST_PROPOSED.get(model.device.type, 1 << 28)
     return max(1, min(100, most // (model.options * prod(model.loss.shape))))
 
@@ -261,15 +272,15 @@ def encode_all(
     items: Tensor,
     batch: int | None = None,
     track: Track = untracked,
-    what: str = "items",
+    what: str = "examples",
 ) -> Tensor:
-    """Return the codes of the items (indices) of a split: (n, stages), on the CPU."""
+    """Return the codes of examples (indices) of a split: (n, stages), on the CPU."""
     size = batch or suited_batch(model)
     parts = targets(model, split, items, batch=size, track=track, what=what)
     return torch.cat([model.encode(target).cpu() for target in parts])
 
 
 def targets(model: Model, split: Split, items: Tensor, *, batch: int, track: Track, what: str) -> Iterator[Tensor]:
-    """Yield the items (indices) of a split in training units on the model's device, `batch` at a time."""
+    """Yield examples (indices) of a split in training units on the model's device, `batch` at a time."""
     for raw in batches_of(split, track(items.split(batch), what)):
         yield model.data.normalise(raw.to(model.device), model.dtype)

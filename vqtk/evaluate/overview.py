@@ -1,4 +1,4 @@
-"""What `vqtk eval` finds, as one tree of JSON values: the table is printed from it, and `eval.json` written."""
+"""All metrics of `vqtk eval` as one tree of JSON values, from which its table is printed and `eval.json` written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from vqtk.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is to be measured: on how many test items (all by default), so many at a time, and what besides."""
+    """What to measure.
+
+    Arguments:
+        items: the number of test examples; by default all.
+        batch: the number of examples at a time.
+        probe: whether to train classifiers on the codes.
+        probe_items: the number of train examples for these; by default all.
+        quality: whether to measure the quality of samples.
+    """
 
     items: int | None = None
     batch: int | None = None
@@ -35,9 +43,9 @@ def overview(
     asked: EvaluationRequest = EvaluationRequest(),
     track: Track = untracked,
 ) -> dict[str, Any]:
-    """Measure a model on its test split, and return all that was found as JSON values.
+    """Measure a model on its test split, and return all metrics as JSON values.
 
-    Raises: DataError if what is asked for needs labels or images, and there are none.
+    Raises: DataError if a requested metric needs labels or images that the data do not have.
     """
     test, train = splits.test, splits.train
     items = fixed_subset(test, asked.items, recipe.seed) if asked.items else torch.arange(len(test))
@@ -50,7 +58,7 @@ def overview(
     measured = evaluate(model, test, items=items, batch=asked.batch, searched=True, track=track)
     if asked.probe:
         taken = torch.randperm(len(train), generator=generator(recipe.seed, "probe", "items"))[: asked.probe_items]
-        codes = encode_all(model, train, items=taken, batch=asked.batch, track=track, what="train items")
+        codes = encode_all(model, train, items=taken, batch=asked.batch, track=track, what="train examples")
         pairs = (codes, known[0][taken]), (measured.codes, known[1])
         besides["probe"] = probe(*pairs, options=model.options, seed=recipe.seed, track=track).plain()
     loss = recipe.loss
@@ -74,12 +82,12 @@ def overview(
 
 
 def _likelihood(loss: str | None, model: Model) -> str:
-    """Return in words what the loss says of a likelihood."""
+    """Return in words how the loss relates to a likelihood."""
     if model.loss.normalised:
         return (
-            "The bound is on the negative log-likelihood of an item: distortion × values + stages × ln options, codes "
-            "under the uniform prior."
+            "The bound is on the negative log-likelihood of an example: distortion × values + stages × ln options, "
+            "with the uniform prior over codes."
         )
     values = "undequantised pixels" if model.data.kind == "image" else model.data.kind
     reason = f": a density on {values} is unbounded below" if loss == "gaussian" else ""
-    return f"The loss is a reconstruction term, no bound on a likelihood{reason}."
+    return f"The loss is a reconstruction term, not a bound on a likelihood{reason}."

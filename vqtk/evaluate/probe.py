@@ -1,4 +1,4 @@
-"""What codes tell of the class: classifiers on the one-hot codes of the first stages, after every stage."""
+"""How much codes reveal of the class: classifiers on the one-hot codes of the first 1, 2, … stages."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vqtk.process import generator
 EPOCHS = 10
 HIDDEN = 128
 FALL = 0.02
-"""The accuracy that a classifier may lose before it is said to overfit."""
+"""How much accuracy a classifier may lose with more stages before it counts as overfitting."""
 
 
 @dataclass(frozen=True)
 class Probe:
     """Test accuracy of a linear classifier and of an MLP on the codes of the first 1…S stages, each a list (s,).
 
-    `linear_train` and `mlp_train` are those on the items that they were trained on.
+    `linear_train` and `mlp_train` are their accuracies on the examples that they were trained on.
     """
 
     linear: list[float]
@@ -40,13 +40,14 @@ class Probe:
     hidden: int = HIDDEN
 
     def plain(self) -> dict[str, Any]:
-        """Return the figures as JSON values, with the classifiers that overfit."""
+        """Return the values as JSON, with the classifiers that overfit."""
         return {**asdict(self), "overfits": self.overfits()}
 
     def overfits(self) -> list[str]:
-        """Return which of `linear` and `mlp` lose test accuracy to later stages while they learn their items by heart.
+        """Return which of `linear` and `mlp` lose test accuracy with more stages while they memorise train examples.
 
-        More stages tell no less of the class: a classifier that falls by more than FALL has too few items for them.
+        More stages never hold less information about the class, so a classifier whose accuracy falls by more than FALL
+        has too few examples.
         """
         pairs = {"linear": (self.linear, self.linear_train), "mlp": (self.mlp, self.mlp_train)}
         return [
@@ -55,9 +56,9 @@ class Probe:
 
 
 class OneHotLinear(nn.Module):
-    """A linear layer on one-hot codes scaled by √options, computed as a sum of rows: no one-hot is ever made.
+    """A linear layer on one-hot codes scaled by √options, computed as a sum of rows without the one-hot tensor.
 
-    Its weights start as those of `nn.Linear`, drawn from the global generator.
+    Its weights are initialised as those of `nn.Linear`, from the global generator.
 
     Shapes: codes (n, s) in [0, options) → (n, outputs).
     """
@@ -81,19 +82,19 @@ class OneHotLinear(nn.Module):
 def probe(
     train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, options: int, seed: int, track: Track = untracked
 ) -> Probe:
-    """Train two classifiers after every stage, each on the codes up to it, and score them on the test codes.
+    """Train two classifiers for every stage, on the codes up to it, and score them on the test codes.
 
-    The protocol is the original's: one-hot codes scaled by √options, Adam of learning rate 1e-3, batches of 100,
-    10 epochs; an MLP of 128 hidden units, and a linear classifier. The last epoch counts.
+    The protocol is the original's: one-hot codes scaled by √options, Adam with learning rate 1e-3, batches of 100,
+    10 epochs; a linear classifier, and an MLP with 128 hidden units. They are scored after the last epoch.
 
-    Shapes: `train` and `test` are codes (n, s) and labels (n,), from 0 on.
+    Shapes: `train` and `test` are codes (n, s) and labels (n,), counted from 0.
     Source: Nichol 2020, arXiv 2003.01599, the classifier on codes of the original implementation.
     """
     classes = int(max(train[1].max(), test[1].max())) + 1
     accuracy: dict[int, list[float]] = {0: [], HIDDEN: []}
     learned: dict[int, list[float]] = {0: [], HIDDEN: []}
-    cells = [(stages, hidden) for stages in range(1, train[0].shape[1] + 1) for hidden in accuracy]
-    for stages, hidden in track(cells, "classifiers"):
+    pairs = [(stages, hidden) for stages in range(1, train[0].shape[1] + 1) for hidden in accuracy]
+    for stages, hidden in track(pairs, "classifiers"):
         model = classifier(stages, options, classes=classes, hidden=hidden, seed=seed)
         fit_classifier(model, train[0][:, :stages].contiguous(), train[1], seed=seed, epochs=EPOCHS)
         for found, (codes, labels) in ((learned, train), (accuracy, test)):
@@ -105,7 +106,7 @@ def probe(
 
 
 def classifier(stages: int, options: int, *, classes: int, hidden: int, seed: int) -> nn.Module:
-    """Return a classifier of codes (n, stages) → logits (n, classes): linear where `hidden` is 0, else an MLP."""
+    """Return a classifier of codes (n, stages) → logits (n, classes): linear if `hidden` is 0, otherwise an MLP."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(generator(seed, "probe", stages, hidden).initial_seed())
         if not hidden:
@@ -114,10 +115,10 @@ def classifier(stages: int, options: int, *, classes: int, hidden: int, seed: in
 
 
 def labels_of(split: Split, items: Tensor, what: str) -> Tensor:
-    """Return the labels of items (indices), int64, on the CPU. Raises: DataError if the data have none."""
+    """Return the labels of examples (indices), int64, on the CPU. Raises: DataError if the data have no labels."""
     if split.labels is None:
         raise DataError(
-            f"the {what} items have no labels, and --probe trains classifiers of them. Expected data with labels, such "
+            f"the {what} examples have no labels, which --probe trains classifiers on. Expected data with labels, such "
             "as mnist, cifar10 or svhn. Run vqtk eval without --probe."
         )
     return split.labels.cpu()[items].long()

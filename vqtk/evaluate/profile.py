@@ -1,4 +1,4 @@
-"""What an update costs: where its time goes, its operations, its memory."""
+"""The cost of an update: where its time goes, its operations, and its memory."""
 
 from __future__ import annotations
 
@@ -34,16 +34,22 @@ _KINDS = (
     ("copy", ("copy", "memcpy", "clone", "contiguous", "memset", "zero_", "fill_")),
     ("norm", ("norm",)),
 )
-"""Kinds of work by words in the names of operations and kernels; the first that fits counts."""
+"""Kinds of work, recognised by words in the names of operations and kernels; the first match counts."""
 _ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where an update's time goes: `shares` by kind of work, largest first, `slowest` by operation, in ms.
+    """Where the time of an update goes.
 
-    `flops` are those of the products of an update, `flops_per_s` what it reaches, `peak_flops_per_s` what one large
-    product reaches here in the same precision, `peak_bytes_per_s` what a large copy moves.
+    Arguments:
+        update_ms: the time of an update, in ms.
+        shares: its parts by kind of work, largest first.
+        slowest: the slowest operations, in ms.
+        flops: the operations of its products and convolutions.
+        flops_per_s: these operations per second of the update.
+        peak_flops_per_s: those that one large matrix product reaches on this device in the same precision.
+        peak_bytes_per_s: the bytes per second that a large copy moves.
     """
 
     update_ms: float
@@ -56,16 +62,16 @@ class Profile:
 
     @property
     def share_of_peak(self) -> float:
-        """The part of the peak that an update reaches."""
+        """The fraction of the peak that an update reaches."""
         return self.flops_per_s / self.peak_flops_per_s
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the profile as JSON values."""
         return {**asdict(self), "share_of_peak": self.share_of_peak}
 
 
 def profile_update(recipe: Recipe, *, batch: int, device: torch.device) -> Profile:
-    """Profile an update of `batch` synthetic examples, computed as the recipe says."""
+    """Profile an update on `batch` synthetic examples, computed as the recipe asks."""
     model = build_model(recipe, device=device)
     check_update(recipe, model, batch=batch)
     target = synthetic(model.data, batch).to(device)
@@ -80,7 +86,7 @@ def profile_update(recipe: Recipe, *, batch: int, device: torch.device) -> Profi
     seconds = _median_s(update)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Warning: Profiler clears events")  # There is one cycle.
+        warnings.filterwarnings("ignore", "Warning: Profiler clears events")  # Irrelevant: there is only one cycle.
         with profile(activities=activities) as profiled:
             update()
     spent = {event.key: _self_ms(event, device) for event in profiled.key_averages()}
@@ -103,7 +109,7 @@ def profile_update(recipe: Recipe, *, batch: int, device: torch.device) -> Profi
 
 
 def peaks(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Measure and return the operations a second of a large matrix product, and the bytes a second of a large copy."""
+    """Measure the operations per second of a large matrix product, and the bytes per second of a large copy."""
     side = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     source = torch.zeros((1 << 30 if device.type == "cuda" else 1 << 27) // 4, device=device)
@@ -123,7 +129,7 @@ def peaks(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def _flops(recipe: Recipe, target: torch.Tensor) -> int:
-    """Return the operations of an update, counted on plain code: compiled code and graphs hide them."""
+    """Return the operations of an update, counted on uncompiled code: compiled code and graphs hide them."""
     trainer = Trainer(recipe, build_model(recipe, device=target.device), Execution())
     return flops_of(lambda: trainer.update([target], updates=10**9))
 
@@ -149,10 +155,10 @@ def _median_s(call: Callable[[], object]) -> float:
 
 @contextmanager
 def peak_bytes(device: torch.device) -> Iterator[list[int]]:
-    """Fill a list with the most bytes that tensors made within the block hold at a time, once it is left.
+    """Yield a list that receives, at the end of the block, the peak bytes of the tensors created within it.
 
-    On CUDA the allocator counts them; elsewhere what operations return is counted, and not what compiled code
-    allocates for itself.
+    On CUDA the allocator counts them. Elsewhere the results of operations are counted, but not what compiled code
+    allocates internally.
     """
     found: list[int] = []
     if device.type == "cuda":
@@ -167,7 +173,7 @@ def peak_bytes(device: torch.device) -> Iterator[list[int]]:
 
 
 class _Counting(TorchDispatchMode):
-    """Counts the bytes of the storages that operations return, from their making to their end."""
+    """Counts the bytes of the storages that operations return, from their creation until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +203,7 @@ class _Counting(TorchDispatchMode):
 
 
 def parameters_by_part(model: Model) -> dict[str, int]:
-    """Return the parameters of each part of a model; those of the refiners are summed over segments."""
+    """Return the number of parameters of each part of a model; the refiners' are summed over segments."""
     parts: dict[str, int] = {}
     for name, value in model.named_parameters():
         part = re.sub(r"^refiners\.\d+\.", "", name).split(".")[0]
@@ -211,9 +217,10 @@ def total_parameters(model: nn.Module) -> int:
 
 
 def flops(recipe: Recipe) -> dict[str, int]:
-    """Return the operations of encoding and of decoding one item: 2 for each multiply–add of a convolution or product.
+    """Return the operations of encoding and of decoding one example.
 
-    Counted on tensors without storage, so that the largest recipe takes no memory.
+    Each multiply–add of a convolution or product counts as 2. They are counted on tensors without storage, so that even
+    the largest recipe needs no memory.
     """
     model = build_model(recipe, device="meta").eval().requires_grad_(False)
     with torch.no_grad():

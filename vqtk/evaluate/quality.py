@@ -1,4 +1,4 @@
-"""How near samples are to data: Fréchet distance and kernel distance between their features."""
+"""The quality of samples: Fréchet distance and kernel distance between their features and those of data."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Quality:
-    """Distances of samples, and of train data for reference, from test data, in the space of some features.
+    """Distances of samples from test data, and of train data for reference, in a space of features.
 
-    `samples`, `train` and `test` count the images; `note` says why these are not the standard features.
+    `samples`, `train` and `test` are the numbers of images; `note` says why the features are not the standard ones.
     """
 
     features: Features
@@ -43,11 +43,11 @@ class Quality:
 
     @property
     def standard(self) -> bool:
-        """Whether the features are those that FID and KID are defined by."""
+        """Whether the features are those by which FID and KID are defined."""
         return self.features.kind == "inception"
 
     def plain(self) -> dict[str, Any]:
-        """Return the figures as JSON values: `fid` and `kid` only where they are the standard ones."""
+        """Return the metrics as JSON values, named `fid` and `kid` only if the features are the standard ones."""
         frechet, kid = ("fid", "kid") if self.standard else ("frechet_classifier", "kid_classifier")
         return {
             frechet: self.frechet,
@@ -64,16 +64,14 @@ class Quality:
 
 @torch.no_grad()
 def quality(model: Model, splits: Splits, *, items: Tensor, name: str, seed: int, track: Track = untracked) -> Quality:
-    """Compare as many samples as test items (indices), at most 10,000, with them; and as many train items.
+    """Compare test examples (indices, at most 10,000) with as many samples, and with as many train examples.
 
-    `name` is the data set's. Samples decode the model's random codes, and are rounded to 8 bits as the data are.
+    Samples decode the model's random codes and are rounded to 8 bits, like the data. `name` is that of the data set.
 
     Raises: DataError if the data are not images, or there are no features to compare them in.
     """
     if len(items) < 2:
-        raise DataError(
-            "distances of samples need at least 2 test items, and there is 1. Give --items a larger number."
-        )
+        raise DataError("the quality of samples needs at least 2 test examples, got 1. Raise --items.")
     standard, note = features_at_hand(model.data, splits, name=name, device=model.device)
     with torch.enable_grad():
         space = standard or classifier_features(
@@ -82,8 +80,8 @@ def quality(model: Model, splits: Splits, *, items: Tensor, name: str, seed: int
     chosen = items[torch.randperm(len(items), generator=generator(seed, "quality", "test"))[:MOST_ITEMS]]
     others = torch.randperm(len(splits.train), generator=generator(seed, "quality", "train"))[: len(chosen)]
     codes = model.random_codes(len(chosen), generator=generator(seed, "quality", "samples"))
-    test = _of_items(space, splits.test, chosen, track, "features of test items")
-    train = _of_items(space, splits.train, others, track, "features of train items")
+    test = _features_of(space, splits.test, chosen, track, "features of test examples")
+    train = _features_of(space, splits.train, others, track, "features of train examples")
     parts = track(codes.split(BATCH), "features of samples")
     samples = torch.cat([space.of(_as_bytes(model, part)).double().cpu() for part in parts])
     return Quality(
@@ -100,29 +98,31 @@ def quality(model: Model, splits: Splits, *, items: Tensor, name: str, seed: int
 
 
 def features_at_hand(data: DataSpec, splits: Splits, *, name: str, device: torch.device) -> tuple[Features | None, str]:
-    """Return Inception's features; or None, and why not, where a classifier can be trained in their place.
+    """Return Inception's features; or None and the reason, if a classifier can be trained instead.
 
-    Raises: DataError if the data, called `name`, are not images, or have no labels to train one on.
+    Raises: DataError if the data, called `name`, are not images, or have no labels to train a classifier on.
     """
     if data.kind != "image":
         raise DataError(
-            f"distances of samples are those of images, and {name} is {data.kind}. Take a model of images, or ask "
-            "for none."
+            f"the quality of samples is measured on images, and {name} is {data.kind}. Use a model of images, or leave "
+            "out --quality."
         )
     standard, note = inception(device)
     if standard is None and (splits.train.labels is None or splits.test.labels is None):
         raise DataError(
-            f"distances of samples: neither the weights of Inception are at hand nor labels of {name} to train a "
-            "classifier on, so there are no features to compare images in. Install vqtk[quality] and run vqtk eval "
-            "--quality once with a network, or take data with labels, such as mnist, cifar10 or svhn."
+            f"the quality of samples needs the weights of Inception, or labels of {name} to train a classifier on, and "
+            "neither is available. Install vqtk[quality] and run vqtk eval --quality once with a network connection, "
+            "or use data with labels, such as mnist, cifar10 or svhn."
         )
     return standard, note
 
 
 def frechet_distance(one: Tensor, other: Tensor) -> float:
-    """Return the squared Fréchet distance of the Gaussians fitted to two sets of features, (n, d) and (m, d).
+    """Return the squared Fréchet distance between Gaussians fitted to two sets of features, (n, d) and (m, d).
 
-    Source: Heusel et al. 2017; tr (AB)^½ is the sum of the roots of the eigenvalues of A^½ B A^½.
+    tr (AB)^½ is computed as the sum of the roots of the eigenvalues of A^½ B A^½, which is symmetric.
+
+    Source: Heusel et al. 2017, FID.
     """
     one, other = one.double(), other.double()
     shift = (one.mean(0) - other.mean(0)).square().sum()
@@ -136,7 +136,7 @@ def frechet_distance(one: Tensor, other: Tensor) -> float:
 def kernel_distance(one: Tensor, other: Tensor) -> float:
     """Return the unbiased squared maximum mean discrepancy of features, (n, d) and (m, d), n and m at least 2.
 
-    The kernel is (x·y / d + 1)³. All pairs count, where some implementations average over random subsets.
+    The kernel is (x·y / d + 1)³. All pairs are used, whereas some implementations average over random subsets.
 
     Source: Bińkowski et al. 2018, KID.
     """
@@ -160,8 +160,8 @@ def _covariance(features: Tensor) -> Tensor:
     return centred.T @ centred / (len(features) - 1)
 
 
-def _of_items(space: Features, split: Split, items: Tensor, track: Track, what: str) -> Tensor:
-    """Return the features of items (indices) of a split: float64 (n, d), on the CPU."""
+def _features_of(space: Features, split: Split, items: Tensor, track: Track, what: str) -> Tensor:
+    """Return the features of examples (indices) of a split: float64 (n, d), on the CPU."""
     images = batches_of(split, track(items.split(BATCH), what))
     return torch.cat([space.of(raw).double().cpu() for raw in images])
 
@@ -174,17 +174,17 @@ def _as_bytes(model: Model, codes: Tensor) -> Tensor:
 
 UPDATES = 1000
 SEED = 0
-"""The classifier's, whatever the run's: figures of all runs on the same data are distances in one space."""
+"""The classifier's seed, whatever the run's, so that all runs on the same data are measured in one feature space."""
 PATIENCE_S = 10
 """Seconds to wait for a server."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Images, uint8 (n, c, h, w), → features (n, d).
+    """A space of features: `of` maps images, uint8 (n, c, h, w), to features (n, d).
 
-    `suffix` ends the names of figures in these features, `title` names their space in words; `test_accuracy` is the
-    classifier's, None for Inception.
+    `kind` is `inception` or `classifier`, `title` names the space in words, and `test_accuracy` is the classifier's;
+    None for Inception.
     """
 
     of: Callable[[Tensor], Tensor]
@@ -194,9 +194,9 @@ class Features:
 
 
 def inception(device: torch.device) -> tuple[Features | None, str]:
-    """Return the features of Inception v3 that FID is defined by; or None, and a line that says why not and what to do.
+    """Return the features of Inception v3 by which FID is defined; or None, and a line that says why and what to do.
 
-    Source: Heusel et al. 2017; the weights through torch-fidelity.
+    Source: Heusel et al. 2017; the weights come from torch-fidelity.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -220,9 +220,9 @@ def inception(device: torch.device) -> tuple[Features | None, str]:
 def classifier_features(
     data: DataSpec, train: Split, test: Split, *, name: str, device: torch.device, track: Track
 ) -> Features:
-    """Train a classifier on the data's own labels for a fixed number of updates; return its features.
+    """Train a classifier on the labels of the data for a fixed number of updates; return its features.
 
-    `name` is the data set's. Both splits have labels.
+    Both splits must have labels. `name` is that of the data set.
     """
     assert train.labels is not None
     assert test.labels is not None

@@ -1,6 +1,6 @@
-"""What can be said of rate and distortion without a network: K-means on raw pixels, and a Gaussian's function.
+"""Rate and distortion without a network: K-means on raw pixels, and the rate–distortion function of a Gaussian.
 
-Both are computed from training items, at the rates of a model's stages, and kept beside its run.
+Both are computed from training examples at the rates of a model's stages, and stored with its run.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from vqtk.process import generator
 from vqtk.recipe.recipe import Recipe
 
 STEPS = 600
-"""Mini-batches that K-means takes a stage, whatever the size of the data."""
+"""Mini-batches of K-means for each stage, whatever the size of the data."""
 MINI_BATCH = 1024
 MOST_VALUES = 1 << 28
-"""Values of training items that K-means holds at most: all of MNIST, SVHN or CIFAR-10."""
+"""The most values of training examples that K-means holds: enough for all of MNIST, SVHN or CIFAR-10."""
 BATCH = 1000
 LABELS = {
     "kmeans": "K-means residual quantisation of raw pixels",
@@ -37,15 +37,15 @@ LABELS = {
     "for such data",
 }
 WORTH_SHARE = 0.1
-"""The part of a training's operations that theirs may come to where nobody asked for them."""
+"""The fraction of the training's operations that the references may cost if they were not asked for."""
 REFERENCES_FILE = "references.json"
-"""Where a run keeps them."""
+"""The file of a run that holds them."""
 _FORMAT = "vqtk references 3"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a reference: bits an item, the mean squared error in training units, and that of pixels in [0, 1]."""
+    """A point of a reference: bits per example, mean squared error in training units, and that of pixels in [0, 1]."""
 
     stage: int
     bits: float
@@ -58,14 +58,14 @@ _POINT = [field.name for field in fields(Point)]
 
 @dataclass(frozen=True)
 class References:
-    """Both curves, and what they were computed from: `items` of the train split for K-means, all for the Gaussian."""
+    """Both curves, and the facts that they depend on: the data, the rates, the settings of K-means, and the seed."""
 
     kmeans: list[Point]
     gaussian: list[Point]
     facts: dict[str, Any]
 
     def plain(self) -> dict[str, Any]:
-        """Return them as JSON values, each curve with the label to show it by."""
+        """Return the curves as JSON values, each with its label."""
         curves = {
             name: {"label": label, "stages": [asdict(point) for point in getattr(self, name)]}
             for name, label in LABELS.items()
@@ -82,17 +82,24 @@ def references(
     track: Track = untracked,
     unkept: Callable[[str], object] | None = None,
 ) -> References:
-    """Return the references at the rates of a model's stages; those kept at `keep` if they are of the same.
+    """Return the references at the rates of a model's stages.
 
-    K-means is fitted on all training items (a seeded subset of them, where they are more than can be held) and
-    measured on all test items; the covariance is that of all training items. `unkept` is called with the reason if
-    `keep` cannot be written.
+    K-means is fitted on all training examples (on a seeded subset if they are too many to hold) and measured on all
+    test examples; the covariance is that of all training examples.
 
-    Raises: DataError if the data are no images; without `unkept` also if `keep` cannot be written.
+    Arguments:
+        model: gives the stages, options and training units.
+        splits: the data.
+        seed: of K-means.
+        keep: the file to store them in; if it holds references with the same facts, these are returned.
+        track: shows the progress.
+        unkept: called with the reason if `keep` cannot be written.
+
+    Raises: DataError if the data are not images; without `unkept`, also if `keep` cannot be written.
     """
     if model.data.kind != "image":
         raise DataError(
-            f"--references compares with what pixels allow, and the data are {model.data.kind}. Take a model of images."
+            f"--references are computed from images, and the data are {model.data.kind}. Use a model of images."
         )
     items = _fitted(model, splits)
     facts = {
@@ -112,15 +119,15 @@ def references(
         try:
             write_text(keep, json.dumps(found.plain(), indent=2) + "\n")
         except OSError as error:
-            told = f"{keep}: the references cannot be kept there ({error}). Make it writable."
+            reason = f"{keep}: the references cannot be written ({error}). Make the folder writable."
             if unkept is None:
-                raise DataError(told) from None
-            unkept(told)
+                raise DataError(reason) from None
+            unkept(reason)
     return found
 
 
 def kept(path: Path) -> References | None:
-    """Return the references that were written to a file; None if there are none, or they are damaged."""
+    """Return the references in a file; None if it does not exist or is damaged."""
     try:
         found = read_file(path, ReferencesFile)
     except CheckpointError:
@@ -134,28 +141,28 @@ def kept(path: Path) -> References | None:
 
 
 def are_worth_it(recipes: Sequence[Recipe], model: Model, splits: Splits) -> bool:
-    """Return whether they take few operations, beside those of training by these recipes.
+    """Return whether the references cost few operations compared with training by these recipes.
 
-    Both are counted, and neither is timed: the same recipes have them on any machine.
+    Operations are counted, not timed, so that the answer does not depend on the machine.
     """
     if model.data.kind != "image":
         return False
     try:
-        encoded = [flops(one)["encode"] * one.batch * one.train.accumulate * one.train.updates for one in recipes]
+        encoded = [flops(one)["encode"] * one.examples_per_update * one.train.updates for one in recipes]
     except (VqtkError, NotImplementedError):  # A plugin that cannot be built without data.
         return False
-    return _operations(model, splits) <= WORTH_SHARE * 3 * sum(encoded)  # Backwards costs twice as much as forwards.
+    return _operations(model, splits) <= WORTH_SHARE * 3 * sum(encoded)  # A backward pass costs two forward passes.
 
 
 def _operations(model: Model, splits: Splits) -> float:
-    """Return about how many operations it takes to compute them."""
+    """Return an estimate of the operations of computing the references."""
     values, train, test = prod(model.data.shape), len(splits.train), len(splits.test)
     assigned = model.stages * model.options * (STEPS * MINI_BATCH + _fitted(model, splits) + test)
     return 2 * values * assigned + 2 * train * values**2 + 10 * values**3
 
 
 def _fitted(model: Model, splits: Splits) -> int:
-    """Return how many training items K-means is fitted on."""
+    """Return the number of training examples that K-means is fitted on."""
     return min(len(splits.train), max(1, MOST_VALUES // prod(model.data.shape)))
 
 
@@ -163,10 +170,11 @@ def _fitted(model: Model, splits: Splits) -> int:
 
 
 def kmeans(vectors: Tensor, options: int, *, seed: int) -> Tensor:
-    """Return the centres (k, d) of vectors (n, d) on the CPU, by mini-batches from k of them drawn at random.
+    """Return k = `options` centres (k, d) of vectors (n, d) on the CPU, by mini-batch K-means from k random vectors.
 
-    Of at most as many vectors as `options` each is a centre.
-    Source: Sculley 2010, Web-scale k-means clustering; scikit-learn's.
+    If there are at most k vectors, each is a centre.
+
+    Source: Sculley 2010, Web-scale k-means clustering; the implementation is scikit-learn's.
     """
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
@@ -189,14 +197,14 @@ def kmeans(vectors: Tensor, options: int, *, seed: int) -> Tensor:
 
 
 def nearest_centroids(vectors: Tensor, centres: Tensor) -> Tensor:
-    """Return which centre (k, d) is the nearest to each of the vectors (n, d) → (n,)."""
+    """Return the index (n,) of the nearest centre (k, d) to each of the vectors (n, d)."""
     return torch.cat([(centres.square().sum(1) - 2 * some @ centres.T).argmin(1) for some in vectors.split(BATCH)])
 
 
 def _kmeans_points(model: Model, splits: Splits, *, seed: int, track: Track) -> list[Point]:
     taken = fixed_subset(splits.train, _fitted(model, splits), seed)
-    train = _flat(model, splits.train, taken, track, "training items")
-    target = _flat(model, splits.test, torch.arange(len(splits.test)), track, "test items")
+    train = _flat(model, splits.train, taken, track, "training examples")
+    target = _flat(model, splits.test, torch.arange(len(splits.test)), track, "test examples")
     decoded = torch.zeros_like(target)
     points = []
     for stage in track(range(model.stages), "stages of K-means"):
@@ -219,10 +227,11 @@ def _flat(model: Model, split: Any, items: Tensor, track: Track, what: str) -> T
 
 
 def gaussian_distortion(variances: Tensor, bits: float) -> float:
-    """Return the distortion D(R) of independent normal values at so many bits for all: a mean over the values.
+    """Return the distortion D(R) of independent normal values at `bits` for all of them: the mean over the values.
 
-    Reverse water-filling: values whose variance is below the water level get no bits and are lost, the others are
-    kept down to it.
+    By reverse water-filling: a value whose variance is below the water level gets no bits and its variance is lost; of
+    every other value the distortion is the level.
+
     Shapes: variances (d,), such as the eigenvalues of a covariance.
     Source: Cover and Thomas, Elements of Information Theory, theorem 10.3.3.
     """
@@ -248,12 +257,12 @@ def _gaussian_points(model: Model, splits: Splits, *, track: Track) -> list[Poin
 
 
 def _covariance(model: Model, splits: Splits, track: Track) -> Tensor:
-    """Return the covariance (d, d) of the values of all training items, in training units, float64."""
+    """Return the covariance (d, d) of the values of all training examples, in training units, float64."""
     values = prod(model.data.shape)
     total = torch.zeros(values, dtype=torch.float64)
     products = torch.zeros(values, values, dtype=torch.float64)
     order = torch.arange(len(splits.train)).split(BATCH)
-    for raw in batches_of(splits.train, track(order, "training items")):
+    for raw in batches_of(splits.train, track(order, "training examples")):
         part = model.data.normalise(raw, torch.float32).flatten(1).cpu()
         total += part.sum(0, dtype=torch.float64)
         products += part.T @ part

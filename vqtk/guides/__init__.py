@@ -1,4 +1,4 @@
-"""Guides: what a walk through the stages is led by, in place of a whole target."""
+"""Guides: losses that lead a decoding pass through the stages when no complete target is known."""
 
 from vqtk.guides._base import Guide
 

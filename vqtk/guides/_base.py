@@ -1,4 +1,4 @@
-"""What every guide is."""
+"""The base class of guides."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from vqtk.errors import ShapeError
 from vqtk.models import Model
 
 HIDDEN = (0.55, 0.62, 0.78)
-"""The colour of what a guide does not see, where that is shown."""
+"""The colour in which images show what a guide does not see."""
 
 
 class Guide(ABC):
-    """A loss of every option by which a trained model is led, stage after stage, in place of a whole target.
+    """A loss of every option that leads a trained model through its stages when no complete target is known.
 
-    It sees reconstructions as data, in training units, and of the targets only what `observed` keeps. `kinds` are
-    the kinds of data that it is for. One that `observes` nothing of any item takes no targets at all. `hidden`
-    (*data shape), bool, are the values that are not seen; errors are measured there.
+    It scores reconstructions as data, in training units, and sees only the part of the targets that `observed` returns.
+    `kinds` are the kinds of data that it supports. A guide with `observes` false needs no targets at all. `hidden`
+    (*data shape), bool, marks the values that are not seen; errors are measured there.
 
     Raises: ShapeError if the model's data are of another kind.
     """
@@ -38,7 +38,7 @@ class Guide(ABC):
         if model.data.kind not in self.kinds:
             raise ShapeError(
                 f"{type(self).__name__} guides models of {' or '.join(self.kinds)} data, and this model's data are "
-                f"{model.data.kind}. Take another model, or write a guide for {model.data.kind} as a plugin."
+                f"{model.data.kind}. Use another model, or write a guide for {model.data.kind} as a plugin."
             )
 
     @abstractmethod
@@ -46,12 +46,12 @@ class Guide(ABC):
         """Return the grid, lower is better: proposals (n, k, *data shape), observed (n, …) → (n, k)."""
 
     def prepare(self, load: Callable[[], Splits], *, seed: int) -> None:  # noqa: B027
-        """Learn what is to be learnt from the model's data, which `load` reads; nothing by default."""
+        """Learn what the guide needs from the model's data, which `load` reads; by default nothing."""
 
     def observed(self, targets: Tensor) -> Tensor:
-        """Return what is seen of targets (n, *data shape) in training units → (n, …)."""
+        """Return the seen part of targets (n, *data shape) in training units → (n, …)."""
         return targets
 
     def seen(self, observed: Tensor) -> Tensor:
-        """Return what is seen as pictures in [0, 1], for images: observed (n, …) → (n, 3, h, w)."""
+        """Return the seen part of images as images in [0, 1]: observed (n, …) → (n, 3, h, w)."""
         return self.data.pixels(observed).expand(-1, 3, -1, -1)

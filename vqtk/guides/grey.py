@@ -1,4 +1,4 @@
-"""Colouring: only a grey image is seen."""
+"""Colourisation: only a grey image is seen."""
 
 from einops import einsum
 from torch import Tensor
@@ -13,7 +13,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @guides.register("grey", example={})
 class Grey(Guide):
-    """The mean squared error of the luma of a colour image (ITU-R BT.601); it is all that is seen.
+    """The mean squared error of the luma of a colour image (ITU-R BT.601), which is all that is seen.
 
     Shapes: proposals (n, k, 3, h, w), observed (n, 1, h, w) → (n, k), in training units squared.
     Raises: ShapeError if the model's images have no colours.
@@ -23,8 +23,8 @@ class Grey(Guide):
         super().__init__(model)
         if self.data.shape[0] != len(LUMA):
             raise ShapeError(
-                f"grey guides models of colour images, and this model's have {self.data.shape[0]} channel. Take a "
-                "model of three channels, or another guide, such as mask or lowres."
+                f"grey guides models of colour images, and this model's have {self.data.shape[0]} channel. Use a model "
+                "with three channels, or another guide, such as mask or lowres."
             )
 
     def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:

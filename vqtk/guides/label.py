@@ -1,4 +1,4 @@
-"""Items of a class: a classifier says how far a reconstruction is one."""
+"""Examples of a class: a classifier scores how well a reconstruction fits it."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -18,17 +18,17 @@ from vqtk.registry import guides
 
 Wanted = Annotated[Whole | str, doc("the name of a class, or its number")]
 EPOCHS, UPDATES = 5, 1000
-"""The classifier is trained for as many of both at most."""
+"""The most epochs, and the most updates, that the classifier is trained for."""
 
 
 @guides.register("label", example={"wanted": 0})
 class Label(Guide):
-    """The negative log-probability of a class, in nats, by a small classifier of pixels.
+    """The negative log-probability of a class, in nats, by a small classifier of images.
 
-    `wanted` is the class: its name, such as its folder's, or its number where the names are no numbers themselves.
+    `wanted` is the class: its name, such as that of its folder, or its number if the names are not numbers themselves.
 
-    The classifier is trained before the walk, on at most `items` training items and their labels, for 5 epochs or a
-    thousand updates, whichever is less. Nothing of any test item is seen.
+    The classifier is trained first, on at most `items` training examples and their labels, for 5 epochs or a thousand
+    updates, whichever is fewer. Nothing of any test example is seen.
 
     Shapes: proposals (n, k, c, h, w) → (n, k), in nats.
     Raises: DataError if the data have no labels, or no such class.
@@ -48,8 +48,8 @@ class Label(Guide):
         train = splits.train
         if train.labels is None:
             raise DataError(
-                "label needs data with labels to train a classifier on, and these have none. Take a model of mnist, "
-                "svhn or cifar10, or of a folder of images with a sub-folder a class."
+                "the guide `label` trains a classifier on labels, and these data have none. Use a model of mnist, svhn "
+                "or cifar10, or of a folder of images with a sub-folder for each class."
             )
         classes = int(train.labels.max()) + 1
         self.label = splits.label(self.wanted)
@@ -65,6 +65,6 @@ class Label(Guide):
 
     @torch.no_grad()
     def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:
-        """Return the grid, whatever is observed."""
+        """Return the grid; what is observed is ignored."""
         logits = self.classifier(proposals.flatten(0, 1).float()).unflatten(0, proposals.shape[:2])
         return -logits.log_softmax(2)[..., self.label]

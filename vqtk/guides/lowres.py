@@ -14,7 +14,7 @@ from vqtk.registry import guides
 
 @guides.register("lowres", example={"factor": 2})
 class Lowres(Guide):
-    """The mean squared error of means over squares of `factor` × `factor` pixels; these means are all that is seen.
+    """The mean squared error of means over squares of `factor` × `factor` pixels, which are all that is seen.
 
     Shapes: proposals (n, k, c, h, w), observed (n, c, h / factor, w / factor) → (n, k), in training units squared.
     Raises: ShapeError if `factor` does not divide the sides of the images.
@@ -41,5 +41,5 @@ class Lowres(Guide):
         return F.avg_pool2d(targets, self.factor)
 
     def seen(self, observed: Tensor) -> Tensor:
-        """Return squares of even colour."""
+        """Return the means as squares of one colour each."""
         return F.interpolate(super().seen(observed), scale_factor=self.factor, mode="nearest")

@@ -18,29 +18,29 @@ from vqtk.process import generator
 from vqtk.registry import guides
 
 SIDES = ("right", "left", "top", "bottom", "centre", "random")
-Hide = Annotated[str, doc(f"{', '.join(SIDES)}, or the path of a picture whose white is hidden")]
+Hide = Annotated[str, doc(f"{', '.join(SIDES)}, or the path of an image whose white pixels are hidden")]
 
 
 @guides.register("mask", example={"hide": "centre", "fraction": 0.25})
 class Mask(Guide):
     """The mean squared error over the pixels that are seen; the others are hidden.
 
-    `hide` is a side, the centre, or random pixels, and `fraction` the part of the pixels that is hidden there; or the
-    path of a picture of the images' size, which is white where they are hidden. `seed` draws random pixels; they are
-    the same for all images.
+    `hide` is a side, the centre or random pixels, with `fraction` of the pixels hidden there; or the path of an image
+    of the same size that is white where pixels are hidden. `seed` draws random pixels, which are the same for all
+    images.
 
     Shapes: proposals (n, k, c, h, w), observed (n, c, h, w) with zeros where it is hidden → (n, k), in training units
     squared.
-    Raises: VqtkError if `hide` is neither a word nor such a picture, or nothing is left to be seen.
+    Raises: VqtkError if `hide` is neither such a word nor such an image, or every pixel is hidden.
     """
 
     def __init__(self, model: Model, *, hide: Hide = "right", fraction: Fraction = 0.5, seed: Whole = 0):
         super().__init__(model)
         channels, height, width = self.data.shape
         size = (height, width)
-        hidden = _region(size, hide, fraction, seed) if hide in SIDES else _picture(size, expanded(Path(hide)))
+        hidden = _region(size, hide, fraction, seed) if hide in SIDES else _image(size, expanded(Path(hide)))
         if hidden.all():
-            raise VqtkError("every pixel is hidden, and nothing is left to be guided by. Hide a smaller part.")
+            raise VqtkError("every pixel is hidden, so nothing is left to guide the model. Hide a smaller part.")
         self.hidden = hidden.expand(channels, -1, -1).to(self.device)
 
     def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:
@@ -53,13 +53,13 @@ class Mask(Guide):
         return targets.masked_fill(self.hidden, 0)
 
     def seen(self, observed: Tensor) -> Tensor:
-        """Return the targets, in a colour of its own where they are hidden."""
+        """Return the targets, with hidden pixels in the colour `HIDDEN`."""
         colour = torch.tensor(HIDDEN, device=observed.device)[:, None, None]
         return torch.where(self.hidden[:1], colour, self.data.pixels(observed))
 
 
 def _region(size: tuple[int, int], hide: str, fraction: float, seed: int) -> Tensor:
-    """Return which pixels (h, w) are hidden: rows or columns from a side, a box, or so many drawn at random."""
+    """Return which pixels (h, w) are hidden: rows or columns at a side, a box in the centre, or random pixels."""
     height, width = size
     hidden = torch.zeros(size, dtype=torch.bool)
     rows, columns = round(height * fraction), round(width * fraction)
@@ -77,21 +77,21 @@ def _region(size: tuple[int, int], hide: str, fraction: float, seed: int) -> Ten
     return hidden
 
 
-def _picture(size: tuple[int, int], path: Path) -> Tensor:
-    """Return which pixels (h, w) are white in a picture. Raises: VqtkError if there is none of that size."""
+def _image(size: tuple[int, int], path: Path) -> Tensor:
+    """Return which pixels (h, w) of an image are white. Raises: VqtkError if it cannot be read, or its size differs."""
     expected = (
-        f"Expected {', '.join(SIDES)}, or the path of a picture of {size[1]}×{size[0]} pixels, white where pixels are "
+        f"Expected {', '.join(SIDES)}, or the path of an image of {size[1]}×{size[0]} pixels, white where pixels are "
         "hidden."
     )
     check_regular(path)
     try:
-        with Image.open(path) as picture:
-            values = np.asarray(picture.convert("L"))
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("L"))
     except FileNotFoundError:
         advice = nearest(str(path), list(SIDES))
         raise VqtkError(f"hide is {str(path)!r}, and there is no such file. {advice}{expected}") from None
     except (OSError, Image.DecompressionBombError) as error:
-        raise VqtkError(f"{path}: not a picture that can be read ({error}). {expected}") from None
+        raise VqtkError(f"{path}: cannot be read as an image ({error}). {expected}") from None
     if values.shape != size:
-        raise VqtkError(f"{path}: a picture of {values.shape[1]}×{values.shape[0]} pixels. {expected}")
+        raise VqtkError(f"{path}: an image of {values.shape[1]}×{values.shape[0]} pixels. {expected}")
     return torch.from_numpy(values >= 128)

@@ -1,4 +1,4 @@
-"""Heads: features to the deltas of every option, or of the chosen one."""
+"""Heads: from features to the deltas of every option, or of chosen ones."""
 
 from vqtk.heads._base import Head
 

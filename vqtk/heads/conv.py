@@ -13,9 +13,9 @@ _EXAMPLE = [{"width": 6, "upsample": 2, "then": ["condition", "relu", {"group": 
 
 @heads.register("conv", example={"layers": _EXAMPLE})
 class ConvHead(Head):
-    """Layer units, then a convolution that yields every option's delta.
+    """Layer units, then a convolution that computes the deltas of all options.
 
-    Shapes: features (n, in_width, *size) → (n, options, out_channels, *size yielded by the units).
+    Shapes: features (n, in_width, *size) → (n, options, out_channels, *size after the units).
     Raises: ShapeError if a unit does not fit.
     Source: VQ-DRAW, all refiners but SVHN's.
     """
@@ -45,12 +45,12 @@ class ConvHead(Head):
         return deltas.unflatten(1, (self.options, -1))
 
     def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
-        """Return all deltas multiplied by one number, by filters multiplied by it."""
+        """Return all deltas multiplied by a scalar, by multiplying the filters."""
         output = self.output
         deltas = self.convolve(self.layers(features, stage), output.weight * scale, output.bias * scale)
         return deltas.unflatten(1, (self.options, -1))
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
-        """Return the chosen deltas, computed with the chosen options' filters alone."""
+        """Return the chosen deltas, computed with only the filters of the chosen options."""
         weight, bias = (value.unflatten(0, (self.options, -1)) for value in (self.output.weight, self.output.bias))
         return chosen_convolution(self.layers(features, stage), weight[codes], bias[codes])

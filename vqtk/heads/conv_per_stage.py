@@ -16,9 +16,9 @@ _EXAMPLE = [{"width": 6, "upsample": 2, "then": ["condition", "relu", {"group": 
 
 @heads.register("conv_per_stage", example={"layers": _EXAMPLE, "kernel": 3})
 class ConvPerStageHead(Head):
-    """Layer units, then a convolution of each stage's own that yields every option's delta.
+    """Layer units, then a convolution with separate weights for each stage that computes the deltas of all options.
 
-    Shapes: features (n, in_width, *size) → (n, options, out_channels, *size yielded by the units).
+    Shapes: features (n, in_width, *size) → (n, options, out_channels, *size after the units).
     Raises: ShapeError if a unit does not fit.
     Source: VQ-DRAW, SVHN refiner.
     """
@@ -50,21 +50,21 @@ class ConvPerStageHead(Head):
         return deltas.unflatten(1, (self.options, -1))
 
     def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
-        """Return all deltas multiplied by one number, by filters multiplied by it."""
+        """Return all deltas multiplied by a scalar, by multiplying the filters."""
         weight, bias = self._of(stage)
         deltas = self.convolve(self.layers(features, stage), weight * scale, bias * scale)
         return deltas.unflatten(1, (self.options, -1))
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
-        """Return the chosen deltas, computed with the chosen options' filters alone."""
+        """Return the chosen deltas, computed with only the filters of the chosen options."""
         weight, bias = (value.unflatten(0, (self.options, -1)) for value in self._of(stage))
         return chosen_convolution(self.layers(features, stage), weight[codes], bias[codes])
 
     def _of(self, stage: int) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of a stage's convolution.
+        """Return the weight and bias of a stage's convolution.
 
-        While a graph is traced they are taken out of a stack: there the stage is data, and a list of modules indexed
-        by it would make a graph for each stage.
+        While a graph is compiled they are indexed from a stack, because the stage is data there: indexing a list of
+        modules would make a graph for each stage.
         """
         outputs: Any = self.outputs
         if torch.compiler.is_compiling():

@@ -15,16 +15,16 @@ _EXAMPLE = [{"width": 6, "then": ["condition", "relu", {"group": 2}, "positions"
 
 @heads.register("lowrank", example={"layers": _EXAMPLE, "rank": 3}, dimensions=(0, 1, 2, 3))
 class LowRankHead(Head):
-    """Layer units, then a convolution that yields `rank` maps; every option's delta is a learned sum of them.
+    """Layer units, then a convolution that computes `rank` maps; every option's delta is a learned mixture of them.
 
-    Each stage has mixtures (options, rank) of its own; with `per_stage: false` all stages share them. At a kernel of m
-    taps in all, the convolution has `rank · out_channels · (m · width + 1)` parameters and the mixtures
+    Each stage has its own mixtures (options, rank); with `per_stage: false` all stages share them. For a kernel with m
+    taps, the convolution has `rank · out_channels · (m · width + 1)` parameters and the mixtures have
     `stages · options · rank`; a `conv` head has `options · out_channels · (m · width + 1)`. For each channel and
     position, all deltas take `rank · (m · width + options)` products instead of `options · m · width`; a chosen one
-    takes `m · width`, as there. The deltas of one input span at most `rank` directions, however many options there are.
-    At the start they are about as large as those of a `conv` head.
+    takes `m · width` in both. The deltas of one input span at most `rank` directions, however many options there are.
+    At initialisation they are about as large as those of a `conv` head.
 
-    Shapes: features (n, in_width, *size) → (n, options, out_channels, *size yielded by the units).
+    Shapes: features (n, in_width, *size) → (n, options, out_channels, *size after the units).
     Raises: ShapeError if a unit does not fit.
     """
 
@@ -54,18 +54,18 @@ class LowRankHead(Head):
         return self._mixed(features, stage, self._of(stage))
 
     def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
-        """Return all deltas multiplied by one number, by mixtures multiplied by it."""
+        """Return all deltas multiplied by a scalar, by multiplying the mixtures."""
         return self._mixed(features, stage, self._of(stage) * scale)
 
     def _mixed(self, features: Tensor, stage: int, mixtures: Tensor) -> Tensor:
-        """Return the sums of the maps that mixtures (k, rank) give: (n, k, out_channels, *size)."""
+        """Return the maps mixed by (k, rank): (n, k, out_channels, *size)."""
         maps = self.output(self.layers(features, stage))
         mixtures = mixtures.expand(len(maps), -1, -1)
         deltas = torch.bmm(mixtures, rearrange(maps, "n (r c) ... -> n r (c ...)", c=self.out_channels))
         return deltas.reshape(*deltas.shape[:2], self.out_channels, *self.size)
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
-        """Return the chosen deltas, computed with the chosen options' sums of the maps' filters."""
+        """Return the chosen deltas, computed with the filters of the maps mixed for the chosen options."""
         mixtures = self._of(stage)[codes]
         weight = rearrange(self.output.weight, "(r c) ... -> r c ...", c=self.out_channels)
         bias = rearrange(self.output.bias, "(r c) -> r c", c=self.out_channels)

@@ -1,4 +1,4 @@
-"""A head that computes the finest pixels as channels of coarser ones."""
+"""A head that computes the finest pixels as channels at a coarser size."""
 
 from einops import rearrange
 from torch import Tensor
@@ -15,17 +15,17 @@ _SHUFFLES = {
     2: "... (c i j) y x -> ... c (y i) (x j)",
     3: "... (c i j l) z y x -> ... c (z i) (y j) (x l)",
 }
-"""By the number of dimensions: the channels of a position become the pixels that it is split into."""
+"""For each number of dimensions, how the channels of a position become the pixels that it is split into."""
 
 
 @heads.register("subpixel", example={"layers": [{"width": 6, "then": ["condition", "relu", {"group": 2}]}]})
 class SubpixelHead(Head):
-    """Layer units, then a convolution that yields `factor` pixels along each dimension at once for every option.
+    """Layer units, then a convolution that computes `factor` pixels along each dimension at once for every option.
 
-    The convolution has `options · out_channels · factor^d` channels, which are put in place as pixels. It takes the
-    place of a last upsampling unit, and of a convolution at the finest size.
+    The convolution has `options · out_channels · factor^d` channels, which are rearranged to pixels. It replaces a last
+    upsampling unit and a convolution at the finest size.
 
-    Shapes: features (n, in_width, *size) → (n, options, out_channels, *`factor` times the size yielded by the units).
+    Shapes: features (n, in_width, *size) → (n, options, out_channels, *`factor` times the size after the units).
     Raises: ShapeError if a unit does not fit, or the features are vectors.
     Source: Shi et al. 2016, Real-Time Single Image and Video Super-Resolution.
     """
@@ -45,7 +45,7 @@ class SubpixelHead(Head):
     ):
         built = units(in_width, size, stages, layers, condition)
         if not built.size:
-            raise ShapeError("the subpixel head works in 1, 2 or 3 dimensions, not on vectors. Take a `conv` head.")
+            raise ShapeError("the subpixel head works in 1, 2 or 3 dimensions, not on vectors. Use a `conv` head.")
         super().__init__(tuple(factor * length for length in built.size))
         self.options = options
         self.factor = factor
@@ -60,17 +60,17 @@ class SubpixelHead(Head):
         return self._shuffled(deltas.unflatten(1, (self.options, -1)))
 
     def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
-        """Return all deltas multiplied by one number, by filters multiplied by it."""
+        """Return all deltas multiplied by a scalar, by multiplying the filters."""
         output = self.output
         deltas = self.convolve(self.layers(features, stage), output.weight * scale, output.bias * scale)
         return self._shuffled(deltas.unflatten(1, (self.options, -1)))
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
-        """Return the chosen deltas, computed with the chosen options' filters alone."""
+        """Return the chosen deltas, computed with only the filters of the chosen options."""
         weight, bias = (value.unflatten(0, (self.options, -1)) for value in (self.output.weight, self.output.bias))
         return self._shuffled(chosen_convolution(self.layers(features, stage), weight[codes], bias[codes]))
 
     def _shuffled(self, x: Tensor) -> Tensor:
-        """Put channels in place as pixels: (…, c · factor^d, *size) → (…, c, *factor times the size)."""
+        """Rearrange channels to pixels: (…, c · factor^d, *size) → (…, c, *factor times the size)."""
         dimensions = len(self.size)
         return rearrange(x, _SHUFFLES[dimensions], **dict.fromkeys("ijl"[:dimensions], self.factor))

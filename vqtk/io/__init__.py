@@ -1,1 +1,1 @@
-"""Files: weights that carry their recipe, and the original implementation's checkpoints."""
+"""Files: weights stored with their recipe, the JSON files of runs, and the original implementation's checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints of the original implementation: read without executing pickle code, and renamed."""
+"""Checkpoints of the original implementation: read without executing pickled code, and renamed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def read_original(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Bytes that are no pickle raise whatever the opcode at hand raises.
+    except Exception as error:  # Bytes that are not a pickle can raise anything: they are read as random opcodes.
         raise CheckpointError(
             f"{path}: not a file of tensors that can be read without executing code ({type(error).__name__}). Expected "
-            "a state dict, names to tensors and nothing else, that torch.save has written whole."
+            "a complete file that torch.save wrote, holding a state dict (names to tensors) and nothing else."
         ) from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a state dict, names to tensors; this holds a {type(state).__name__}.")
@@ -37,7 +37,7 @@ def read_original(path: Path) -> dict[str, Tensor]:
 
 
 def load_original(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy an original state into the model that its recipe builds.
+    """Copy an original state dict into the model that its recipe builds.
 
     Raises: CheckpointError that names the first tensor that does not fit.
     """
@@ -45,10 +45,11 @@ def load_original(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def map_original(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return an original state under the model's own names.
+    """Return an original state dict under the model's own names.
 
-    The original numbers its layers in the order in which they are applied, and so does a recipe: the
-    tensors correspond in order, but for the text refiner's positions, which the original lists first.
+    The original lists its layers in the order in which they are applied, and so does a recipe; so the tensors
+    correspond in order, except the text refiner's positions, which the original lists first.
+
     Raises: CheckpointError that names the first tensor that does not fit.
     """
     theirs = _applied_order({key: value for key, value in state.items() if key not in _BUFFERS})
@@ -69,7 +70,7 @@ def map_original(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def _applied_order(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Move each refiner's positions (`pos_enc`) behind the embedding that they are added to."""
+    """Move the positions (`pos_enc`) of each refiner behind the embedding that they are added to."""
     keys = [key for key in state if not key.endswith("pos_enc")]
     for key in state:
         if key.endswith("pos_enc"):

@@ -1,7 +1,7 @@
-"""The JSON files of runs and studies: what each holds, checked when it is read.
+"""The JSON files of runs and studies: the contents of each, checked when it is read.
 
-A file may have been cut short, edited or overwritten. Readers get whole values of the right types, or one error that
-says which file is damaged, and where.
+A file may have been cut short, edited or overwritten. Readers get complete values of the right types, or one error
+that says which file is damaged, and where.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vqtk.errors import CheckpointError
 
 Number = float | None
-"""Of metrics that do not apply to a kind of data."""
+"""A metric; None if it does not apply to the kind of data."""
 
 
 class File(BaseModel):
-    """The types of a file's values; others than these may stand beside them."""
+    """The types of a file's values; a file may hold further values."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     what: ClassVar[str] = "the file"
 
 
 class DataRecord(File):
-    """What a manifest says of a run's data."""
+    """The record of a run's data in its manifest."""
 
     train_items: int = 0
     test_items: int = 0
@@ -51,7 +51,7 @@ class ExecutionRecord(File):
 
 
 class BegunRecord(File):
-    """The weights that a run began with."""
+    """The weights that a run started from."""
 
     path: str
     sha256: str
@@ -59,7 +59,7 @@ class BegunRecord(File):
 
 
 class ManifestFile(File):
-    """`manifest.json`; what is not there was not known to the version that wrote it."""
+    """`manifest.json`; a value has its default if the version of vqtk that wrote the file did not know it."""
 
     what: ClassVar[str] = "the manifest"
     directory: str = ""
@@ -82,7 +82,7 @@ class ManifestFile(File):
 
 
 class StageRecord(File):
-    """What was measured after a stage."""
+    """The metrics after a stage."""
 
     stage: Annotated[int, Ge(1)]
     bits: Annotated[float, Gt(0)]
@@ -116,7 +116,7 @@ class EvaluationFile(File):
 
 
 class QualityRecord(File):
-    """How near samples are to data."""
+    """The distances of samples from the data."""
 
     features: str | None = None
 
@@ -204,7 +204,7 @@ class ReferencesFile(File):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text. Raises: ValueError if it is none, or is nested too deeply."""
+    """Return the value of a JSON text. Raises: ValueError if it is not JSON, or is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -212,7 +212,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_file(path: Path, kind: type[File]) -> dict[str, Any]:
-    """Return the values of a JSON file. Raises: CheckpointError, in one sentence, if it is not of this kind."""
+    """Return the values of a JSON file. Raises: CheckpointError, of one sentence, if they are not of this kind."""
     try:
         found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -229,7 +229,7 @@ def read_file(path: Path, kind: type[File]) -> dict[str, Any]:
 
 
 def read_rows(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the rows of metrics that are whole; the others are left out."""
+    """Return the complete rows of metrics, without the damaged ones."""
     rows = []
     for line in lines:
         try:
@@ -242,7 +242,7 @@ def read_rows(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the whole rows of a run's metrics, and how many others there are but for a last one not yet whole."""
+    """Return a run's complete rows of metrics and the number of damaged ones; an unfinished last line is neither."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Weights files: safetensors that carry the recipe they were trained by."""
+"""Weights files: safetensors stored with the recipe that they were trained by."""
 
 from __future__ import annotations
 
@@ -27,18 +27,23 @@ from vqtk.recipe.recipe import Recipe, from_plain
 
 Loaded = tuple[Model, Recipe]
 FORMAT, _WITHOUT_CHECKSUM = "vqtk 2", "vqtk"
-"""What weights files say that they are; the first ones had no checksum."""
+"""The format that a weights file states; files of the first one have no checksum."""
 STORED = (torch.float32, torch.float16)
 """The types that weights are stored in: those of training, and of `export --half`."""
 NAMED = 5
-"""Tensors that do not fit that a message names."""
+"""The most tensors that do not fit that a message names."""
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
 def save_weights(path: Path, model: Model, recipe: Recipe, *, trainer_sha256: str = "", **facts: Any) -> None:
-    """Write a model's weights with its recipe and a checksum of all of it, replacing the file whole.
+    """Write a model's weights with its recipe and a checksum over everything, replacing the file atomically.
 
-    Facts (JSON values) go with them, and the checksum of the trainer's state that belongs to them, if any.
+    Arguments:
+        path: the file.
+        model: the model.
+        recipe: its recipe.
+        trainer_sha256: the checksum of the trainer's state that belongs to the weights, if any.
+        facts: further JSON values to store.
 
     Raises: CheckpointError if the file cannot be written.
     """
@@ -74,35 +79,35 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: no such weights file.") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: not a whole safetensors file ({error}). Expected a run directory, or a .safetensors file that "
-            "vqtk wrote and that was not cut short."
+            f"{path}: not a complete safetensors file ({error}). Expected a run directory, or a .safetensors file "
+            "written by vqtk."
         ) from None
     if metadata.get("format") not in (FORMAT, _WITHOUT_CHECKSUM):
         raise CheckpointError(
-            f"{path}: these weights carry no vqtk recipe, so the model that they belong to is not known. For a "
+            f"{path}: this file holds no vqtk recipe, so the model of its weights is not known. To convert a "
             "checkpoint of the original implementation: vqtk import-original CKPT RECIPE -o FILE."
         )
     if metadata["format"] == FORMAT and metadata.get("sha256") != _checksum(tensors, metadata):
         raise CheckpointError(
-            f"{path}: the file is damaged: its checksum is not that of its contents. Take an earlier checkpoint, or "
+            f"{path}: the file is damaged: its checksum does not match its contents. Use an earlier checkpoint, or "
             "copy the file again."
         )
     broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
     if broken:
-        raise CheckpointError(f"{path}: the weight {broken!r} is not finite. Take an earlier checkpoint.")
+        raise CheckpointError(f"{path}: the weight {broken!r} is not finite. Use an earlier checkpoint.")
     kinds = {"recipe": dict, "facts": dict, "plugins": list}
     read = {key: _from_json(metadata.get(key, "[]"), key, kind, path) for key, kind in kinds.items()}
     return tensors, {**read, "trainer_sha256": metadata.get("trainer_sha256", "")}
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Return the facts of a weights file that was read before, such as the SHA-256 of its training data."""
+    """Return the facts of a weights file that was checked before, such as the SHA-256 of its training data."""
     with safe_open(path, framework="pt") as file:
         return _from_json((file.metadata() or {}).get("facts", "{}"), "facts", dict, path)
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """Return the SHA-256 of tensors, their names, types and shapes, and of all metadata but the checksum itself."""
+    """Return the SHA-256 of tensors, with names, types and shapes, and of all metadata except the checksum itself."""
     digest = hashlib.sha256()
     for key in sorted(metadata.keys() - {"sha256"}):
         digest.update(f"{key}\0{metadata[key]}\0".encode())
@@ -119,7 +124,7 @@ def _from_json(text: str, key: str, kind: type, path: Path) -> Any:
     except ValueError:
         value = None
     if not isinstance(value, kind):
-        raise CheckpointError(f"{path}: the {key} that these weights carry cannot be read. Take an earlier checkpoint.")
+        raise CheckpointError(f"{path}: the {key} stored in this file cannot be read. Use an earlier checkpoint.")
     return value
 
 
@@ -134,7 +139,7 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
         recipe = from_plain(metadata["recipe"], origin=str(path), plugins=plugins)
         model = build_model(recipe)
     except VqtkError as error:
-        raise CheckpointError(f"{path}: the recipe that these weights carry cannot be built here: {error}") from None
+        raise CheckpointError(f"{path}: the recipe stored in this file cannot be built here: {error}") from None
     copy_into(model, tensors, path)
     model.data = replace(model.data, characters=metadata["facts"].get("characters"))
     model = model.to(device).eval()
@@ -148,10 +153,10 @@ def load_weights(path: Path, *, device: str | torch.device = "cpu") -> Loaded:
 def copy_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a model. Raises: CheckpointError that names those that do not fit."""
     own = model.state_dict()
-    differing = [told for name in dict.fromkeys([*own, *tensors]) if (told := _differing(name, tensors, own))]
+    differing = [found for name in dict.fromkeys([*own, *tensors]) if (found := _differing(name, tensors, own))]
     if differing:
         more = f"; and {len(differing) - NAMED:,} more" if len(differing) > NAMED else ""
-        others = f" These differ, too: {'; '.join(differing[1:NAMED])}{more}." if differing[1:] else ""
+        others = f" Also different: {'; '.join(differing[1:NAMED])}{more}." if differing[1:] else ""
         raise CheckpointError(
             f"{path}: these are weights of another recipe: {differing[0]}. Use the recipe that they were trained "
             f"by.{others}"
@@ -160,20 +165,20 @@ def copy_into(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         theirs = tensors[name]
         if theirs.dtype != ours.dtype and not (ours.is_floating_point() and theirs.dtype in STORED):
             raise CheckpointError(
-                f"{path}: {name!r} is {theirs.dtype} in the file and {ours.dtype} in the model. Expected weights as "
-                "vqtk writes them, float32 or half precision."
+                f"{path}: {name!r} is {theirs.dtype} in the file and {ours.dtype} in the model. Expected float32 or "
+                "half precision, as vqtk writes them."
             )
     model.load_state_dict(tensors)
 
 
 def _differing(name: str, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> str | None:
-    """Return in words how a tensor of a file differs in shape from the model's; None if it does not."""
+    """Return in words how the shape of a file's tensor differs from the model's; None if it does not."""
     theirs, ours = (tuple(held[name].shape) if name in held else "absent" for held in (tensors, own))
     return None if theirs == ours else f"{name!r} is {theirs} in the file and {ours} in the model"
 
 
 def weights_of(path: Path) -> Path:
-    """Return the weights file that a run directory, a file or a shipped model's name stands for.
+    """Return the weights file of a run directory (its newest), of a file's path, or of a shipped model's name.
 
     Raises: CheckpointError.
     """
@@ -191,14 +196,14 @@ def weights_of(path: Path) -> Path:
     found = checkpoints(path)
     if not found:
         raise CheckpointError(
-            f"{path}: not a run directory with a checkpoint: there is no checkpoints/update_*.safetensors in it. "
+            f"{path}: not a run directory with a checkpoint: it has no checkpoints/update_*.safetensors. "
             f"{nearest_run(path)}Expected a path like runs/mnist/20260101-120000."
         )
     return found[-1]
 
 
 def run_of(path: Path) -> Path | None:
-    """Return the run directory that a model's path is, or is a checkpoint of; None for other weights."""
+    """Return the run directory of a model's path, which is the directory or one of its checkpoints; None otherwise."""
     if path.is_dir():
         return path
     run = path.resolve().parent.parent
@@ -224,6 +229,6 @@ def checkpoints(run: Path) -> list[Path]:
 def load(path: str | Path, *, device: str = "cpu") -> Model:
     """Return the trained model of a run directory, a weights file, or a shipped model: `vqtk.load("mnist")`.
 
-    Raises: CheckpointError if there is none, or it is damaged.
+    Raises: CheckpointError if it does not exist or is damaged.
     """
     return load_weights(weights_of(Path(path)), device=device)[0]

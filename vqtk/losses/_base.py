@@ -1,4 +1,4 @@
-"""What every stage-selection loss is."""
+"""The base class of stage-selection losses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from vqtk.nn.types import DataSpec, Size
 class Loss(nn.Module, ABC):
     """A reconstruction loss of every option, and the parameterisation of the reconstruction that it scores.
 
-    `shape` is that of one reconstruction; `channels` and `out_channels` how many channels it has as a
-    network's input and as its output, of size `size`. `normalised` says whether the loss is a negative
-    log-likelihood in nats per value of a distribution over what the data can be.
+    A subclass sets `normalised` if the loss is a negative log-likelihood, in nats per value, of a distribution over the
+    possible data.
+
+    Arguments:
+        data: what the examples are.
+        shape: the shape of a reconstruction.
+        channels: the number of channels of a reconstruction as a network's input.
+        out_channels: the number of channels of the changes as a network's output.
+        size: the spatial size of both.
     """
 
     normalised: ClassVar[bool] = False
@@ -31,24 +37,24 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, proposals: Tensor, target: Tensor) -> Tensor:
-        """Return the grid: proposals (n, k, *shape), target (n, *data shape) → (n, k), means over values."""
+        """Return the grid: proposals (n, k, *shape) and target (n, *data shape) → (n, k), means over values."""
 
     def grid(self, x: Tensor, deltas: Tensor, target: Tensor) -> Tensor:
-        """Return the grid to choose by, (n, k); only what `take` returns need have a gradient.
+        """Return the grid to choose by, (n, k); training differentiates only what `take` returns.
 
         Arguments:
-            x: (n, *shape), or (1, *shape) where all examples have the same reconstruction.
-            deltas: (n, k, *shape), or (1, k, *shape) then.
+            x: (n, *shape), or (1, *shape) if all examples have the same reconstruction.
+            deltas: (n, k, *shape), or (1, k, *shape) in that case.
             target: (n, *data shape).
         """
         proposals = x[:, None] + deltas
         return self(proposals.expand(len(target), *proposals.shape[1:]), target)
 
     def take(self, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the grid (n, k) and the reconstruction (n, *shape) that the codes (n,) choose, with their gradients.
+        """Return the grid (n, k) and the reconstruction (n, *shape) chosen by the codes (n,), with their gradients.
 
-        A loss that can compute the gradient by the deltas in one pass, for the grid and the chosen option together,
-        overrides it.
+        A loss overrides this if it can compute the gradient of the deltas in one pass, for the grid and the chosen
+        option together. Arguments as in `grid`, with its result and the codes.
         """
         n = len(codes)
         return grid, x + (deltas[torch.arange(n, device=codes.device), codes] if len(deltas) == n else deltas[0, codes])

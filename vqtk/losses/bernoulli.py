@@ -12,7 +12,7 @@ from vqtk.registry import losses
 
 @losses.register("bernoulli", data={"name": "modelnet", "size": 4})
 class Bernoulli(Loss):
-    """Negative log-likelihood of values in {0, 1} in nats per value, averaged over the values of an item.
+    """Negative log-likelihood of values in {0, 1}, in nats, averaged over the values of an example.
 
     Shapes: reconstruction as the data, (c, *size): logits.
     Raises: ShapeError if training units do not lie in [0, 1].
@@ -24,7 +24,7 @@ class Bernoulli(Loss):
     def __init__(self, data: DataSpec):
         if data.kind in ("text", "points", "signals") or (data.mean, data.std) != (0.0, 1.0):
             raise ShapeError(
-                f"bernoulli scores values from 0 to 1, and these data are {data.kind} in other training units. "
+                f"bernoulli scores values from 0 to 1, and these data are {data.kind} with another range. "
                 "Use mse or gaussian for images, points and signals, categorical for text."
             )
         channels, *size = data.shape

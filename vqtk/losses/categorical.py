@@ -12,7 +12,7 @@ from vqtk.registry import losses
 
 @losses.register("categorical", data={"name": "wikitext2", "length": 8, "vocabulary": 5}, dimensions=(1,))
 class Categorical(Loss):
-    """Negative log-likelihood of tokens in nats per token, averaged over the tokens of an item.
+    """Negative log-likelihood of tokens, in nats, averaged over the tokens of an example.
 
     Shapes: reconstruction (length, vocabulary): logits.
     Raises: ShapeError if the data are not token indices.
@@ -50,5 +50,5 @@ class Categorical(Loss):
         return deltas.transpose(-1, -2)
 
     def show(self, x: Tensor) -> Tensor:
-        """Return the likeliest tokens."""
+        """Return the most likely tokens."""
         return x.argmax(-1)

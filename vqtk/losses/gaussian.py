@@ -1,4 +1,4 @@
-"""Gaussian negative log-likelihood with a learned spread for every value."""
+"""Gaussian negative log-likelihood with a learned std for every value."""
 
 import math
 
@@ -13,9 +13,9 @@ from vqtk.registry import losses
 
 @losses.register("gaussian")
 class Gaussian(Loss):
-    """Negative log density of a Gaussian per value, in nats, averaged over the values of an item.
+    """Negative log density of a Gaussian for every value, in nats, averaged over the values of an example.
 
-    A density on undequantised values is unbounded below: it is no bound on a likelihood.
+    A density on undequantised values is unbounded below, so this loss gives no bound on a likelihood.
 
     Shapes: reconstruction (c, *size, 2): a mean and a log standard deviation for every value.
     Source: VQ-DRAW, the Gaussian MNIST experiment.

@@ -16,7 +16,7 @@ from vqtk.registry import losses
 
 @losses.register("mse")
 class MSE(Loss):
-    """Mean squared error over the values of an item, in training units squared.
+    """Mean squared error over the values of an example, in training units squared.
 
     Shapes: reconstruction as the data, (c, *size).
     Source: VQ-DRAW, image experiments.
@@ -33,12 +33,12 @@ class MSE(Loss):
     def grid(self, x: Tensor, deltas: Tensor, target: Tensor) -> Tensor:
         """Return the grid from the residual r = x - target and the deltas d, as the mean of (r + d)².
 
-        It has a gradient only where one example's deltas stand for all; otherwise `take` gives it one. The deltas may
-        lie in memory in any order, and in a lower precision than the residual.
+        It has a gradient only if one example's deltas serve the whole batch; otherwise `take` adds the gradient. The
+        deltas may have any memory layout, and a lower precision than the residual.
         """
         residual, values = x - target, tuple(range(2, deltas.dim()))
         if len(deltas) < len(target):
-            # (r + d)² = r² + 2 r·d + d² takes a product of two small matrices here, and nothing of n times k images.
+            # (r + d)² = r² + 2 r·d + d² needs only a product of two small matrices, not n × k images in memory.
             rows, columns = residual.flatten(1), deltas[0].flatten(1).to(residual.dtype)
             with nullcontext() if deltas.is_meta else torch.autocast(deltas.device.type, enabled=False):
                 cross = rows @ columns.mT
@@ -47,14 +47,19 @@ class MSE(Loss):
             return (deltas + residual[:, None]).square_().mean(values)
 
     def take(self, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the grid and the chosen reconstruction, with one pass over the deltas for both their gradients."""
+        """Return the grid and the chosen reconstruction; one backward pass over the deltas serves both."""
         if len(deltas) < len(target):
             return super().take(x, deltas, target, grid, codes)
         return _Take.apply(x, deltas, target, grid.detach(), codes)
 
 
 class _Take(torch.autograd.Function):
-    """The grid and the chosen reconstruction; the backward pass writes the gradient of the deltas once, for both."""
+    """The grid and the chosen reconstruction, fused: the backward pass writes the gradient of the deltas once for both.
+
+    The deltas (n, k, *shape) are the largest tensor of a stage. Autograd would keep another of their size for the
+    square, and write one gradient for the grid, one for the chosen option, and their sum. Here the residual is kept
+    instead, and d grid / d deltas = 2 (r + d) / values is written once; the chosen option's gradient is added in place.
+    """
 
     @staticmethod
     def forward(

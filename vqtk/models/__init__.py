@@ -1,4 +1,4 @@
-"""Models: VQ-DRAW, and what is compared with it."""
+"""Models: VQ-DRAW, and the baselines behind the same protocol."""
 
 from vqtk.models._base import Model
 from vqtk.models._compiled import CompiledStage

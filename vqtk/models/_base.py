@@ -1,4 +1,4 @@
-"""What every model is: an encoder to discrete codes, and a decoder of them."""
+"""The base class of models: an encoder of data to discrete codes, and a decoder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vqtk.nn.types import DataSpec
 class Model(nn.Module, ABC):
     """Data (n, *data shape) in training units ↔ codes (n, stages) in [0, options) ↔ reconstructions (n, *shape).
 
-    `loss` scores reconstructions, and owns their shape. A `stepwise` model decodes any prefix of a code,
-    and says what each stage proposes.
+    `loss` scores reconstructions and owns their shape. A `stepwise` model decodes any prefix of a code, and returns the
+    proposals of each stage.
     """
 
     stepwise: ClassVar[bool] = False
     segments = 1
     revives = False
-    """Whether `after_update` does anything; where it does not, training counts no usage for it."""
+    """Whether `after_update` does anything; if not, training does not count the usage of options for it."""
     loss: Loss
 
     def __init__(self, data: DataSpec, *, stages: int, options: int):
@@ -35,12 +35,12 @@ class Model(nn.Module, ABC):
 
     @property
     def bits(self) -> float:
-        """Bits of a code."""
+        """The number of bits of a code."""
         return self.stages * log2(self.options)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
@@ -58,16 +58,16 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def trial(self, target: Tensor) -> Tensor:
-        """Return one number that depends on every weight that training changes, to try the model out."""
+        """Return a scalar that depends on every trained weight, by which a recipe is validated."""
 
-    # ── what a stepwise model does besides ───────────────────────────────────────────────────────
+    # ── stepwise models ──────────────────────────────────────────────────────────────────────────
 
     def decode_stages(self, codes: Tensor) -> Tensor:
         """Return the reconstruction after each stage: (n, s) → (n, s, *shape). Raises: VqtkError if not stepwise."""
         raise self._decodes_whole_codes()
 
     def proposals(self, codes: Tensor) -> Tensor:
-        """Return what the stage after prefixes (n, s) proposes: (n, k, *shape). Raises: VqtkError if not stepwise."""
+        """Return the proposals of the stage after codes (n, s): (n, k, *shape). Raises: VqtkError if not stepwise."""
         raise self._decodes_whole_codes()
 
     def scored(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,29 +78,29 @@ class Model(nn.Module, ABC):
         raise self._decodes_whole_codes()
 
     def _decodes_whole_codes(self) -> VqtkError:
-        return VqtkError(f"this model ({type(self).__name__}) decodes whole codes only; it has no single stages.")
+        return VqtkError(f"this model ({type(self).__name__}) decodes whole codes only, not single stages.")
 
     # ── sampling ─────────────────────────────────────────────────────────────────────────────────
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None, stages: int | None = None) -> Tensor:
-        """Decode uniformly drawn codes; the first `stages` of them, where given → (n, *shape)."""
+        """Decode random codes, or their first `stages` → (n, *shape)."""
         return self.decode(self.random_codes(n, generator=generator)[:, :stages])
 
     def random_codes(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return uniformly drawn codes (n, stages); drawn on the CPU, so that a seed means the same everywhere."""
+        """Return uniformly drawn codes (n, stages), drawn on the CPU so that a seed gives the same ones everywhere."""
         codes = torch.randint(self.options, (n, self.stages), generator=generator)
         return codes.to(self.device)
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Bring unused options back into use after an update; usage (s, k) counts how often each option was chosen."""
+        """Revive unused options after an update; usage (s, k) counts how often each option was chosen."""
 
     def _check_target(self, target: Tensor) -> None:
         if tuple(target.shape[1:]) != self.data.shape or target.is_floating_point() == (self.data.classes is not None):
             raise self._unfit(target)
 
     def _unfit(self, target: Tensor) -> VqtkError:
-        """Return the error that says why a target does not fit the model's data."""
+        """Return the error for a target that does not fit the model's data."""
         if tuple(target.shape[1:]) != self.data.shape:
             expected = ", ".join(map(str, self.data.shape))
             return VqtkError(f"examples of shape {tuple(target.shape)}: expected (n, {expected}).")
@@ -116,7 +116,7 @@ class Model(nn.Module, ABC):
             raise VqtkError(f"codes of type {codes.dtype}: expected integers from 0 to {self.options - 1}.")
         if codes.dim() != 2 or codes.shape[1] > most:
             raise VqtkError(f"codes of shape {tuple(codes.shape)}: expected (n, s) with s ≤ {most} stages.")
-        # Looking at the values waits for the device, and a graph that is exported or captured cannot.
+        # Reading the values waits for the device, which a graph being exported or captured cannot do.
         if codes.device.type == "meta" or not codes.numel() or torch.compiler.is_compiling() or is_capturing(codes):
             return
         lowest, highest = int(codes.min()), int(codes.max())

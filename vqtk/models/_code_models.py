@@ -1,4 +1,4 @@
-"""Distributions over codes given features: stage after stage, or all stages at once."""
+"""Distributions over codes given features: autoregressive, or independent over the stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CodeModel(nn.Module, ABC):
 
     @abstractmethod
     def best(self, features: Tensor) -> Tensor:
-        """Return codes (n, s), each the likeliest given those before it."""
+        """Return codes (n, s), each the most likely given those before it."""
 
     def nats(self, features: Tensor, codes: Tensor) -> Tensor:
         """Return the negative log-likelihood of each stage's code (n, s), in nats."""
@@ -28,7 +28,7 @@ class CodeModel(nn.Module, ABC):
 
 
 class Independent(CodeModel):
-    """One linear output for all stages; the stages know nothing of each other."""
+    """One linear output for all stages, which are independent given the features."""
 
     def __init__(self, width: int, stages: int, options: int):
         super().__init__()
@@ -36,11 +36,11 @@ class Independent(CodeModel):
         self.output = nn.Linear(width, stages * options)
 
     def logits(self, features: Tensor, codes: Tensor) -> Tensor:
-        """Return the logits, whatever the codes."""
+        """Return the logits; the codes are ignored."""
         return rearrange(self.output(features), "n (s k) -> n s k", k=self.options)
 
     def best(self, features: Tensor) -> Tensor:
-        """Return each stage's likeliest option."""
+        """Return the most likely option of each stage."""
         return self.logits(features, features).argmax(2)
 
 
@@ -56,13 +56,13 @@ class Autoregressive(CodeModel):
         self.output = nn.Linear(width, options)
 
     def logits(self, features: Tensor, codes: Tensor) -> Tensor:
-        """Return the logits; the first stage sees the features alone."""
+        """Return the logits; the first stage sees only the features."""
         before = F.pad(self.embedding(codes[:, :-1]), (0, 0, 1, 0))
         hidden, _ = self.gru(before + features[:, None], self._start(features))
         return self.output(hidden)
 
     def best(self, features: Tensor) -> Tensor:
-        """Return codes chosen greedily, stage after stage."""
+        """Return codes chosen greedily, one stage after another."""
         state, entering, codes = self._start(features), features, []
         for _ in range(self.stages):
             hidden, state = self.gru(entering[:, None], state)

@@ -1,4 +1,4 @@
-"""A codebook whose unused vectors come back into use, and a prior over codes."""
+"""A codebook that revives unused vectors, and a prior over codes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from vqtk.errors import VqtkError
 from vqtk.models._code_models import Autoregressive
 
 PATIENCE = 50
-"""Updates in a row without a choice after which a vector is replaced."""
+"""The number of consecutive updates without a choice after which a vector is replaced."""
 SPLIT = 0.01
-"""How far, as a part of its length, the two halves of a split vector move apart from it."""
+"""How far the two halves of a split vector move from it, as a fraction of its length."""
 
 
 class Codebook(nn.Module):
-    """Learned vectors (options, width), and the search of the nearest.
+    """Learned vectors (options, width), and the search for the nearest.
 
-    A vector that has not been chosen for `PATIENCE` updates takes a half of what one of the most used ones stands
-    for: that one is split into two, a little longer and a little shorter. Nothing is drawn at random.
+    A vector that was not chosen for `PATIENCE` updates is revived by splitting one of the most used ones into two, a
+    little longer and a little shorter, so that each takes half of what the other represented. Nothing is random.
 
     Raises: VqtkError if vector-quantize-pytorch is not installed.
     Source: van den Oord et al. 2017, arXiv 1711.00937; the split, Linde, Buzo and Gray 1980.
@@ -31,8 +31,8 @@ class Codebook(nn.Module):
         super().__init__()
         if find_spec("vector_quantize_pytorch") is None:
             raise VqtkError(
-                "models with a codebook need vector-quantize-pytorch, which is not installed. Run: "
-                "pip install 'vqtk[baselines]'"
+                "models with a codebook need vector-quantize-pytorch, which is not installed. Run: pip install "
+                "'vqtk[baselines]'."
             )
         from vector_quantize_pytorch import VectorQuantize
 
@@ -47,9 +47,9 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Return the index of the nearest vector, of each of (n, p, width) → (n, p)."""
+        """Return the index of the learned vector nearest to each vector (n, p, width) → (n, p)."""
         if vectors.is_meta:
-            # The library's search reads a value, and these tensors have none: the same product, to count it.
+            # The library's search reads a value, which tensors on `meta` lack: do the same product, so that it counts.
             return (vectors @ self.vectors[0].mT).argmax(2)
         return self.quantiser(vectors.detach())[1]
 
@@ -58,10 +58,10 @@ class Codebook(nn.Module):
         return F.embedding(codes, self.vectors[0])
 
     @torch.no_grad()
-    def mend(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Count an update's choices (k,), and replace vectors without one for too long, by the most used ones' halves.
+    def revive(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
+        """Count an update's choices (k,), and replace vectors unused for too long by halves of the most used ones.
 
-        What the optimiser holds of them is copied, too.
+        The optimiser's moments of the vectors are copied as well.
         """
         self.idle.add_(1).masked_fill_(usage > 0, 0)
         dead = (self.idle >= PATIENCE).nonzero()[:, 0]
@@ -76,7 +76,7 @@ class Codebook(nn.Module):
 
 
 class Prior(nn.Module):
-    """p(codes), stage after stage, without anything given."""
+    """p(codes), autoregressive over the stages."""
 
     def __init__(self, width: int, stages: int, options: int):
         super().__init__()
@@ -89,7 +89,7 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None) -> Tensor:
-        """Return n codes (n, s); the draws are the CPU's."""
+        """Return n codes (n, s), drawn on the CPU."""
         state, entering, codes = self.codes.initial.repeat(1, n, 1), self._nothing(n), []
         for _ in range(self.stages):
             hidden, state = self.codes.gru(entering[:, None], state)

@@ -1,7 +1,7 @@
 """A stage compiled by inductor: the refiner's network, and the loss with the gradient of the choice.
 
-Refiner and loss are compiled apart, at the deltas: a convolution writes them to memory anyway, and what follows reads
-them once. The path between them, and the state, stay as they are written in the walk.
+Refiner and loss are compiled separately, split at the deltas: a convolution writes these to memory anyway, and the loss
+reads them once. The choice between them, and the state, are not compiled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vqtk.nn.stage import State
 from vqtk.refiners import Refiner
 
 _SHIFT = 2
-"""The compiler takes the integers 0 and 1 for constants and makes a graph for each: it is given stages from 2 on."""
+"""Added to stages: the compiler treats the integers 0 and 1 as constants, and would make a graph for each."""
 
 
 def _propose(refiner: Refiner, x: Tensor, shifted: int, state: State) -> tuple[Tensor, State]:
@@ -42,7 +42,7 @@ def _take(loss: Loss, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, c
 
 @dataclass(frozen=True)
 class CompiledRefiner:
-    """The compiled calls of a refiner; stages are shifted on the way in."""
+    """The compiled calls of a refiner; they take shifted stages."""
 
     propose_shifted: Callable[..., tuple[Tensor, State]]
     choose_shifted: Callable[..., tuple[Tensor, State]]
@@ -57,15 +57,16 @@ class CompiledRefiner:
 
 
 class CompiledStage:
-    """What `VQDraw` calls where it would call a refiner or its loss, for batches of one size.
+    """The compiled refiners and loss that `VQDraw` calls instead of its own, for batches of one size.
 
-    All refiners of a model share its graphs: a stage is data. Other sizes, and the first stage, which one example
-    stands for, are left to the plain code: a graph for each would cost more than it saves.
+    All refiners of a model share the graphs, because a stage is data to them. Batches of other sizes, and the first
+    stage, where one example represents the batch, use the uncompiled code: a graph for each would cost more than it
+    saves.
 
     Arguments:
-        loss: the model's.
-        batch: the number of examples that are compiled for.
-        backend: of `torch.compile`.
+        loss: the model's loss.
+        batch: the number of examples to compile for.
+        backend: the backend of `torch.compile`.
     """
 
     def __init__(self, loss: Loss, batch: int, *, backend: str = "inductor"):
@@ -74,7 +75,7 @@ class CompiledStage:
         self._grid, self._take = (_compiled(function, backend) for function in (_grid, _take))
 
     def takes(self, x: Tensor) -> bool:
-        """Return whether this batch is of the size that is compiled for."""
+        """Return whether a batch has the size that is compiled for."""
         return len(x) == self.batch > 1
 
     def network(self, refiner: Refiner) -> CompiledRefiner:
@@ -93,14 +94,14 @@ class CompiledStage:
 
 
 def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """Return a function compiled for fixed sizes and any stage; where that fails, itself, with a warning."""
-    from torch._dynamo.exc import TorchDynamoException  # Importing it takes a second: only where something is compiled.
+    """Return a function compiled for fixed sizes and any stage; if that fails, it runs uncompiled, with a warning."""
+    from torch._dynamo.exc import TorchDynamoException  # Here because importing it takes a second.
 
     options = getattr(torch.compiler, "config", None)
     known = hasattr(options, "dynamic_sources")
     if known and "L['shifted']" not in options.dynamic_sources:  # type: ignore[union-attr]
         options.dynamic_sources = ",".join(filter(None, [options.dynamic_sources, "L['shifted']"]))  # type: ignore[union-attr]
-    # Older releases of torch make one graph for the first stage that they meet, and then one for all others.
+    # Older releases of torch make one graph for the first stage that they see, and then one for all others.
     compiled = torch.compile(function, backend=backend, dynamic=False if known else None)
     failed = False
 
@@ -112,7 +113,7 @@ def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
             except TorchDynamoException as error:
                 failed = True
                 reason, name = " ".join(str(error).split()).partition(" Set TORCH")[0], function.__name__.strip("_")
-                warnings.warn(f"{name} cannot be compiled ({reason}): it is computed plainly.", VqtkWarning, 2)
+                warnings.warn(f"{name} cannot be compiled ({reason}), so it runs uncompiled.", VqtkWarning, 2)
         return function(*given)
 
     return call

@@ -1,4 +1,4 @@
-"""The walk through the stages led by any score of the proposals, along several paths at once."""
+"""Guided sampling: a decoding pass led by any score of the proposals, along several paths at once."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.stage import tree_map
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""Proposals (p, k, *shape) and the items (p,) that they are of → grid (p, k), lower is better."""
+"""Proposals (p, k, *shape) and the indices (p,) of their examples → grid (p, k); lower is better."""
 Noise = Callable[[int, int], Tensor]
-"""A stage and a number of choices → Gumbel noise (n, answers, choices), zero for the answer that is the best one."""
+"""A stage and a number of choices → Gumbel noise (n, answers, choices), zero for the answer that takes the best."""
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Guided:
-    """Several answers for each of n items.
+    """Several answers for each of n examples.
 
-    `codes` and `scores`, those after each stage, are (n, answers, s), `reconstruction` is (n, answers, *shape).
+    `codes` and `scores` (after each stage) are (n, answers, s), and `reconstruction` is (n, answers, *shape).
     """
 
     codes: Tensor
@@ -35,14 +35,24 @@ class Guided:
 def guided_walk(
     model: VQDraw, score: Score, n: int, *, answers: int, beam: int, stages: int, temperature: float, noise: Noise
 ) -> Guided:
-    """Choose codes by a score in place of a target: the best options, or with noise options drawn among the best.
+    """Choose codes by a score instead of a target: the best options, or with noise options drawn by their scores.
 
-    Each answer keeps `beam` paths, and is the best of them in the end. An option is drawn with a probability in
-    proportion to exp(-score / (temperature × spread)); the spread is how far the mean option lies above the best, so
-    that a temperature means the same for every score and stage.
+    Each answer keeps `beam` paths and returns the best of them. An option is drawn with probability proportional to
+    exp(-score / (temperature × gap)), where the gap is the difference between the mean and the best score: so a
+    temperature means the same for every score and stage.
+
+    Arguments:
+        model: the model.
+        score: scores proposals.
+        n: the number of examples.
+        answers: the number of answers for each example.
+        beam: the number of paths for each answer.
+        stages: the number of stages to choose.
+        temperature: of the draws.
+        noise: returns their Gumbel noise.
     """
     groups = n * answers
-    x, state = model._start(groups)
+    x, state = model.start(groups)
     path, scores = torch.empty(groups, 0, dtype=torch.int64, device=x.device), x.new_empty(groups, 0)
     for stage in range(stages):
         width = len(x) // groups
@@ -65,7 +75,7 @@ def guided_walk(
 
 
 def _ranked(choices: Tensor, drawn: Tensor, temperature: float) -> Tensor:
-    """Return the indices of choices (g, c), the best first; of equal ones the first."""
+    """Return the indices that sort choices (g, c), perturbed by noise, from the best; ties keep their order."""
     best = choices.min(1, keepdim=True).values
-    spread = (choices.mean(1, keepdim=True) - best).clamp(min=_TINY)
-    return ((choices - best) / spread - temperature * drawn).sort(dim=1, stable=True).indices
+    gap = (choices.mean(1, keepdim=True) - best).clamp(min=_TINY)
+    return ((choices - best) / gap - temperature * drawn).sort(dim=1, stable=True).indices

@@ -1,6 +1,6 @@
-"""What models with learned codebooks share: an image encoder and decoder, and nearest vectors between them.
+"""The base of models with learned codebooks: an image encoder and decoder, with quantised vectors between them.
 
-target ─► encoder ─► vectors (n, p, d) ─► nearest of each codebook, of what the last left over ─► sum ─► decoder
+target ─► encoder ─► vectors (n, p, d) ─► nearest vector of each codebook to the remaining residual ─► sum ─► decoder
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vqtk.registry import LossFactory
 
 PriorKind = Literal["none", "autoregressive"]
 SQUEEZED = 16
-"""Channels of the coarse features where they are flattened into vectors that have no place in the image."""
+"""Channels of the coarse features if these are flattened into vectors without a position in the image."""
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """What quantising a batch found.
+    """A quantised batch.
 
-    `codes` (n, stages); `vectors` (n, p, d), the sum of the chosen ones, with the encoder's gradient straight through;
-    `codebook` and `commitment`, scalars: the squared distance of chosen vectors and what they stand for, the one with
-    the gradient of the codebooks, the other with that of the encoder.
+    `codes` are (n, stages), and `vectors` (n, p, d) the sums of the chosen vectors, with a straight-through gradient to
+    the encoder. `codebook` and `commitment` are scalars, both the squared distance between the chosen vectors and what
+    they approximate: the first has a gradient for the codebooks, the second for the encoder.
     """
 
     codes: Tensor
@@ -41,7 +41,7 @@ class Nearest:
 
 
 class Quantised(Model):
-    """An item is `positions` vectors, each a sum of one vector of every codebook; stages = positions × codebooks.
+    """An example is `positions` vectors, each a sum of one vector of every codebook; stages = positions × codebooks.
 
     Shapes: images (n, c, h, w), h and w multiples of 4 ↔ codes (n, stages) ↔ reconstructions (n, *shape).
     """
@@ -64,8 +64,8 @@ class Quantised(Model):
         super().__init__(data, stages=positions * codebooks, options=options)
         if data.kind != "image" or any(side % 4 for side in data.shape[1:]):
             raise ShapeError(
-                f"{self._name} works on images whose sides are multiples of 4, and the data are {data.kind} of shape "
-                f"{data.shape}."
+                f"{self._name} needs images whose sides are multiples of 4, and the data are {data.kind} of shape "
+                f"{data.shape}. Change data.size, or use another model."
             )
         channels, *size = data.shape
         coarse = tuple(side // 4 for side in size)
@@ -96,7 +96,7 @@ class Quantised(Model):
         return cast(list[Codebook], list(self.codebooks))
 
     def quantise(self, target: Tensor) -> Nearest:
-        """Encode a target (n, c, h, w), and measure how far codebooks and encoder are from each other."""
+        """Encode a target (n, c, h, w) and quantise it, with the losses of codebooks and encoder."""
         self._check_target(target)
         encoded = self.encoder(target).to(self.dtype)
         left, total, chosen = encoded, torch.zeros_like(encoded), []
@@ -120,14 +120,14 @@ class Quantised(Model):
         return self.loss.from_channels(self.decoder(vectors))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the reconstructions of codes (n, s) → (n, *shape); s < stages where there is one position.
+        """Return the reconstructions of codes (n, s) → (n, *shape); s < stages only if there is one position.
 
-        Raises: VqtkError if codes are missing, or a code is no option.
+        Raises: VqtkError if codes are missing, or a code is not an option.
         """
         self._check_codes(codes, most=self.stages)
         if codes.shape[1] != self.stages and self.positions > 1:
             raise ShapeError(
-                f"codes of {codes.shape[1]} stages: {self._name} decodes whole codes only, of {self.stages} stages."
+                f"codes of {codes.shape[1]} stages: {self._name} decodes only whole codes of {self.stages} stages."
             )
         total = next(self.parameters()).new_zeros(len(codes), self.positions, self.code_width)
         for book, chosen in zip(self._books, rearrange(codes, "n (p q) -> q n p", p=self.positions), strict=False):
@@ -137,29 +137,29 @@ class Quantised(Model):
     def code_nats(self, codes: Tensor) -> Tensor:
         """Return the negative log-likelihood of each stage's code, codes (n, stages) → (n, stages), in nats.
 
-        It is that of the prior; of the uniform one, ln K, where the model has none.
+        It is taken under the prior, or under the uniform one (ln K) if the model has none.
         """
         if self.prior is not None:
             return self.prior.nats(codes)
         return torch.full(codes.shape, float(self.options), dtype=self.dtype, device=codes.device).log()
 
     def random_codes(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return codes (n, stages) drawn from the prior, uniformly where there is none; drawn on the CPU."""
+        """Return codes (n, stages) drawn from the prior, or uniformly if the model has none; drawn on the CPU."""
         if self.prior is None:
             return super().random_codes(n, generator=generator)
         return self.prior.sample(n, generator)
 
     def trial(self, target: Tensor) -> Tensor:
-        """Encode and decode, and score the codes by the prior."""
+        """Encode and decode, and score the codes under the prior."""
         found = self.quantise(target)
         score = self.loss(self.reconstruct(found.vectors)[:, None], target).mean()
         return score + found.codebook + found.commitment + self.code_nats(found.codes).mean()
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Let each codebook replace vectors that nothing is near to; usage (s, k) counts the choices of the update."""
+        """Revive unused vectors in each codebook; usage (s, k) counts the choices of the update."""
         counts = rearrange(usage, "(p q) k -> q p k", p=self.positions).sum(1)
         for book, chosen in zip(self._books, counts, strict=True):
-            book.mend(optimizer, chosen)
+            book.revive(optimizer, chosen)
 
 
 class _Residual(nn.Module):
@@ -176,7 +176,7 @@ class _Residual(nn.Module):
 def _vectors(
     width: int, coarse: tuple[int, ...], positions: int, code_width: int
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return the maps (n, width, h, w) → (n, p, d) and back: place by place if p = h · w, all in all otherwise."""
+    """Return the maps (n, width, h, w) → (n, p, d) and back: 1×1 convolutions if p = h · w, otherwise dense layers."""
     height, length = coarse
     if positions == height * length:
         return (

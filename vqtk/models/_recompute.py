@@ -1,8 +1,9 @@
-"""A stage whose activations are computed again in the backward pass, so that nothing but its input is kept.
+"""A stage that keeps only its input, and recomputes its activations in the backward pass.
 
-It is written for the walk, where `torch.utils.checkpoint` is general: what a stage chose is kept and given back to it,
-so the second time no option is chosen, and there are no hooks on saved tensors, which cost as much as a small stage.
-Where options are drawn for the gradient, the second time computes them, the best and the chosen one, and no others.
+`torch.utils.checkpoint` is general; this is written for the walk. The codes that a stage chose are kept, and the second
+computation takes them rather than choose again: rounding, or a draw, could otherwise lead it down another path than the
+one whose gradient is asked for. There are no hooks on saved tensors, which cost as much as a small stage. If options
+are drawn for the gradient, the second computation covers only these, the best and the chosen one.
 """
 
 from __future__ import annotations
@@ -32,17 +33,22 @@ def recomputed(
 ) -> tuple[Walk, Tensor | None]:
     """Walk through one stage as `model.walk` does, without keeping its activations.
 
-    Gradients by the weights are added to their `.grad` while the backward pass runs, so it works with `backward`, and
+    Gradients of the weights are added to their `.grad` while the backward pass runs, so it works with `backward` but
     not with `torch.autograd.grad`.
 
     Arguments:
-        options: (n, m), those that have a gradient besides the best and the chosen one; all of them by default.
-        choice: how an option is chosen, as `walk` takes it.
+        model: the model.
+        x: the reconstruction before the stage.
+        state: the refiner's state before the stage.
+        target: the target.
+        stage: the index of the stage.
+        options: (n, m), the options that have a gradient besides the best and the chosen one; by default all.
+        choice: how an option is chosen, as keyword arguments of `walk`.
 
     Shapes: → the walk, and the losses of the options (n, m).
     """
     states: list[State] = []
-    # The weights are no arguments: the bias stands for them, so that what comes out has a gradient.
+    # The weights are not arguments; the bias is passed on their behalf, so that the results require a gradient.
     grid, codes, losses, new, *leaves = _Recomputed.apply(
         model, stage, choice, state, states, options, target, model.bias, x, *leaves_of(state)
     )
@@ -103,7 +109,7 @@ class _Recomputed(torch.autograd.Function):
 def _of_options(
     model: VQDraw, start: tuple[Tensor, State], target: Tensor, stage: int, options: Tensor
 ) -> tuple[Tensor, ...]:
-    """Return the losses of options (n, m), the reconstruction that the first one gives, and the state's tensors."""
+    """Return the losses of options (n, m), the reconstruction by the first of them, and the tensors of the state."""
     x, state = model.decayed(*start)
     deltas, carry = model.step(x, state, stage, options)
     first = torch.zeros_like(options[:, 0])
@@ -118,7 +124,7 @@ def _backward(values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> N
 
 
 def _autocast(device: str) -> AbstractContextManager[Any]:
-    """Return a context that computes as the present one does."""
+    """Return an autocast context with the current settings, for the second computation."""
     enabled = device != "meta" and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if enabled else None
     return torch.autocast("cpu" if device == "meta" else device, dtype, enabled=enabled, cache_enabled=False)

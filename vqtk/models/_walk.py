@@ -1,4 +1,4 @@
-"""What a walk through the stages leaves behind, and the numbers that training makes of it."""
+"""The result of an encoding pass, and the loss terms that training takes from it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from vqtk.nn.stage import State
 
 @dataclass(frozen=True)
 class Walk:
-    """What a walk through the stages leaves behind.
+    """The result of an encoding pass through the stages.
 
-    `grid` (n, s, k) holds every option's loss, `codes` (n, s) the path taken; `reconstruction` (n, *shape) and `state`
-    are those after the last stage. `choice`, `final` and `all` are means over the batch in units of the loss, by each
-    stage's best option, whichever path was taken. `sampled` (n, s, m) are the losses of options that were drawn: where
-    there are any, they and each stage's best option alone have a gradient.
+    `choice`, `final` and `all` are means over the batch in units of the loss. They use the best option of each stage,
+    whichever option an exploring selector took.
+
+    Arguments:
+        grid: (n, s, k), the loss of every option.
+        codes: (n, s), the path taken.
+        reconstruction: (n, *shape) after the last stage.
+        state: of the refiner, after the last stage.
+        sampled: (n, s, m), the losses of options drawn for the gradient; if there are any, only they and each stage's
+            best option have a gradient.
     """
 
     grid: Tensor
@@ -43,14 +49,14 @@ class Walk:
 
     @property
     def best(self) -> Tensor:
-        """The code of each stage's best option (n, s)."""
+        """The best option of each stage (n, s)."""
         return self.grid.detach().argmin(2)
 
 
 def usage_of(codes: Tensor, options: int) -> Tensor:
     """Return how often each option was chosen at each stage: codes (n, s) → (s, k), int64.
 
-    Unlike `bincount`, which looks for the largest value, it waits for no device.
+    Unlike `bincount`, which reads the largest value, this does not wait for the device.
     """
     counts = torch.zeros(codes.shape[1], options, dtype=torch.int64, device=codes.device)
     return counts.scatter_add_(1, codes.mT, torch.ones_like(codes.mT))

@@ -16,10 +16,10 @@ from vqtk.registry import LossFactory, models
 
 @models.register("distilled", example={"stages": 4, "options": 4, "loss": "mse", "width": 8})
 class Distilled(Model):
-    """One pass instead of a walk: a network that predicts the codes, and one that decodes whole codes.
+    """Feed-forward networks in place of the stages: one predicts the codes, the other decodes whole codes.
 
-    `codes` says how the stages' codes are predicted: one after another by a GRU, or all at once. Trained by the
-    objective `distillation`. Prefixes of a code cannot be decoded.
+    `codes` is how the codes of the stages are predicted: one after another by a GRU, or all at once. The model is
+    trained by the objective `distillation`. Prefixes of a code cannot be decoded.
 
     Shapes: images (n, c, h, w), h and w multiples of 4 ↔ codes (n, stages) ↔ reconstructions (n, *shape).
     Raises: ShapeError if the data are not such images.
@@ -39,8 +39,8 @@ class Distilled(Model):
         super().__init__(data, stages=stages, options=options)
         if data.kind != "image" or any(side % 4 for side in data.shape[1:]):
             raise ShapeError(
-                f"distilled works on images whose sides are multiples of 4, and the data are {data.kind} of shape "
-                f"{data.shape}."
+                f"distilled needs images whose sides are multiples of 4, and the data are {data.kind} of shape "
+                f"{data.shape}. Change data.size, or use another model."
             )
         channels, *size = data.shape
         coarse = (64, *(side // 4 for side in size))
@@ -77,12 +77,12 @@ class Distilled(Model):
     def decode(self, codes: Tensor) -> Tensor:
         """Return the reconstructions of whole codes (n, stages) → (n, *shape).
 
-        Raises: VqtkError if codes are missing, or a code is no option.
+        Raises: VqtkError if codes are missing, or a code is not an option.
         """
         self._check_codes(codes, most=self.stages)
         if codes.shape[1] < self.stages:
             raise ShapeError(
-                f"codes of {codes.shape[1]} stages: distilled decodes whole codes only, of {self.stages} stages."
+                f"codes of {codes.shape[1]} stages: distilled decodes only whole codes of {self.stages} stages."
             )
         one_hot = F.one_hot(codes, self.options).to(self.dtype) * (self.stages * self.options) ** 0.5
         return self.loss.from_channels(self.decoder(rearrange(one_hot, "n s k -> n (s k)")))

@@ -1,4 +1,4 @@
-"""Residual vector quantisation: one vector an item, approximated by codebook after codebook."""
+"""Residual vector quantisation: one vector for each example, approximated by one codebook after another."""
 
 from vqtk.models._quantised import Quantised
 from vqtk.nn.types import Count, DataSpec, Stages
@@ -17,12 +17,12 @@ _EXAMPLE = {
 
 @models.register("residual_vq", example=_EXAMPLE)
 class ResidualVQ(Quantised):
-    """An auto-encoder with residual quantisation: each stage's codebook approximates what those before it left over.
+    """An auto-encoder with residual quantisation: each stage's codebook approximates the residual of those before it.
 
-    One vector of `code_width` values stands for an item; stage s adds the nearest of its `options` vectors to what
-    is missing. Encoder and decoder have `blocks` residual blocks of `width` channels. With a `prior`, samples are
-    drawn from it, else uniformly. Trained by the objective `quantisation`, on whole codes; a prefix of a code can be
-    decoded, but nothing trains what it decodes to. Needs the extra `baselines`.
+    One vector of `code_width` values represents an example; stage s adds the one of its `options` vectors that is
+    nearest to the residual. Encoder and decoder have `blocks` residual blocks of `width` channels. Samples are drawn
+    from the `prior`, or uniformly without one. The objective `quantisation` trains whole codes; a prefix of a code can
+    be decoded, but its reconstruction is not trained. Needs the extra `baselines`.
 
     Shapes: images (n, c, h, w), h and w multiples of 4 ↔ codes (n, stages) ↔ reconstructions (n, *shape).
     Raises: ShapeError if the data are not such images; VqtkError if the extra is not installed.

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from vqtk.models._compiled import CompiledStage
     from vqtk.nn.graph import CapturedCalls
 
+Search = Callable[["VQDraw", Tensor], Tensor]
+"""A component of `vqtk.searches`: a model and a target (n, *data shape) → codes (n, stages)."""
 Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor, Tensor])
 
 _EXAMPLE = {
@@ -52,9 +54,9 @@ _EXAMPLE = {
 class VQDraw(Model):
     """The sequential discrete variational auto-encoder of the paper.
 
-    `segment` stages share one refiner (none: all of them). `grad_decay` takes that part of the gradient
-    away where a reconstruction and a state enter a stage. Only the first `active_stages` are used, where
-    given. A code has `active_stages` × log2(`options`) bits.
+    Each `segment` of that many stages shares one refiner (null: all stages do). `grad_decay` is the fraction of the
+    gradient that is removed where reconstruction and state enter a stage. With `active_stages`, only that many first
+    stages are used. A code has `active_stages` × log2(`options`) bits.
 
     Shapes: data (n, *data shape) in training units ↔ codes (n, stages) in [0, options) ↔ reconstructions (n, *shape).
     Raises: ShapeError if the refiner does not reach the size of the data.
@@ -63,9 +65,9 @@ class VQDraw(Model):
 
     stepwise = True
     compiled: CompiledStage | None = None
-    """What computes the stages after the first instead of refiners and loss, where they are compiled."""
+    """The compiled refiners and loss, used for the stages after the first; None if nothing is compiled."""
     captured_calls: CapturedCalls | None = None
-    """What captures encoding and decoding as graphs, on CUDA."""
+    """The graphs of encoding and decoding on CUDA; None if they are not captured."""
 
     def __init__(
         self,
@@ -99,20 +101,20 @@ class VQDraw(Model):
         reached = tuple(getattr(self.refiners[0], "size", self.loss.size))
         if reached != self.loss.size:
             raise ShapeError(
-                f"the refiner's head yields size {reached}, but the reconstruction has size {self.loss.size}. "
+                f"the refiner's head returns size {reached}, but the reconstruction has size {self.loss.size}. "
                 "Change the strides of the backbone or the `upsample` units of the head."
             )
 
-    # ── the stage, and the walk through all of them ──────────────────────────────────────────────
+    # ── a stage, and the encoding pass through all of them ───────────────────────────────────────
 
     def step(self, x: Tensor, state: State, stage: int, codes: Tensor | None = None) -> tuple[Tensor, State]:
-        """Return the deltas of every option at a stage, and what its refiner carries on to `advance`.
+        """Return the deltas of every option at a stage, and what its refiner passes to `advance`.
 
         Arguments:
             x: the reconstruction so far (n, *shape).
-            state: the refiner's, of the same n examples.
+            state: the refiner's state for the same n examples.
             stage: the index of the stage.
-            codes: (n,) or (n, m), where only the deltas of these options are needed.
+            codes: (n,) or (n, m), if only the deltas of these options are needed.
 
         Shapes: → deltas (n, k, *shape); with codes (n, *shape) or (n, m, *shape).
         """
@@ -141,23 +143,23 @@ class VQDraw(Model):
         sampled: Tensor | None = None,
         recompute: int = 0,
     ) -> Walk:
-        """Encode a target, keeping every option's loss.
+        """Encode a target, keeping the loss of every option.
 
         Arguments:
             target: (n, *data shape) in training units.
-            stages: their indices in order; all active ones by default.
-            start: reconstruction and state before the first of them; those of the empty code by default.
-            selector: grid (n, k) and draws → codes (n,); argmin by default.
-            draws: (n, stages, …), what a selector that explores has drawn.
-            sampled: (n, stages, m), options drawn for each example and stage. They, the best and the chosen option are
-                then all that the backward pass computes; their losses are returned, and stages computed again.
-            recompute: how many of the first stages are computed again in the backward pass. They keep nothing but
-                their input, so the memory is that of the other stages, or of one.
+            stages: the indices of the stages, in order; by default all active ones.
+            start: reconstruction and state before the first of them; by default those of the empty code.
+            selector: grid (n, k) and draws → codes (n,); by default argmin.
+            draws: (n, stages, …), the draws of an exploring selector.
+            sampled: (n, stages, m), options drawn for each example and stage. The backward pass then recomputes every
+                stage, but only for these options, the best and the chosen one; their losses are returned as well.
+            recompute: how many of the first stages the backward pass recomputes. They keep only their input, so the
+                activations of the other stages, or of one, are all that is held at a time.
         """
         if tuple(target.shape[1:]) != self.data.shape or target.is_floating_point() == (self.data.classes is not None):
             raise self._unfit(target)
-        # Before the first choice all examples are alike: one of them stands for the batch.
-        x, state = start or self._start(min(len(target), 1))
+        # Before the first choice all examples have the same reconstruction: its deltas are computed once.
+        x, state = start or self.start(min(len(target), 1))
         loss, grids, path, drawn = self.compiled or self.loss, [], [], []
         for index, stage in enumerate(range(self.stages) if stages is None else stages):
             options = None if sampled is None else sampled[:, stage]
@@ -186,44 +188,44 @@ class VQDraw(Model):
         every = torch.stack(drawn, 1) if drawn else None
         return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state, every)
 
-    def _start(self, n: int) -> tuple[Tensor, State]:
+    def start(self, n: int) -> tuple[Tensor, State]:
         """Return reconstruction and state of n examples before any choice."""
         x = self.bias.new_zeros(n, *self.loss.shape)
         return x, self.refiners[0].initial_state(self.loss.to_channels(x)) if self.stateful else None
 
     def decayed(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return reconstruction and state as they enter a stage: with a part of their gradient taken away."""
+        """Return reconstruction and state as they enter a stage, with a fraction of their gradient removed."""
         return decay_gradient(x, self.grad_decay), tree_map(partial(decay_gradient, decay=self.grad_decay), state)
 
     def advance(self, stage: int, carry: State, codes: Tensor, x: Tensor) -> State:
-        """Return the state after a stage, from what `step` left, the codes (n,) and the new reconstruction."""
+        """Return the state after a stage, from the carry of `step`, the codes (n,) and the new reconstruction."""
         return self.refiners[stage // self.segment].advance(repeat_batch(carry, len(x)), codes, x)
 
-    # ── what a model is asked for ────────────────────────────────────────────────────────────────
+    # ── the protocol of a model ──────────────────────────────────────────────────────────────────
 
     def forward(self, target: Tensor, *, draws: Tensor | None = None, recompute: int = 0) -> Walk:
-        """Walk as training does: by the recipe's selector, with what `draw` drew for it."""
+        """Encode as training does: by the recipe's selector, with the draws of `draw`."""
         return self.walk(target, selector=self.selector, draws=draws, recompute=recompute)
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
-        """Return what the recipe's selector needs to explore with n examples: (n, stages, …), or None.
+        """Return the draws of the recipe's selector for n examples, (n, stages, …); None if it does not explore.
 
-        `progress` is the part of the training that is done, from 0 to 1.
+        `progress` is the fraction of the training that is done, from 0 to 1.
         """
         return self.selector.draw(n, self.stages, self.options, generator, progress=progress)
 
     @torch.no_grad()
-    def encode(self, target: Tensor) -> Tensor:
-        """Return the codes of a target (n, *data shape) → (n, stages), by the recipe's search."""
+    def encode(self, target: Tensor, *, search: Search | None = None) -> Tensor:
+        """Return the codes of a target (n, *data shape) → (n, stages), by a search; by default by the recipe's."""
         self._check_target(target)
-        return self._called(self._encoded, target)
+        return self._called(self._encoded, target) if search is None else search(self, target)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the reconstructions of codes (n, s): a prefix, s < stages, gives coarser ones (n, *shape).
 
-        It has a gradient, by the weights; call it under `torch.no_grad()` where none is wanted.
+        The result has a gradient for the weights; call it under `torch.no_grad()` if none is wanted.
 
-        Raises: VqtkError if there are more codes than stages, or a code is no option.
+        Raises: VqtkError if there are more codes than stages, or a code is not an option.
         """
         self._check_codes(codes, most=self.total_stages)
         return self._decoded(codes) if torch.is_grad_enabled() else self._called(self._decoded, codes)
@@ -241,25 +243,25 @@ class VQDraw(Model):
 
     @torch.no_grad()
     def proposals(self, codes: Tensor) -> Tensor:
-        """Return what the stage after the prefix codes (n, s) proposes: (n, k, *shape).
+        """Return the proposals of the stage after the prefix codes (n, s): (n, k, *shape).
 
-        Raises: VqtkError if all stages are in the prefix.
+        Raises: VqtkError if the prefix has all stages.
         """
         if codes.shape[1] >= self.total_stages:
-            raise VqtkError(f"all {self.total_stages} stages are chosen; there is no stage left that proposes.")
+            raise VqtkError(f"the prefix has all {self.total_stages} stages, so none is left to propose. Give fewer.")
         self._check_codes(codes, most=self.total_stages)
         x, state = self._follow(codes)
         deltas, _ = self.step(x, state, codes.shape[1])
         return x[:, None] + deltas
 
     def _follow(self, codes: Tensor, after: list[Tensor] | None = None) -> tuple[Tensor, State]:
-        """Walk with the codes given, computing the chosen deltas alone."""
+        """Decode given codes, computing only the chosen deltas; append each reconstruction to `after`, if given."""
         n = len(codes)
-        x, state = self._start(min(n, 1))
+        x, state = self.start(min(n, 1))
         for stage, chosen in enumerate(codes.unbind(1)):
             if self.grad_decay:
                 x, state = self.decayed(x, state)
-            if len(x) < n:  # The first stage: all its options for one example cost less than one for each of n.
+            if len(x) < n:  # At the first stage all options for one example cost less than one option for each of n.
                 deltas, carry = self.step(x, state, stage)
                 x = x + chosen_of(deltas, chosen)
             else:
@@ -271,7 +273,7 @@ class VQDraw(Model):
         return repeat_batch(x, n), repeat_batch(state, n)
 
     def _called(self, function: Callable[..., Result], given: Tensor) -> Result:
-        """Call a function; where the model's calls are captured, its graph, which holds where the weights are."""
+        """Call a function, or its graph if calls are captured; a graph belongs to the address of the weights."""
         if self.captured_calls is None or is_capturing(given):
             return function(given)
         return self.captured_calls(function, given, self.bias.data_ptr())
@@ -292,15 +294,15 @@ class VQDraw(Model):
         return torch.stack(after, 1)
 
     def trial(self, target: Tensor) -> Tensor:
-        """Walk through the first and last stage of the first and last segment; decode the first code."""
+        """Encode by the first and last stages of the first and last segments; decode the first code."""
         last_segment = (self.total_stages - 1) // self.segment * self.segment
-        telling = sorted({0, self.segment - 1, last_segment, self.total_stages - 1})
-        walk = self.walk(target, stages=telling)
+        distinct = sorted({0, self.segment - 1, last_segment, self.total_stages - 1})
+        walk = self.walk(target, stages=distinct)
         with torch.no_grad():
             self.decode(walk.codes[:, :1])
         return walk.choice + walk.all
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Let each refiner revive options after an update; usage (s, k) counts the best options."""
+        """Let each refiner revive unused options after an update; usage (s, k) counts how often each was chosen."""
         for stage in range(0, self.stages, self.segment):
             self.refiners[stage // self.segment].after_update(optimizer, usage[stage : stage + self.segment])

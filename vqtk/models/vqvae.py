@@ -1,4 +1,4 @@
-"""VQ-VAE: one codebook, and a code for each place of a coarse image."""
+"""VQ-VAE: one codebook, and a code for each position of a coarse image."""
 
 from vqtk.models._quantised import Quantised
 from vqtk.nn.types import Count, DataSpec, Stages
@@ -7,13 +7,13 @@ from vqtk.registry import Inherited, models
 
 @models.register("vqvae", example={"stages": 4, "options": 4, "loss": "mse", "width": 8, "code_width": 4, "blocks": 1})
 class VQVAE(Quantised):
-    """The vector-quantised auto-encoder: every position's vector becomes the nearest of one codebook.
+    """The vector-quantised auto-encoder: the vector at every position is replaced by the nearest one of a codebook.
 
-    A code has `stages` positions and `options` vectors to choose among. Where `stages` is the number of places of
-    the image at a quarter of its size (49 for 28×28), each code belongs to a place; otherwise a linear map makes the
-    vectors out of all of the image. The codebook's vectors have `code_width` values; encoder and decoder have
-    `blocks` residual blocks of `width` channels. With a `prior`, samples are drawn from it, else uniformly. Trained
-    by the objective `quantisation`. Prefixes of a code cannot be decoded. Needs the extra `baselines`.
+    A code has `stages` positions, with `options` vectors to choose among. If `stages` is the number of positions of the
+    image at a quarter of its size (49 for 28×28), each code belongs to one; otherwise a linear map computes the vectors
+    from the whole image. The vectors of the codebook have `code_width` values; encoder and decoder have `blocks`
+    residual blocks of `width` channels. Samples are drawn from the `prior`, or uniformly without one. The model is
+    trained by the objective `quantisation`. Prefixes of a code cannot be decoded. Needs the extra `baselines`.
 
     Shapes: images (n, c, h, w), h and w multiples of 4 ↔ codes (n, stages) ↔ reconstructions (n, *shape).
     Raises: ShapeError if the data are not such images; VqtkError if the extra is not installed.

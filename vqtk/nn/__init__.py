@@ -1,1 +1,1 @@
-"""Stage-conditioned modules and the layer unit: what components are made of."""
+"""The parts of components: stage-conditioned modules, convolutions and the layer unit."""

@@ -15,7 +15,7 @@ CLASSIFIER_LR = 1e-3
 
 
 class Classifier(nn.Module):
-    """Two convolutions of stride 2, a hidden layer whose outputs are the features, and a linear layer.
+    """Two convolutions with stride 2, a hidden layer whose outputs are the features, and a linear layer.
 
     Shapes: images (n, c, h, w) in training units → features (n, 128) and logits (n, classes).
     """
@@ -37,7 +37,7 @@ class Classifier(nn.Module):
 
 
 def fit_classifier(model: nn.Module, codes: Tensor, labels: Tensor, *, seed: int, epochs: int) -> None:
-    """Train a classifier on codes (n, s) and labels (n,), shuffled anew in each epoch, the last part batch included."""
+    """Train a classifier on codes (n, s) and labels (n,), reshuffled in each epoch, the last smaller batch included."""
     optimizer = torch.optim.Adam(model.parameters(), lr=CLASSIFIER_LR, fused=True)
     for epoch in range(epochs):
         order = torch.randperm(len(codes), generator=generator(seed, "probe", "epoch", epoch))

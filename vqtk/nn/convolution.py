@@ -1,4 +1,4 @@
-"""Convolutions in one, two or three dimensions that keep the size, halve it, or double it; linear maps in none."""
+"""Convolutions in one, two or three dimensions that keep, divide or double the size; linear maps for vectors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _TRANSPOSED: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose
 def convolution(
     in_width: int, width: int, size: Size, *, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> tuple[Any, Size]:
-    """Return a convolution that pads to keep the size (divided by `stride`, rounded up), and that size.
+    """Return a convolution padded to keep the size (divided by `stride`, rounded up), and the new size.
 
-    Vectors, whose size is (), take a linear map: they have one place, so `kernel` and `dilation` change nothing.
-    Raises: ShapeError if the kernel is even, a vector is to be strided or taken in groups, or the size has more than
-    three dimensions.
+    For vectors, whose size is (), it is a linear map: they have one position, so `kernel` and `dilation` do nothing.
+
+    Raises: ShapeError if the kernel is even, a vector is given a stride or groups, or the size has more than three
+    dimensions.
     """
     if not size:
         if stride != 1:
             raise ShapeError(f"`stride: {stride}` divides a size, and vectors have none. Leave it out.")
         if groups != 1:
             raise ShapeError(
-                "a convolution in groups works in 1, 2 or 3 dimensions, not on vectors. Take a `conv` block."
+                "a convolution in groups works in 1, 2 or 3 dimensions, not on vectors. Use a `conv` block."
             )
         return nn.Linear(in_width, width), size
     if kernel % 2 == 0:
@@ -46,18 +47,16 @@ def convolution(
 
 
 def upsampling(in_width: int, width: int, size: Size) -> tuple[Any, Size]:
-    """Return the transposed convolution (kernel 4, stride 2, padding 1) that doubles the size, and that size.
+    """Return the transposed convolution (kernel 4, stride 2, padding 1) that doubles the size, and the new size.
 
-    Raises: ShapeError if the size has not one to three dimensions.
+    Raises: ShapeError unless the size has one to three dimensions.
     """
     make = _TRANSPOSED[_dimensions(size) - 1]
     return make(in_width, width, 4, stride=2, padding=1), tuple(2 * length for length in size)
 
 
 def applied_with(module: Any) -> tuple[Callable[..., Tensor], Size]:
-    """Return a convolution or linear map as a function of (features, weight, bias), and how a vector over its channels
-    is reshaped to multiply its weight.
-    """
+    """Return a module as a function of (features, weight, bias), and the shape that scales its weight by channel."""
     spread = [1] * (module.weight.dim() - 1)
     if isinstance(module, nn.Linear):
         return F.linear, (-1, *spread)
@@ -70,10 +69,10 @@ def applied_with(module: Any) -> tuple[Callable[..., Tensor], Size]:
 
 
 def channels_last(model: nn.Module) -> None:
-    """Lay the filters of images out with the channels innermost, and so all feature maps that they yield.
+    """Give the filters of images the memory layout with innermost channels, and thereby all feature maps.
 
-    Vector units, AMX and tensor cores multiply along channels; a feature map in the other layout is transposed on the
-    way into each convolution.
+    Vector units, AMX and tensor cores multiply along channels; a feature map in the other layout is transposed before
+    each convolution.
     """
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -81,7 +80,7 @@ def channels_last(model: nn.Module) -> None:
 
 
 def prefers_channels_last(model: nn.Module) -> bool:
-    """Return whether a model computes faster so in its own precision: float32 on a CPU."""
+    """Return whether innermost channels make a model faster in its own precision: float32 on a CPU."""
     weight = next(model.parameters())
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
@@ -93,42 +92,43 @@ def _dimensions(size: Size) -> int:
 
 
 def chosen_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolve each example with filters of its own, at stride 1, keeping the size.
+    """Convolve each example with its own filters, at stride 1, keeping the size.
 
-    One matrix product an example gives every tap's contribution; shifted sums put them in place. This does kernel ×
-    less memory traffic than unfolding the features, since an option has few channels.
+    Decoding needs this: each example has chosen another option, and computing all options would take k times the work.
+    One matrix product for each example computes the contribution of every tap, and a fold shifts and sums them. Since
+    an option has few channels, this moves far less memory than unfolding the features.
 
     Arguments:
         features: (n, i, *size).
-        weight: (n, c, i, *kernel) with odd kernels, or (n, m, c, i, *kernel) for m options; of vectors, whose size is
-            (), without a kernel.
+        weight: (n, c, i, *kernel) with odd kernels, or (n, m, c, i, *kernel) for m options; without a kernel for
+            vectors, whose size is ().
         bias: (n, c), or (n, m, c).
 
     Shapes: → (n, c, *size), or (n, m, c, *size).
     """
     size = features.shape[2:]
-    yielded = (*bias.shape, *size)
+    shape = (*bias.shape, *size)
     weight, bias = weight.flatten(1, bias.dim() - 1), bias.flatten(1)
     kernel = weight.shape[3:]
     if not size:
-        return torch.baddbmm(bias[:, :, None], weight, features[:, :, None])[:, :, 0].reshape(yielded)
+        return torch.baddbmm(bias[:, :, None], weight, features[:, :, None])[:, :, 0].reshape(shape)
     taps = torch.bmm(rearrange(weight.flatten(3), "n c i t -> n (c t) i"), rearrange(features, "n i ... -> n i (...)"))
     channels = weight.shape[1]
     taps = taps.reshape(len(taps), channels, *kernel, *size)
     offset = bias.reshape(*bias.shape, *[1] * len(size))
     if max(kernel) == 1:
-        return (taps.reshape(len(taps), channels, *size) + offset).reshape(yielded)
+        return (taps.reshape(len(taps), channels, *size) + offset).reshape(shape)
     if len(size) == 3:
         taps = _sum_depth_taps(taps, kernel[0])
     rows, columns = (1, *size)[-2:]
     taps = taps.reshape(len(taps), -1, rows * columns)
-    # Correlation reads at +offset where folding writes at +offset: hence the flipped taps.
+    # A convolution layer reads at +offset, but folding writes at +offset: so the taps are flipped.
     window = (1, *kernel)[-2:]
     taps = rearrange(taps, "n (m t) p -> n m t p", t=window[0] * window[1]).flip(2)
     summed = F.fold(
         rearrange(taps, "n m t p -> n (m t) p"), (rows, columns), window, padding=tuple(k // 2 for k in window)
     )
-    return (summed.reshape(len(taps), channels, *size) + offset).reshape(yielded)
+    return (summed.reshape(len(taps), channels, *size) + offset).reshape(shape)
 
 
 def _sum_depth_taps(taps: Tensor, kernel: int) -> Tensor:

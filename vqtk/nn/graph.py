@@ -1,4 +1,4 @@
-"""A function of tensors as a CUDA graph: captured once, replayed afterwards without Python or launches one by one."""
+"""Functions of tensors as CUDA graphs: captured once, then replayed without Python or separate kernel launches."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 from vqtk.nn.stage import leaves_of, tree_map, with_leaves
 
 WARM_UP = 3
-"""Calls before a capture: libraries choose algorithms and allocate workspaces in them, which a capture cannot hold."""
+"""Calls before a capture, in which libraries choose algorithms and allocate workspaces: a capture cannot do that."""
 
 
 def is_capturing(value: Tensor) -> bool:
-    """Return whether a capture is under way on a tensor's device: nothing may look at its numbers then."""
+    """Return whether a capture is in progress on a tensor's device; its values cannot be read then."""
     return value.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class Recorder(Protocol):
-    """Turns a function without arguments into one that does the same again."""
+    """Records a function without arguments, and replays it."""
 
     def warm_up(self, function: Callable[[], Any]) -> None:
         """Call a function as often as a capture needs."""
 
     def record(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """Return what does the function's work again, and its output, which each time overwrites."""
+        """Return a function that repeats the work, and the output, which every replay overwrites."""
 
 
 class CudaRecorder:
-    """Captures on a stream of its own; the graphs share a pool of memory."""
+    """Captures CUDA graphs, which share a pool of memory."""
 
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
@@ -45,7 +45,7 @@ class CudaRecorder:
         torch.cuda.current_stream().wait_stream(side)
 
     def record(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        """Capture a function. Raises: RuntimeError if something in it waits for the device or draws on the host."""
+        """Capture a function. Raises: RuntimeError if it waits for the device or draws on the host."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
             output = function()
@@ -53,11 +53,11 @@ class CudaRecorder:
 
 
 class Captured:
-    """A function of tensors, captured at its first call with each signature of its inputs.
+    """A function of tensors, captured at the first call with each signature of its inputs.
 
-    The inputs are copied to where the captured work reads them, and the outputs away from where it writes them. The
-    function may read and change other tensors, such as weights and gradients, in place. `guard` is called before
-    warming up, and returns what undoes the changes that warming up made.
+    Inputs are copied to where the graph reads them, and outputs from where it writes them. The function may read and
+    change other tensors in place, such as weights and gradients. `guard` is called before the warm-up, and returns a
+    function that undoes the changes that the warm-up made.
 
     Raises: RuntimeError at the first call if the function cannot be captured.
     """
@@ -73,7 +73,7 @@ class Captured:
         self._recorded: dict[str, tuple[list[Tensor], Callable[[], None], Any]] = {}
 
     def __call__(self, *inputs: Any) -> Any:
-        """Do the function's work on these inputs, tensors or values that belong to the signature."""
+        """Call the function with these inputs; those that are not tensors are part of the signature."""
         signature = repr((tree_map(_signature, inputs), _precision()))
         if signature not in self._recorded:
             self._recorded[signature] = self._record(inputs)
@@ -97,10 +97,10 @@ class Captured:
 
 
 class CapturedCalls:
-    """The calls of a model without gradients, captured when inputs of the same sizes come back.
+    """The calls of a model without gradients, captured at the second call with inputs of the same sizes.
 
-    The first time they are computed plainly, for most sizes that come once do not come again; so is what cannot be
-    captured, every time.
+    The first call is not captured, because most sizes that occur once do not occur again. A call that cannot be
+    captured is always computed without a graph.
     """
 
     def __init__(self, recorder: Recorder):
@@ -110,7 +110,7 @@ class CapturedCalls:
         self._refused: set[str] = set()
 
     def __call__(self, function: Callable[..., Any], *inputs: Any) -> Any:
-        """Return what a function returns for these inputs."""
+        """Return the result of a function for these inputs."""
         name = function.__name__
         key = repr((name, tree_map(_signature, inputs), _precision()))
         self._times[key] = self._times.get(key, 0) + 1
@@ -118,13 +118,13 @@ class CapturedCalls:
             return function(*inputs)
         try:
             return self._captured.setdefault(name, Captured(function, self.recorder))(*inputs)
-        except RuntimeError:  # Something in it looks at a number.
+        except RuntimeError:  # Something in it reads a value.
             self._refused.add(key)
             return function(*inputs)
 
 
 def _precision() -> Any:
-    """Return what autocast computes in at the moment: a captured function stays in the precision it was captured in."""
+    """Return the types that autocast computes in now: a captured function keeps the precision of its capture."""
     return [torch.get_autocast_dtype(device) for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
 
 

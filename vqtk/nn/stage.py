@@ -1,4 +1,4 @@
-"""Modules that know the stage, and the state that a refiner carries from one stage to the next."""
+"""Modules that take the stage, and functions on the state that a refiner carries from stage to stage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from vqtk.nn.types import Size
 
 
 class StageModule(nn.Module):
-    """A map from features to features, conditioned on the stage.
+    """A map from features to features of `width` channels and size `size`, conditioned on the stage.
 
-    `width` and `size` say what it yields. Shapes: `forward(features (n, in_width, *in_size), stage)` →
-    (n, width, *size), with `stage` in [0, stages).
+    Shapes: `forward(features (n, in_width, *in_size), stage)` → (n, width, *size), with `stage` in [0, stages).
     """
 
     def __init__(self, width: int, size: Size):
@@ -25,7 +24,7 @@ class StageModule(nn.Module):
 
 
 class StageSequential(StageModule):
-    """Stage modules applied in order; yields what the last one yields, or its input if there are none."""
+    """Stage modules applied in order; without any it returns its input."""
 
     def __init__(self, width: int, size: Size, modules: Iterable[StageModule] = ()):
         super().__init__(width, size)
@@ -34,7 +33,7 @@ class StageSequential(StageModule):
             self.append(module)
 
     def append(self, module: StageModule) -> None:
-        """Add a module at the end; it must take the width and size yielded so far."""
+        """Add a module at the end; it must take the current width and size."""
         self.layers.append(module)
         self.width, self.size = module.width, module.size
 
@@ -46,9 +45,9 @@ class StageSequential(StageModule):
 
 
 class ChannelAffine(nn.Module):
-    """A condition that multiplies each channel by a number of the stage, and may add another.
+    """A condition that multiplies each channel by a value of the stage, and may add another.
 
-    A convolution before it can do both by its filters, and those are far fewer numbers than a feature map of a batch:
+    A convolution before it can do both in its filters, which have far fewer values than the feature maps of a batch:
     see `LayerUnit`. `scales` and `shifts` are (stages, width); `shifts` may be None.
 
     Shapes: features (n, width, *size) → the same.
@@ -70,7 +69,7 @@ State = Any
 
 
 def tree_map(function: Callable[[Tensor], Tensor], state: State) -> State:
-    """Apply a function to each tensor of a state; what is neither tensor, tuple, list nor dict stays as it is."""
+    """Apply a function to each tensor of a state, through tuples, lists and dicts; other values do not change."""
     if isinstance(state, Tensor):
         return function(state)
     if isinstance(state, dict):
@@ -93,13 +92,13 @@ def leaves_of(state: State) -> list[Tensor]:
 
 
 def with_leaves(state: State, leaves: Iterable[Tensor]) -> State:
-    """Return a state with other tensors in the places of its own."""
+    """Return a state with its tensors replaced by others, in order."""
     remaining = iter(leaves)
     return tree_map(lambda _: next(remaining), state)
 
 
 def repeat_batch(state: State, n: int) -> State:
-    """Return the state of one example as that of n examples; one of n examples stays as it is."""
+    """Return the state of one example repeated for n examples; a state of n examples does not change."""
     return tree_map(lambda value: value.expand(n, *value.shape[1:]) if len(value) == 1 else value, state)
 
 

@@ -29,7 +29,7 @@ Operation = Literal["condition", "relu", "layer", "positions"] | Group
 
 @dataclass(frozen=True)
 class Unit:
-    """A convolution, of vectors a linear map, followed by operations; without `width`, the operations alone."""
+    """The settings of a layer unit: a convolution and operations after it; without `width`, only the operations."""
 
     width: Count | None = None
     kernel: Count = 3
@@ -40,7 +40,7 @@ class Unit:
 
 
 class Positions(nn.Module):
-    """A learned number for every channel and position, added; drawn from a standard normal at the start.
+    """Adds a learned value for every channel and position, initialised from a standard normal.
 
     Shapes: (n, width, *size) → the same.
     """
@@ -70,12 +70,12 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Norm each position by itself."""
+        """Normalise each position separately."""
         return rearrange(super().forward(rearrange(features, "n c ... -> n ... c")), "n ... c -> n c ...")
 
 
 def norm(kind: int | Literal["layer"], width: int, size: Size) -> nn.Module:
-    """Return a group norm of `kind` groups, or a layer norm over channels and size.
+    """Return a group norm with `kind` groups, or a layer norm over channels and size.
 
     Raises: ShapeError if the groups do not divide the width.
     """
@@ -87,10 +87,10 @@ def norm(kind: int | Literal["layer"], width: int, size: Size) -> nn.Module:
 
 
 class LayerUnit(StageModule):
-    """A convolution, of vectors a linear map, followed by operations; without `width`, the operations alone.
+    """A convolution (a linear map for vectors) followed by operations; without `width`, only the operations.
 
-    A condition that comes first after the convolution is folded into its weights, and a ReLU that comes next works in
-    place: each would otherwise be a pass over the whole feature map.
+    A condition directly after the convolution is folded into its weights, and a ReLU after that works in place: each
+    would otherwise be a pass over the whole feature map.
 
     Shapes: features (n, in_width, *size) → (n, width, *size), divided by `stride` or doubled by `upsample`.
     Raises: ShapeError if the convolution or a norm does not fit.
@@ -114,7 +114,7 @@ class LayerUnit(StageModule):
         self.folds = len(layers) > 1 and spec.width is not None and isinstance(layers[1].module, ChannelAffine)
         if self.folds:
             self.convolve, self.along_channels = applied_with(layers[0].module)
-            # From so many examples on, the feature maps that they yield hold more numbers than the filters.
+            # The number of examples from which the feature maps have more values than the filters.
             filters: Any = layers[0].module.weight
             self.worth_folding = filters.numel() / (width * prod(size))
             if len(layers) > 2 and isinstance(layers[2].module, nn.ReLU):
@@ -140,7 +140,7 @@ class LayerUnit(StageModule):
 
 
 def conditioned(convolution: Any, condition: nn.Module, features: Tensor, stage: int) -> Tensor:
-    """Convolve, and condition on the stage: in one step where the filters can take the condition on."""
+    """Convolve and condition on the stage; in one step, by scaling the filters, if that is less work."""
     per_channel = convolution.weight[0].numel()
     if not isinstance(condition, ChannelAffine) or per_channel > len(features) * features.shape[2:].numel():
         return condition(convolution(features), stage)
@@ -151,7 +151,7 @@ def conditioned(convolution: Any, condition: nn.Module, features: Tensor, stage:
 
 
 def units(in_width: int, size: Size, stages: int, specs: list[Unit], condition: ConditionFactory) -> StageSequential:
-    """Build layer units in order. Raises: ShapeError, naming the unit by its position."""
+    """Build layer units in order. Raises: ShapeError that gives the index of the unit."""
     layers = StageSequential(in_width, size)
     for index, spec in enumerate(specs):
         try:

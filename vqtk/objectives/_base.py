@@ -1,4 +1,4 @@
-"""What every objective is: a pass over a batch, its loss, and what it measured."""
+"""The base class of objectives: a pass over a batch, its loss, and its metrics."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from vqtk.nn.stage import State
 
 Load = Callable[[str], Any]
-"""Returns the trained model that a run directory, a weights file or a shipped model's name stands for."""
+"""Returns the trained model of a run directory, a weights file or a shipped model's name."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over a batch leaves behind.
+    """The result of one pass over a batch.
 
-    `loss` is the scalar to minimise, `terms` the scalars to report, each a mean over the batch; `codes` (n, s) are the
-    options that the code's usage is counted by.
+    `loss` is the scalar to minimise, `terms` are the scalars to log, each a mean over the batch, and `codes` (n, s) are
+    the options from which code usage is counted.
     """
 
     loss: Tensor
@@ -34,13 +34,13 @@ class Objective(ABC):
 
     @property
     def explores(self) -> bool:
-        """Whether `draw` draws anything; where it does not, training does not call it."""
+        """Whether `draw` draws anything; if not, training does not call it."""
         return type(self).draw is not Objective.draw
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float) -> State:
-        """Return what a pass over n examples draws at random, a pytree of tensors (n, …) on the CPU, or None.
+        """Return the random draws of a pass over n examples, a pytree of tensors (n, …) on the CPU, or None.
 
-        Pieces of a batch get their part of it. `progress` is the part of the training that is done, from 0 to 1.
+        Each piece of a batch receives its rows. `progress` is the fraction of the training that is done, from 0 to 1.
         """
         return None
 
@@ -50,14 +50,14 @@ class Objective(ABC):
 
         Arguments:
             batch: (n, *data shape) in training units.
-            draws: what `draw` gave for these examples, on the model's device.
-            recompute: of how many stages, the first ones, activations are computed again in the backward pass.
+            draws: the draws for these examples, on the model's device.
+            recompute: for how many of the first stages the backward pass recomputes activations.
         """
 
     def figures(self, targets: Callable[[], Tensor]) -> dict[str, float]:
-        """Return what is to be known of test items besides distortion and code usage; targets() → (n, *data shape)."""
+        """Return metrics of test examples besides distortion and code usage; `targets` returns (n, *data shape)."""
         return {}
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest should record of it."""
+        """Return the facts that the manifest should record about the objective."""
         return {}

@@ -16,13 +16,13 @@ from vqtk.registry import objectives
 
 @objectives.register("distillation", example={"teacher": "any"})
 class Distillation(Objective):
-    """The student's loss on the teacher's codes and reconstructions of training data, and of random codes.
+    """The student's loss on the teacher's codes and reconstructions, of training data and of random codes.
 
-    On data, the encoder's term is the mean negative log-likelihood of the teacher's codes, and the decoder's the
-    distance of the student's decoding of these codes from the teacher's. On samples the same, for uniformly
-    drawn codes and the teacher's decoding of them. `data` and `samples` weigh the two pairs; `teacher` is a run
-    directory, a weights file, or the name of a model that ships with vqtk. Reported besides: *end_to_end*, the
-    distortion of items through the student alone.
+    On data, the encoder's term is the mean negative log-likelihood of the teacher's codes, and the decoder's is the
+    distance between the student's and the teacher's decoding of these codes. The terms on samples are the same, for
+    uniformly drawn codes and the teacher's decoding of them. `data` and `samples` are the weights of the two pairs;
+    `teacher` is a run directory, a weights file, or the name of a model that ships with vqtk. The log also has
+    *end_to_end*, the distortion of encoding and decoding by the student.
 
     Raises: ShapeError if student and teacher do not have the same codes and data.
     Source: Nichol 2020, the distilled MNIST model of the original implementation.
@@ -32,7 +32,9 @@ class Distillation(Objective):
         self, model: Distilled, load: Load, *, teacher: str, data: NonNegative = 1.0, samples: NonNegative = 1.0
     ):
         if not isinstance(model, Distilled):
-            raise ShapeError(f"{type(model).__name__} cannot be distilled into. Use `model: {{name: distilled, …}}`.")
+            raise ShapeError(
+                f"{type(model).__name__} cannot be the student of a distillation. Use `model: {{name: distilled, …}}`."
+            )
         self.model = model
         self.name = teacher
         try:
@@ -44,11 +46,11 @@ class Distillation(Objective):
         _check_same(model, self.teacher, teacher)
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor:
-        """Return uniformly drawn codes (n, s), to sample from the teacher."""
+        """Return uniformly drawn codes (n, s), which the teacher decodes to samples."""
         return self.model.random_codes(n, generator=generator)
 
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
-        """Encode and decode by the teacher, and measure the student."""
+        """Encode and decode by the teacher, and score the student."""
         assert draws is not None
         with torch.no_grad():
             codes = self.teacher.encode(batch)
@@ -81,30 +83,30 @@ class Distillation(Objective):
 
     @torch.no_grad()
     def figures(self, targets: Callable[[], Tensor]) -> dict[str, float]:
-        """Return the terms on test items, the share of codes that are the teacher's, and the teacher's distortion."""
-        items = targets()
-        if self._taught is None or not torch.equal(self._taught[0], items):
-            codes = self.teacher.encode(items)
-            self._taught = items, codes, self.teacher.decode(codes)
+        """Return the terms on test examples, the fraction of codes that equal the teacher's, and its distortion."""
+        examples = targets()
+        if self._taught is None or not torch.equal(self._taught[0], examples):
+            codes = self.teacher.encode(examples)
+            self._taught = examples, codes, self.teacher.decode(codes)
         _, codes, decoded = self._taught
-        encoder, decoder = self._terms(items, codes, self.teacher.loss.show(decoded))
-        own = self.model.encode(items)
+        encoder, decoder = self._terms(examples, codes, self.teacher.loss.show(decoded))
+        own = self.model.encode(examples)
         return {
             "encoder": encoder.item(),
             "decoder": decoder.item(),
             "agreement": (own == codes).double().mean().item(),
-            "teacher": self.teacher.loss(decoded[:, None], items).mean().item(),
+            "teacher": self.teacher.loss(decoded[:, None], examples).mean().item(),
         }
 
     def facts(self) -> dict[str, Any]:
-        """Return which teacher it is."""
+        """Return the name and size of the teacher."""
         return {"teacher": {"name": self.name, "parameters": sum(p.numel() for p in self.teacher.parameters())}}
 
 
 def _check_same(student: Any, teacher: Any, name: str) -> None:
     if (student.data.kind, student.data.shape) != (teacher.data.kind, teacher.data.shape):
         ours, theirs = (f"{data.kind} of shape {data.shape}" for data in (student.data, teacher.data))
-        raise ShapeError(f"the data are {ours}, and the teacher {name} takes {theirs}. Train on its data set.")
+        raise ShapeError(f"the data are {ours}, and the teacher {name} expects {theirs}. Train on its data set.")
     for what in ("stages", "options"):
         ours, theirs = getattr(student, what), getattr(teacher, what)
         if ours != theirs:

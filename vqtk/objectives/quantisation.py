@@ -15,11 +15,11 @@ from vqtk.registry import objectives
 
 @objectives.register("quantisation")
 class Quantisation(Objective):
-    """The loss of the reconstruction (`final`), and what draws codebooks and encoder to each other.
+    """The loss of the reconstruction (`final`), plus terms that pull codebooks and encoder towards each other.
 
-    `codebook` weighs the squared distance that the codebooks' vectors are to shorten, `commitment` the one that the
-    encoder is to. A model's prior learns at the same time, from codes that it does not change: its nats a stage are
-    added, and have no gradient by anything else. Reported as `prior_nats`, an item's.
+    `codebook` is the weight of the squared distance with its gradient for the codebooks, `commitment` that of the same
+    distance with its gradient for the encoder. A model's prior is trained at the same time: its mean nats per stage are
+    added, and have a gradient only for the prior. The log has `prior_nats`, those of an example's whole code.
 
     Raises: ShapeError if the model has no codebooks.
     Source: van den Oord et al. 2017, arXiv 1711.00937, equation 3.
@@ -34,14 +34,14 @@ class Quantisation(Objective):
         self.weights = {"codebook": codebook, "commitment": commitment}
 
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
-        """Encode and decode, and score the codes by the prior."""
+        """Encode and decode, and score the codes under the prior."""
         return Pass(*self._measured(batch))
 
-    def _measured(self, items: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        found = self.model.quantise(items)
+    def _measured(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        found = self.model.quantise(batch)
         decoded = self.model.reconstruct(found.vectors)
         terms = {
-            "final": self.model.loss(decoded[:, None], items).mean(),
+            "final": self.model.loss(decoded[:, None], batch).mean(),
             "codebook": found.codebook,
             "commitment": found.commitment,
         }
@@ -54,6 +54,6 @@ class Quantisation(Objective):
 
     @torch.no_grad()
     def figures(self, targets: Callable[[], Tensor]) -> dict[str, float]:
-        """Return the terms on test items but for the reconstruction, which is measured of all."""
+        """Return the terms on test examples except the reconstruction, which every evaluation measures."""
         _, terms, _ = self._measured(targets())
         return {name: value.item() for name, value in terms.items() if name != "final"}

@@ -1,4 +1,4 @@
-"""The objective of VQ-DRAW: each stage's best option, and a little of all others."""
+"""The objective of VQ-DRAW: the loss of each stage's best option, and a little of all options."""
 
 import torch
 from torch import Tensor
@@ -15,13 +15,13 @@ from vqtk.selectors.argmin import Argmin
 
 @objectives.register("stages")
 class Stages(Objective):
-    """Each stage's smallest loss (`choice`), the mean over all options (`all`), the last stage's smallest (`final`).
+    """The smallest loss of each stage (`choice`), the mean over all options (`all`), the last smallest loss (`final`).
 
-    The loss is their sum, weighted by these coefficients. `sampled: m` takes the gradient of `all` over m options,
-    drawn uniformly for each example and stage: on average it is the full one, and the backward pass computes only
-    these and the best option. What is reported remains the mean over all options.
+    The loss is their sum, weighted by these coefficients. `sampled: m` takes the gradient of `all` over m options drawn
+    uniformly for each example and stage: its expectation is the full gradient, and the backward pass computes only
+    these and the best option. The logged value remains the mean over all options.
 
-    Raises: ShapeError if the model has no stages to walk through.
+    Raises: ShapeError if the model does not work stage by stage.
     Source: Nichol 2020, arXiv 2003.01599, section 3.
     """
 
@@ -37,24 +37,24 @@ class Stages(Objective):
     ):
         if not model.stepwise:
             raise ShapeError(
-                f"{type(model).__name__} has no stages to walk through. Give `train.objective` a name: "
-                "quantisation for vqvae and residual_vq, distillation for distilled."
+                f"the objective `stages` does not fit {type(model).__name__}, which does not work stage by stage. Set "
+                "`train.objective`: quantisation for vqvae and residual_vq, distillation for distilled."
             )
         if not (choice or all or final):
-            raise ShapeError("`choice`, `all` and `final` are all 0: there is nothing to minimise. Give one a weight.")
+            raise ShapeError("`choice`, `all` and `final` are all 0, so there is nothing to minimise. Set one above 0.")
         self.model = model
-        # The smallest loss needs no selector: the walk takes it by itself.
+        # Without a selector the walk takes the best option itself.
         self.selector = None if isinstance(model.selector, Argmin) else model.selector
         self.weights = {"choice": choice, "all": all, "final": final}
         self.sampled = sampled
 
     @property
     def explores(self) -> bool:
-        """Whether the recipe's selector draws anything, or options are drawn."""
+        """Whether the recipe's selector draws anything, or options are sampled."""
         return self.sampled is not None or type(self.model.selector).draw is not Selector.draw
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float) -> tuple[Tensor | None, Tensor | None]:
-        """Return what the recipe's selector explores by, and the options (n, stages, m) that are drawn."""
+        """Return the draws of the recipe's selector, and the sampled options (n, stages, m)."""
         chosen = self.model.draw(n, generator, progress=progress)
         if self.sampled is None:
             return chosen, None
@@ -62,7 +62,7 @@ class Stages(Objective):
         return chosen, torch.randint(self.model.options, shape, generator=generator)
 
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
-        """Walk through the stages."""
+        """Encode the batch through the stages."""
         chosen, options = draws or (None, None)
         walk = self.model.walk(batch, selector=self.selector, draws=chosen, sampled=options, recompute=recompute)
         terms = {"choice": walk.choice, "final": walk.final, "all": walk.all}

@@ -1,1 +1,1 @@
-"""Plugins: how they are loaded, recorded in a run, started from a template."""
+"""Plugins: loading them, recording them with a run, and starting one from a template."""

@@ -1,4 +1,4 @@
-"""Plugins: files, package folders and installed packages, loaded once each, by what their sources hash to."""
+"""Load plugins: files, package folders and installed packages, each imported once for each hash of its sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PREFIX = "vqtk_plugin_"
 
 @dataclass(frozen=True)
 class Plugin:
-    """An imported plugin: where it was found, a hash of its files, and the components that it registers."""
+    """An imported plugin: its path, the hash of its files, and the components that it registers."""
 
     path: Path
     sha256: str
@@ -31,7 +31,7 @@ _used: list[Plugin] = []
 
 
 def load_plugin(path: Path) -> Plugin:
-    """Import a plugin file or package folder, once for each content; its components are not registered yet.
+    """Import a plugin file or package folder, once for each content; its components are not left registered.
 
     Raises: RegistryError with file, line and cause.
     """
@@ -41,7 +41,7 @@ def load_plugin(path: Path) -> Plugin:
 
 @contextmanager
 def loaded_plugins(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
-    """Have the components of plugins registered within the context. Raises: RegistryError, as `load`."""
+    """Register the components of plugins for the duration of the context. Raises: RegistryError, as `load_plugin`."""
     if not paths:
         yield []
         return
@@ -55,9 +55,9 @@ def loaded_plugins(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
 
 @contextmanager
 def use_plugins(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
-    """Have plugins active, and count them among the plugins of every recipe read within the context.
+    """Register plugins for the context, and record them with every recipe that is read within it.
 
-    Raises: RegistryError, as `load`.
+    Raises: RegistryError, as `load_plugin`.
     """
     with loaded_plugins(paths) as plugins:
         _used.extend(plugins)
@@ -68,21 +68,21 @@ def use_plugins(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
 
 
 def used_plugins() -> list[Plugin]:
-    """Return the plugins that a user asked for besides those that recipes name."""
+    """Return the plugins that the user gave in addition to those that recipes name."""
     return list(_used)
 
 
 def source_of(path: Path) -> Path | None:
-    """Return the file to import for a plugin's path, a .py file or a package folder; None if it is neither."""
+    """Return the file to import for a plugin's path; None if the path is neither a .py file nor a package folder."""
     try:
         source = path / "__init__.py" if path.is_dir() else path
         return source if source.is_file() and source.suffix == ".py" else None
-    except (OSError, ValueError):  # No path at all: too long, or with a character that none has.
+    except (OSError, ValueError):  # Not a possible path: too long, or with a null character.
         return None
 
 
 def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a plugin: of the file, or of the names and contents of all files of a package."""
+    """Return the SHA-256 of a plugin: of the file, or of the names and contents of all files in a package."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
@@ -93,7 +93,7 @@ def hash_of(path: Path) -> str:
 
 
 def in_plugin(error: BaseException) -> str | None:
-    """Return the file and line of the plugin that an error came out of, if it did."""
+    """Return the file and line of the plugin that raised an error; None if no plugin did."""
     frames = [
         f"{frame.f_code.co_filename}:{line}"
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -103,25 +103,25 @@ def in_plugin(error: BaseException) -> str | None:
 
 
 def described(error: BaseException, *, named: bool = True) -> str:
-    """Return an error of other code on one line, with the file and line that raised it.
+    """Return an error of foreign code on one line, with the file and line that raised it.
 
-    Where it came out of a plugin, these are the plugin's, and its component is `named`.
+    For an error within a plugin they are the plugin's, and with `named` its component comes first.
     """
     component = _component_of(error) if named else None
     return f"{component + ': ' if component else ''}{on_one_line(error, where=in_plugin(error))}"
 
 
 def _component_of(error: BaseException) -> str | None:
-    """Return the kind and name of the innermost component of a plugin that an error came out of, if it did."""
+    """Return the kind and name of the innermost plugin component that raised an error; None if there is none."""
     known = {entry.component: (registry, entry) for plugin in _loaded.values() for registry, entry in plugin.entries}
     own = [known.get(type(frame.f_locals.get("self"))) for frame, _ in traceback.walk_tb(error.__traceback__)]
     return next((f"{found[0].kind} {found[1].name!r}" for found in reversed(own) if found), None)
 
 
 def _registered(path: Path) -> Plugin:
-    """Return the plugin at a path, its components registered."""
+    """Register the components of the plugin at a path, and return the plugin."""
     if source_of(path) is None:
-        found = "it is neither" if path.exists() else "there is no such file"
+        found = "not a Python file or package" if path.exists() else "there is no such file"
         beside = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise RegistryError(
             f"plugin {path}: {found}. {nearest(path.name, beside)}Expected a .py file, or a folder with an __init__.py."
@@ -136,7 +136,7 @@ def _registered(path: Path) -> Plugin:
 
 
 def _imported(path: Path, sha256: str) -> tuple[tuple[Registry, Entry], ...]:
-    """Import a plugin; return the components that it has registered."""
+    """Import a plugin and return the components that it registers; if it fails, leave nothing of it behind."""
     before = {registry: registry.snapshot() for registry in REGISTRIES.values()}
     name = f"{PREFIX}{path.stem}_{sha256[:8]}"
     try:
@@ -158,7 +158,7 @@ def _imported(path: Path, sha256: str) -> tuple[tuple[Registry, Entry], ...]:
 
 
 def _execute(name: str, path: Path) -> None:
-    """Import a plugin's source; bytecode is not kept, for a quick second edit would be taken for the first."""
+    """Import a plugin's source without writing bytecode: a quick second edit could be mistaken for the first."""
     spec = importlib.util.spec_from_file_location(name, source_of(path))
     assert spec
     assert spec.loader

@@ -18,7 +18,7 @@ from vqtk.registry import REGISTRIES
 def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
     """Write `folder/NAME.py`, with a component of that name, and `folder/test_NAME.py`; return both paths.
 
-    Raises: RegistryError if the name cannot be one, is taken, or a file is there already.
+    Raises: RegistryError if the name is invalid or taken, or one of the files exists.
     """
     if kind not in REGISTRIES:
         raise RegistryError(
@@ -26,22 +26,18 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
         )
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         suggested = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        better = f" Take {suggested!r}." if re.fullmatch(r"[a-z][a-z0-9_]*", suggested) else ""
+        better = f" Try {suggested!r}." if re.fullmatch(r"[a-z][a-z0-9_]*", suggested) else ""
         raise RegistryError(
-            f"{name!r} cannot be a plugin's name: it is that of a Python file and of the component, of small letters, "
-            f"digits and `_`, beginning with a letter.{better}"
+            f"{name!r} cannot be a plugin's name, which is that of its file and component. Expected lower-case "
+            f"letters, digits and `_`, beginning with a letter.{better}"
         )
     known = REGISTRIES[kind].entries()
     if name in known:
-        raise RegistryError(
-            f"there is a {kind} called {name!r} already: {known[name].origin}. Give the new one another name."
-        )
+        raise RegistryError(f"there is already a {kind} called {name!r}: {known[name].origin}. Choose another name.")
     written = {folder / f"{name}.py": f"{kind}.py", folder / f"test_{name}.py": "test.py.txt"}
     for path in written:
         if path.exists():
-            raise RegistryError(
-                f"{path} is there already. Give the new one another name, or another folder with --out."
-            )
+            raise RegistryError(f"{path} exists already. Choose another name, or another folder with --out.")
     for path, template in written.items():
         write_text(path, _filled(template, name, kind))
     plugin, test = written
@@ -49,7 +45,7 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
 
 
 def _filled(template: str, name: str, kind: str) -> str:
-    """Return a template with the component's name in place of `example`, and its class's in place of `Example`."""
+    """Return a template with `example` replaced by the component's name, and `Example` by its class's name."""
     text = files("vqtk.plugin.templates").joinpath(template).read_text(encoding="utf-8")
     if template.endswith(".txt"):
         return text.replace("NAME", name).replace("REGISTRY", kind)
@@ -65,11 +61,11 @@ def _filled(template: str, name: str, kind: str) -> str:
 FOLDER = "plugins"
 _KEYS = ("file", "path", "sha256")
 Record = dict[str, str]
-"""Of one plugin: the `file` it is kept as, the `path` it was read from, and its `sha256`."""
+"""The record of a plugin: the `file` name of its copy, the `path` it was read from, and its `sha256`."""
 
 
 def records(plugins: Sequence[Plugin]) -> list[Record]:
-    """Return what a manifest or a weights file says of plugins; those of one name are told apart by their hash."""
+    """Return the records of plugins for a manifest or a weights file; equal names are distinguished by their hashes."""
     names = [plugin.path.name for plugin in plugins]
     return [
         {
@@ -82,7 +78,7 @@ def records(plugins: Sequence[Plugin]) -> list[Record]:
 
 
 def keep(plugins: Sequence[Plugin], run: Path) -> list[Path]:
-    """Copy plugins into a run directory; return where they are, relative to it. Raises: OSError."""
+    """Copy plugins into a run directory; return their paths relative to it. Raises: OSError."""
     kept = []
     for record in records(plugins):
         source, place = Path(record["path"]), run / FOLDER / record["file"]
@@ -96,7 +92,7 @@ def keep(plugins: Sequence[Plugin], run: Path) -> list[Path]:
 
 
 def check_copies(recorded: Sequence[Record], run: Path) -> None:
-    """Refuse a run whose copies of plugins are not those that it was started with; warn where an origin has changed.
+    """Refuse a run whose copies of plugins have changed; warn where only the original has.
 
     Raises: CheckpointError, before anything is imported.
     """
@@ -106,18 +102,18 @@ def check_copies(recorded: Sequence[Record], run: Path) -> None:
             raise CheckpointError(_differs(copy, run / "manifest.json"))
         if source_of(original) and hash_of(original) != record["sha256"]:
             warnings.warn(
-                VqtkWarning(f"{original} has changed since this run was started; the run's own copy is used: {copy}."),
+                VqtkWarning(f"{original} has changed since this run was started; using the run's copy: {copy}."),
                 stacklevel=2,
             )
 
 
 def found(recorded: Sequence[Record], weights: Path) -> list[Path]:
-    """Return where the plugins of a weights file are that are to be imported: in the `plugins/` of its run.
+    """Return the paths of the plugins to import for a weights file: the copies in the `plugins/` of its run.
 
-    A weights file can name any file of this machine, so nothing else that it names is imported. A plugin of the same
-    name that the user has given for the whole process takes its place, with a warning if it differs.
+    A weights file can name any file on this machine, so nothing else that it names is imported. A plugin of the same
+    name that the user has given (--plugin) replaces the copy, with a warning if it differs.
 
-    Raises: CheckpointError if one is not there, or is not what the weights were trained with.
+    Raises: CheckpointError if a plugin is missing, or is not the one that the weights were trained with.
     """
     paths = []
     for record in checked(recorded, weights):
@@ -132,21 +128,21 @@ def found(recorded: Sequence[Record], weights: Path) -> list[Path]:
 
 
 def checked(recorded: Sequence[Record], source: Path) -> list[Record]:
-    """Return records of plugins whose form is right: a bare file name, a path, a hash. Raises: CheckpointError."""
+    """Return records of plugins after checking them: a bare file name, a path, a hash. Raises: CheckpointError."""
     for record in recorded:
         if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in _KEYS):
-            raise CheckpointError(f"{source}: what it says of its plugins cannot be read. Expected {', '.join(_KEYS)}.")
+            raise CheckpointError(f"{source}: its list of plugins cannot be read. Expected {', '.join(_KEYS)} of each.")
         name = record["file"]
         if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
             raise CheckpointError(
-                f"{source}: it names a plugin as {name[:200]!r}, and only a file name is expected there: these weights "
-                "were not written by vqtk, or were changed since. Do not load them."
+                f"{source}: the name of its plugin is {name[:200]!r}; expected a bare file name. vqtk did not write "
+                "this, or it was changed since. Do not load it."
             )
     return list(recorded)
 
 
 def _kept(record: Record, weights: Path) -> Path:
-    """Return the copy of a plugin in the run of a checkpoint."""
+    """Return the path of a plugin's copy in the run that a checkpoint belongs to."""
     if weights.resolve().parent.name == "checkpoints":
         place = weights.parent.parent / FOLDER / record["file"]
         if source_of(place):
@@ -154,13 +150,13 @@ def _kept(record: Record, weights: Path) -> Path:
                 raise CheckpointError(_differs(place, weights))
             return place
     raise CheckpointError(
-        f"{weights}: these weights were trained with the plugin {record['file']}, and they are not in a run that keeps "
-        f"a copy of it. A plugin is code: if you trust it, give it with --plugin {record['file']}."
+        f"{weights}: these weights were trained with the plugin {record['file']}, but are not in a run with a copy "
+        f"of it. A plugin is code: if you trust it, load it with --plugin {record['file']}."
     )
 
 
 def _differs(copy: Path, source: Path) -> str:
     return (
-        f"{copy} is not the plugin that {source} was made with (its SHA-256 differs), so it is not imported. Put the "
-        f"right file there, or, if you trust this one, give it with --plugin {copy}."
+        f"{copy} is not the plugin that {source} records (its SHA-256 differs), so it is not imported. Restore the "
+        f"original file, or, if you trust this one, load it with --plugin {copy}."
     )

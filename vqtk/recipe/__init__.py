@@ -1,1 +1,1 @@
-"""Recipes: YAML, resolved and checked, to built objects."""
+"""Recipes: YAML files, merged, checked and built."""

@@ -1,4 +1,4 @@
-"""What a model would take, refused before it is taken."""
+"""Limits on a model's size and memory, enforced before the memory is allocated."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from vqtk.models import Model
 from vqtk.recipe.recipe import Recipe
 
 MOST_MODULES = 20_000
-"""Modules of a model; each takes about a millisecond and ten kilobytes, however small its weights are."""
+"""The most modules of a model; each takes about a millisecond and ten kilobytes, however small its weights are."""
 
 
 @contextmanager
 def affordable() -> Iterator[None]:
-    """Refuse what is built within the block if it has too many modules, or more weights than this machine's memory.
+    """Refuse to build, within the block, too many modules or more weights than this machine's memory holds.
 
-    Weights are counted as they are asked for, before any memory is taken; on the device `meta` they take none.
+    Weights are counted when they are requested, before memory is allocated; on the device `meta` they need none.
 
-    Raises: ShapeError, with the count.
+    Raises: ShapeError with the count.
     """
     count = 0
 
@@ -36,7 +36,7 @@ def affordable() -> Iterator[None]:
         count += 1
         if count > MOST_MODULES:
             raise ShapeError(
-                f"this model has more than {MOST_MODULES:,} modules. Give it fewer stages in segments of their own, or "
+                f"this model has more than {MOST_MODULES:,} modules. Use fewer segments (a larger model.segment) or "
                 "fewer layers."
             )
 
@@ -49,20 +49,18 @@ def affordable() -> Iterator[None]:
 
 
 def check_update(recipe: Recipe, model: Model, *, batch: int | None = None) -> None:
-    """Refuse a recipe whose update alone needs more than this machine's memory, before any of it is taken.
+    """Refuse a recipe whose update alone needs more than this machine's memory, before it is allocated.
 
-    `batch` is its examples in a batch, those of the recipe by default.
+    An update holds its examples, and the loss's input for every option of the examples that are computed at a time.
+    `batch` is the number of examples in a batch; by default the recipe's.
 
-    An update holds its examples, and the losses' input for every option of the piece of a batch that is computed at a
-    time.
-
-    Raises: RecipeError, with both.
+    Raises: RecipeError with the memory needed and present.
     """
     train, most = recipe.train, memory_bytes()
     batch = batch or recipe.batch
     examples, piece = batch * train.accumulate, min(batch, train.micro_batch or batch)
-    item, proposal = 4 * prod(model.data.shape), 4 * prod(model.loss.shape)
-    needed = max(examples * item, piece * proposal * model.options if model.stepwise else 0)
+    example, proposal = 4 * prod(model.data.shape), 4 * prod(model.loss.shape)
+    needed = max(examples * example, piece * proposal * model.options if model.stepwise else 0)
     if needed > most:
         raise RecipeError(
             f"recipe {recipe.name!r}: an update of {examples:,} examples, {piece:,} at a time, needs {_shown(needed)} "
@@ -72,7 +70,7 @@ def check_update(recipe: Recipe, model: Model, *, batch: int | None = None) -> N
 
 
 class _Counting(TorchDispatchMode):
-    """Counts the bytes of new tensors by the sizes that they are asked for with."""
+    """Counts the bytes of new tensors from the sizes that they are requested with."""
 
     def __init__(self, most: int):
         super().__init__()
@@ -98,7 +96,7 @@ class _Counting(TorchDispatchMode):
 
 
 def memory_bytes() -> int:
-    """Return the bytes of this machine's memory; where the system does not say, as much as no machine has."""
+    """Return the bytes of this machine's memory; 16 TB, which limits nothing, where the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

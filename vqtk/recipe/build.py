@@ -1,4 +1,4 @@
-"""A recipe's model and data, built; recipes validated by a trial; and what guards against a changed result."""
+"""Build a recipe's model and data, validate a recipe by a trial pass, and compare the models of two recipes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.types import DataSpec
 from vqtk.plugin.loading import described
 from vqtk.recipe.affordable import affordable, check_update
-from vqtk.recipe.node import Node, shown_path, walk
+from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.show import changes
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
-    """Return the recipe's data set; nothing is read yet."""
+    """Return the recipe's data set; no file is read yet."""
     return recipe.data()
 
 
 def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:
-    """Return the recipe's model, its weights drawn from the recipe's seed on the CPU.
+    """Return the recipe's model with weights drawn from the recipe's seed.
 
-    On the device `meta` nothing is drawn or held.
-    Raises: RecipeError if parts do not fit, or before more memory is taken than there is.
+    They are drawn on the CPU and then moved, so that every device starts from the same weights. On the device `meta`
+    nothing is drawn and no memory is used.
+
+    Raises: RecipeError if components do not fit together, or the weights need more memory than this machine has.
     """
     spec = build_dataset(recipe).spec
     with torch.random.fork_rng(devices=[]), torch.device("meta" if str(device) == "meta" else "cpu"), affordable():
@@ -44,14 +47,14 @@ def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: to
 def build(recipe: str | Path, *overrides: str, device: str = "cpu") -> Model:
     """Return the model of a recipe file, untrained: `vqtk.build("recipes/mnist.yaml", "model.stages=5")`.
 
-    Raises: RecipeError for all that is wrong with the recipe, at once.
+    Raises: RecipeError with every problem of the recipe at once.
     """
     return build_model(load_recipe(recipe, overrides), device=device)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What trying a recipe out showed."""
+    """The result of validating a recipe: its model's parameters and bits of a code, and the seconds that it took."""
 
     parameters: int
     bits: float
@@ -59,7 +62,7 @@ class Validation:
 
 
 def validate(recipe: Recipe) -> Validation:
-    """Build the model and try it out, forwards and backwards, on one item.
+    """Build the model and run one example forwards and backwards through it.
 
     Raises: RecipeError if it cannot be built, a pass fails, or a result is not finite.
     """
@@ -73,20 +76,20 @@ def validate(recipe: Recipe) -> Validation:
     except VqtkError:
         raise
     except Exception as error:
-        raise RecipeError(f"recipe {recipe.name!r}: its model fails on one item: {described(error)}") from error
+        raise RecipeError(f"recipe {recipe.name!r}: its model fails on one example: {described(error)}") from error
     if not torch.isfinite(outcome):
         raise RecipeError(f"recipe {recipe.name!r}: the losses of a new model are not finite. Check norms and scales.")
-    silent = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
-    if silent:
+    broken = [name for name, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    if broken:
         raise RecipeError(
-            f"recipe {recipe.name!r}: the gradient of {silent[0]!r} is not finite. Check norms and scales."
+            f"recipe {recipe.name!r}: the gradient of {broken[0]!r} is not finite. Check norms and scales."
         )
     parameters = sum(p.numel() for p in model.parameters())
     return Validation(parameters, model.bits, time.monotonic() - started)
 
 
 def synthetic(data: DataSpec, n: int) -> Tensor:
-    """Return n random items in training units, of the shape of the data: (n, *shape)."""
+    """Return n random examples in training units: (n, *data shape)."""
     generator = torch.Generator().manual_seed(0)
     if data.kind in ("points", "signals"):
         return data.normalise(torch.randn(n, *data.shape, generator=generator))
@@ -96,22 +99,23 @@ def synthetic(data: DataSpec, n: int) -> Tensor:
 
 
 _DRAWN = 4096
+"""Codes that a selector draws for a fingerprint: enough that a changed probability shows."""
 
 
 def unchanged(recipe: Recipe) -> list[str]:
-    """Return a warning for each recipe that this one means to vary, where the model is the same all the same.
+    """Return a warning for each recipe that this one is a variant of but does not change.
 
-    Raises: RecipeError if the other recipe is wrong.
+    Raises: RecipeError if the other recipe has a problem.
     """
     bases = ((path, load_recipe(path)) for path in recipe.varies)
-    return [told for path, base in bases if (told := _told(recipe, path, base))]
+    return [warning for path, base in bases if (warning := _unchanged_from(recipe, path, base))]
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Return a hash of a recipe's model: its module tree and parameter shapes, and what it does when drawn from a seed.
+    """Return a hash of a recipe's model: its modules, parameter shapes, and behaviour from a fixed seed.
 
-    What it does is its codes, the outcome and gradients of a pass through the stages that differ, and the draws of its
-    selector. Two models of one fingerprint are one model, as far as training goes.
+    The behaviour is the outcome and the gradients of a trial pass, and the draws of the selector. Two models with the
+    same fingerprint train alike.
     """
     model = build_model(replace(recipe, seed=0))
     digest = hashlib.sha256(f"{model.stages} stages of {model.options} options\n".encode())
@@ -137,26 +141,20 @@ def _outcome(model: Model) -> list[Tensor]:
     return [outcome.reshape(1), *gradients, *([] if drawn is None else [drawn])]
 
 
-def _told(recipe: Recipe, path: Path, base: Recipe) -> str | None:
-    changed = _changed(recipe.plain(), base.plain())
+def _unchanged_from(recipe: Recipe, path: Path, base: Recipe) -> str | None:
+    """Return a warning if a recipe has the model of its base although it sets something of it differently."""
+    changed = [change.path for change in changes(_unnamed(recipe), _unnamed(base))]
     if not changed:
-        return f"this recipe says the same as {shown_path(path)}, but for its name: the variant changes nothing."
+        return f"this recipe is the same as {shown_path(path)}, apart from its name: the variant changes nothing."
     in_model = [place for place in changed if place.startswith("model")]
     if not in_model or fingerprint(recipe) != fingerprint(base):
         return None
     return (
         f"{', '.join(in_model[:3])}{' …' if len(in_model) > 3 else ''} differs from {shown_path(path)}, but the model "
-        "is the same one: the same modules and parameters, and from one seed the same outcome and gradients. "
-        "As far as the model goes, the variant changes nothing; is the setting used?"
+        "is the same: the same modules and parameters, and from the same seed the same outcome and gradients. "
+        "The variant does not change the model; check that the setting is used."
     )
 
 
-def _changed(plain: dict[str, Any], base: dict[str, Any]) -> list[str]:
-    """Return the dotted paths of the values that differ, the name aside."""
-    sides = [
-        {place: node.value for place, node in walk(Node.of(side, "")) if not isinstance(node.value, (dict, list))}
-        for side in (plain, base)
-    ]
-    places = [place for place in dict.fromkeys([*sides[0], *sides[1]]) if place != "name"]
-    absent = object()
-    return [place for place in places if sides[0].get(place, absent) != sides[1].get(place, absent)]
+def _unnamed(recipe: Recipe) -> dict[str, Any]:
+    return {**recipe.of_variant(), "seed": recipe.seed}

@@ -1,4 +1,4 @@
-"""Recipes from recipes: `extends`, removals, and dotted overrides."""
+"""Merge recipes: `extends`, removals by `~key`, and dotted overrides."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from vqtk.plugin.loading import source_of
 from vqtk.recipe.node import MOST_DEPTH, Node, below, beside, is_file, parse_text, read, shown_path
 
 MOST_EXTENDED = 20
-"""Recipes in a chain of `extends`."""
+"""The most recipes in a chain of `extends`."""
 _LONGEST_OVERRIDE = 200
-"""Characters of an override that a message quotes."""
+"""The most characters of an override that a message quotes."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """A recipe with all that it extends merged in, the plugins that it names, and the recipe that it extends."""
+    """A recipe merged with all that it extends, the plugins that they name, and the recipe that it extends itself."""
 
     node: Node
     plugins: list[Path]
@@ -25,9 +25,9 @@ class Gathered:
 
 
 def gather(path: Path, overrides: list[str]) -> Gathered:
-    """Return a recipe with what it extends and the overrides merged in.
+    """Return a recipe merged with what it extends and with the overrides.
 
-    Raises: RecipeError if a file cannot be read, `extends` runs in a circle, or an override matches nothing.
+    Raises: RecipeError if a file cannot be read, `extends` forms a circle, or an override matches nothing.
     """
     plugins: list[Path] = []
     root, extends = _extended(path, (), plugins)
@@ -37,13 +37,13 @@ def gather(path: Path, overrides: list[str]) -> Gathered:
 
 
 def _extended(path: Path, within: tuple[Path, ...], plugins: list[Path]) -> tuple[Node, Path | None]:
-    """Return a file merged onto what it extends, and that; `within` are the files that extend it."""
+    """Return a file merged onto the recipe that it extends, and that recipe's path; `within` are the files above it."""
     if len(within) > MOST_EXTENDED:
-        raise RecipeError(f"{shown_path(path)}: a chain of more than {MOST_EXTENDED} recipes that extend each other.")
+        raise RecipeError(f"{shown_path(path)}: a chain of more than {MOST_EXTENDED} recipes extend one another.")
     root, parent = read(path), None
     if {"axes", "seeds"} <= root.value.keys():
         shown = shown_path(path)
-        raise RecipeError(f"{shown}: this is a study, and a recipe was expected. Run it with vqtk ablate {shown}.")
+        raise RecipeError(f"{shown}: this is a study; expected a recipe. Run a study with vqtk ablate {shown}.")
     extends = root.value.pop("extends", None)
     if extends is None:
         root = _cleaned(root)
@@ -68,7 +68,7 @@ def _parent(path: Path, extends: Node, within: tuple[Path, ...]) -> Path:
     resolved = parent.resolve()
     if resolved in within:
         circle = " → ".join(shown_path(p) for p in (*within[within.index(resolved) :], resolved))
-        raise RecipeError(f"{extends.origin}: extends: runs in a circle: {circle}. Extend another recipe, or none.")
+        raise RecipeError(f"{extends.origin}: extends: forms a circle: {circle}. Extend another recipe, or none.")
     return parent
 
 
@@ -91,10 +91,10 @@ def _take_plugins(root: Node, path: Path, plugins: list[Path]) -> None:
 
 
 def merge(base: Node, over: Node, path: str = "") -> Node:
-    """Return `base` with `over` laid on top; `path` is where in the recipe they stand.
+    """Return `base` with the values of `over` merged over it; `path` is their dotted path in the recipe.
 
-    Mappings merge key by key, `~key` removes; lists, and component specs of another name, replace. With `keep: true`
-    such a spec keeps the settings that its component takes, too.
+    Mappings merge key by key, and `~key` removes a key. Lists replace what they override, and so does a component spec
+    with another name; with `keep: true` it keeps those settings of the replaced one that its component takes as well.
     """
     if not isinstance(over.value, dict):
         return over
@@ -112,7 +112,7 @@ def merge(base: Node, over: Node, path: str = "") -> Node:
         if key.startswith("~"):
             if merged.pop(key[1:], None) is None:
                 raise RecipeError(
-                    f"{child.origin}: {place}: there is nothing called {shortened(repr(key[1:]))} here to remove. "
+                    f"{child.origin}: {place}: there is no key {shortened(repr(key[1:]))} here to remove. "
                     f"{nearest(key[1:], list(base.value))}Inherited here: {', '.join(base.value) or 'nothing'}."
                 )
         else:
@@ -121,14 +121,14 @@ def merge(base: Node, over: Node, path: str = "") -> Node:
 
 
 def _keeps(over: Node, path: str) -> tuple[bool, Node]:
-    """Return whether a spec says `keep: true`, and the spec without it."""
+    """Return whether a spec has `keep: true`, and the spec without that key."""
     if not {"name", "keep"} <= over.value.keys():
         return False, over
     keep = over.value["keep"]
     if keep.value is not True:
         raise RecipeError(
-            f"{keep.origin}: {below(path, 'keep')}: expected true: keep the settings of the component that this one "
-            "replaces. Leave it out to drop them."
+            f"{keep.origin}: {below(path, 'keep')}: expected true, which keeps the settings of the replaced component. "
+            "Leave the key out to drop them."
         )
     return True, Node({key: child for key, child in over.value.items() if key != "keep"}, over.origin)
 
@@ -140,23 +140,23 @@ def _names_another(over: Node, base: Node) -> bool:
 
 
 def _cleaned(node: Node, path: str = "") -> Node:
-    """Return a subtree as if merged onto nothing, so that a removal in it is reported."""
+    """Return a subtree merged onto an empty one, so that a removal in it is reported."""
     return merge(Node({}, node.origin), node, path)
 
 
 def overridden(root: Node, override: str) -> Node:
-    """Return a recipe with an override `dotted.path=value` merged in. Raises: RecipeError if it matches nothing."""
+    """Return a recipe with an override `dotted.path=value` merged in. Raises: RecipeError if it cannot be applied."""
     path, equals, text = override.partition("=")
     origin = f"override {shortened(repr(override), most=_LONGEST_OVERRIDE)}"
     keys = path.strip().split(".")
     if len(keys) > MOST_DEPTH:
         raise RecipeError(
-            f"{origin}: a path of {len(keys)} keys; expected dotted.path=value, as in train.updates=2000."
+            f"{origin}: the path has {len(keys)} keys; expected dotted.path=value, as in train.updates=2000."
         )
     if not equals or not all(keys):
         raise RecipeError(f"{origin}: expected dotted.path=value, as in train.updates=2000.")
     if keys[0] in ("extends", "plugins"):
-        raise RecipeError(f"{origin}: `{keys[0]}` is read before overrides are. Write a recipe that says so.")
+        raise RecipeError(f"{origin}: `{keys[0]}` cannot be overridden. Write a recipe that sets it.")
     return _set(root, keys, parse_text(text, origin, lines=False), origin)
 
 
@@ -178,7 +178,7 @@ def _set(node: Node, keys: list[str], value: Node, origin: str, path: str = "") 
 def _set_item(node: Node, keys: list[str], value: Node, origin: str, path: str) -> Node:
     (key, *rest), last = keys, len(node.value) - 1
     if not key.isdecimal() or len(key) > 9 or int(key) > last:
-        indices = f"from 0 to {last}" if last > 0 else "0 alone" if last == 0 else "none: the list is empty"
+        indices = f"0 to {last}" if last > 0 else "only 0" if last == 0 else "none, because the list is empty"
         raise RecipeError(
             f"{origin}: {below(path, shortened(key))}: expected an index of the list at {path}: {indices}."
         )

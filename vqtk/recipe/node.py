@@ -1,4 +1,4 @@
-"""A recipe as a tree that remembers where each value came from."""
+"""A recipe as a tree that records where each value was written."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from vqtk.errors import RecipeError, nearest, printable, shortened
 
 MOST_BYTES, MOST_DEPTH, MOST_NODES = 1 << 20, 60, 10_000
-"""How large a recipe may be: its text, its nesting, and its values once aliases are written out."""
+"""Limits of a recipe: the bytes of its text, its nesting, and its values with aliases expanded."""
 _MOST_PROBLEMS, _LONGEST_PATH = 20, 200
-"""Problems that are listed, the others being counted; and characters of the place that each is at."""
+"""The most problems that are listed (the rest are counted), and the most characters of each one's path."""
 
 
 @dataclass
 class Node:
     """A scalar, a list of nodes or a dict of nodes, and where it was written.
 
-    A `kept` setting was another component's: one that does not take it goes without.
+    A `kept` setting belonged to a replaced component; it is dropped if the new component does not take it.
     """
 
     value: Any
@@ -49,12 +49,12 @@ class Node:
 
     @staticmethod
     def of(value: Any, origin: str) -> Node:
-        """Return a tree for a plain value, all of one origin. Raises: RecipeError if it is too deep or too large."""
+        """Return the tree of a plain value, with one origin throughout. Raises: RecipeError if it is too large."""
         return _of(value, origin, 0, [MOST_NODES])
 
 
 def _of(value: Any, origin: str, depth: int, left: list[int]) -> Node:
-    """Return the tree of a value within `depth` others; `left` is how many nodes there may still be."""
+    """Return the tree of a value at `depth`; `left` counts down the nodes that may still be made."""
     left[0] -= 1
     if left[0] < 0:
         raise RecipeError(too_many(origin))
@@ -69,18 +69,18 @@ def _of(value: Any, origin: str, depth: int, left: list[int]) -> Node:
 
 @dataclass
 class Problems:
-    """What is wrong with a recipe, or with `what` it is, gathered so that all of it is reported at once."""
+    """The problems of a recipe, or of what `what` names, gathered so that one error reports them all."""
 
     found: list[str] = field(default_factory=list)
     what: str = "recipe"
 
     def add(self, node: Node, path: str, message: str) -> None:
-        """Note a problem at a node."""
+        """Record a problem at a node."""
         place = f"{shortened(path, most=_LONGEST_PATH)}: " if path else ""
         self.found.append(f"{node.origin}: {place}{message}")
 
     def raise_any(self) -> None:
-        """Raise a RecipeError that lists the problems, if there are any."""
+        """Raise a RecipeError that lists the problems, if any were recorded."""
         count = len(self.found)
         if count == 1:
             raise RecipeError(self.found[0])
@@ -96,7 +96,7 @@ def below(path: str, key: str) -> str:
 
 
 def shown_path(path: Path) -> str:
-    """Return a path as a person at this folder would write it, on one line whatever it holds."""
+    """Return a path relative to the working directory if it is below it, printable on one line."""
     try:
         shown = str(path.resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
@@ -105,7 +105,7 @@ def shown_path(path: Path) -> str:
 
 
 def is_file(path: Path) -> bool:
-    """Say whether there is a file, also for a text that can be no path: too long, or with a character that none has."""
+    """Return whether there is a file; False for text that cannot be a path, such as one that is too long."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ def is_file(path: Path) -> bool:
 
 
 def beside(path: Path, pattern: str) -> list[str]:
-    """Return the names of files beside a path, to find the one that was meant."""
+    """Return the names of the files beside a path that match a pattern, as candidates for `nearest`."""
     try:
         return sorted(one.name for one in path.parent.glob(pattern)) if path.parent.is_dir() else []
     except (OSError, ValueError):
@@ -134,9 +134,11 @@ def read(path: Path) -> Node:
 
 
 def parse_text(text: str, shown: str, *, lines: bool = True) -> Node:
-    """Parse YAML 1.2 text; origins are `shown:line`, or `shown` alone. Raises: RecipeError, with the line."""
+    """Parse YAML 1.2 text; origins are `shown:line`, or `shown` without `lines`. Raises: RecipeError with the line."""
     if len(text) > MOST_BYTES:
-        raise RecipeError(f"{shown}: {len(text):,} characters are no recipe; expected at most {MOST_BYTES:,}.")
+        raise RecipeError(
+            f"{shown}: {len(text):,} characters are too many for a recipe; expected at most {MOST_BYTES:,}."
+        )
     try:
         _check_size(text, shown, lines)
         root = YAML(typ="safe", pure=True).compose(text)
@@ -151,7 +153,10 @@ def parse_text(text: str, shown: str, *, lines: bool = True) -> Node:
 
 
 def _check_size(text: str, shown: str, lines: bool) -> None:
-    """Raise RecipeError where a text is nested too deeply or has too many values; the parser's events need no stack."""
+    """Raise RecipeError if text is nested too deeply or has too many values.
+
+    It reads the parser's events, which need no recursion: composing a text nested too deeply would overflow the stack.
+    """
     depth = 0
     for count, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
         at = f"{shown}:{event.start_mark.line + 1}" if lines else shown
@@ -170,26 +175,26 @@ def _too_deep(origin: str) -> str:
 
 
 def too_many(origin: str) -> str:
-    """Return what is wrong with a recipe of too many values."""
-    written = "aliases and repetitions written out"
-    return f"{origin}: more than {MOST_NODES:,} values, {written}. A recipe has hundreds: check the aliases."
+    """Return the message for a recipe with too many values."""
+    expanded = "with aliases and repetitions expanded"
+    return f"{origin}: more than {MOST_NODES:,} values {expanded}. A recipe has hundreds: check the aliases."
 
 
 def _broken(error: MarkedYAMLError, shown: str, lines: bool) -> str:
     mark, began = error.problem_mark or error.context_mark, error.context_mark
     where = f"{shown}:{mark.line + 1}" if mark and lines else shown
     problem = str(error.problem or error.context).removeprefix("but ")
-    begun = f", in what begins on line {began.line + 1}" if lines and began and began.line != mark.line else ""
+    begun = f", within what begins on line {began.line + 1}" if lines and began and began.line != mark.line else ""
     advice = {
         "\\t": " Indent with spaces, not tabs.",
-        "mapping values": " Check the indentation, and put quotes around text that has a colon in it.",
+        "mapping values": " Check the indentation, and quote text that contains a colon.",
     }
     advised = next((text for sign, text in advice.items() if sign in problem), "")
     return f"{where}: not valid YAML: {problem}{begun}.{advised}"
 
 
 def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[int, ...], left: list[int]) -> Node:
-    """Return the node of a YAML node; `above` are those that it is within, `left` how many there may still be."""
+    """Return the node of a YAML node; `above` are the ids of its ancestors, `left` counts down the nodes allowed."""
     at = yaml.start_mark.line if line is None else line
     origin = f"{shown}:{at + 1}" if lines else shown
     left[0] -= 1
@@ -198,19 +203,20 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
     if len(above) > MOST_DEPTH:
         raise RecipeError(_too_deep(origin))
     if id(yaml) in above:
-        raise RecipeError(f"{origin}: this anchor contains itself. Write the values out.")
+        raise RecipeError(f"{origin}: this anchor contains itself. Write the values out instead.")
     above = (*above, id(yaml))
     if isinstance(yaml, MappingNode):
         children: dict[str, Node] = {}
         for key, child in yaml.value:
             place = f"{shown}:{key.start_mark.line + 1}" if lines else shown
             if not isinstance(key, ScalarNode) or not key.value:
-                raise RecipeError(f"{place}: a key is a word; this is {_kind(key.value or None)}.")
+                raise RecipeError(f"{place}: expected a word as a key, got {_kind(key.value or None)}.")
             if key.value == "<<":
-                raise RecipeError(f"{place}: recipes do not merge with `<<`. Use `extends: other.yaml`.")
+                raise RecipeError(f"{place}: `<<` is not supported. To build on another recipe: `extends: other.yaml`.")
             if key.value in children:
-                stands = f"the key {shortened(repr(key.value))} stands twice in one mapping"
-                raise RecipeError(f"{place}: {stands}. Remove one.")
+                raise RecipeError(
+                    f"{place}: the key {shortened(repr(key.value))} occurs twice in one mapping. Remove one."
+                )
             children[key.value] = _convert(child, key.start_mark.line, shown, lines, above, left)
         return Node(children, origin)
     if isinstance(yaml, SequenceNode):
@@ -219,7 +225,7 @@ def _convert(yaml: Any, line: int | None, shown: str, lines: bool, above: tuple[
 
 
 def _scalar(yaml: ScalarNode, origin: str) -> Any:
-    if str(yaml.tag).endswith(":timestamp"):  # YAML 1.2 knows no dates; a name may look like one.
+    if str(yaml.tag).endswith(":timestamp"):  # YAML 1.2 has no dates, and a name may look like one.
         return yaml.value
     try:
         value = YAML(typ="safe", pure=True).constructor.construct_object(yaml)
@@ -228,15 +234,15 @@ def _scalar(yaml: ScalarNode, origin: str) -> Any:
     if not isinstance(value, (str, int, float, bool, type(None))):
         given = shortened(repr(yaml.value))
         raise RecipeError(
-            f"{origin}: {given} cannot be read as {yaml.tag}. Recipes hold text, numbers, true, false and null; "
-            "write it as one of these, without a tag."
+            f"{origin}: {given} cannot be read as {yaml.tag}. Expected text, a number, true, false or null, without "
+            "a tag."
         )
     return value
 
 
 def _unreadable(path: Path, shown: str, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return f"{shown}: not a text file in UTF-8; expected a recipe, a .yaml file."
+        return f"{shown}: not a UTF-8 text file; expected a recipe, a .yaml file."
     if isinstance(error, IsADirectoryError):
         return f"{shown} is a folder; expected a recipe, a .yaml file."
     if isinstance(error, FileNotFoundError):
@@ -253,12 +259,12 @@ def _kind(value: Any) -> str:
 
 
 def walk(node: Node, path: str = "") -> Iterator[tuple[str, Node]]:
-    """Yield every node below with its dotted path, in order."""
-    items: list[tuple[str, Node]] = []
+    """Yield every node below this one with its dotted path, in order."""
+    children: list[tuple[str, Node]] = []
     if isinstance(node.value, dict):
-        items = list(node.value.items())
+        children = list(node.value.items())
     elif isinstance(node.value, list):
-        items = [(str(index), child) for index, child in enumerate(node.value)]
-    for key, child in items:
+        children = [(str(index), child) for index, child in enumerate(node.value)]
+    for key, child in children:
         yield below(path, key), child
         yield from walk(child, below(path, key))

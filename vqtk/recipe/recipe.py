@@ -1,4 +1,4 @@
-"""The recipe: what a run trains, on what, and how."""
+"""The recipe: what a run trains, on which data, and how."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from vqtk.registry import DatasetFactory, ModelFactory, ObjectiveFactory
 FolderName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=200),
-    doc("a name that a folder can have, of at most 200 letters, digits, `_`, `-`, `.` and `+`"),
+    doc("a valid folder name: at most 200 letters, digits, `_`, `-`, `.` and `+`"),
 ]
 Betas = Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2), doc("a list of two numbers ≥ 0 and < 1")]
 
 
 BESIDE = {"changes results": False}
-"""Marks a setting that changes no result but for rounding: how an update is computed, what is measured or shown when.
+"""Marks a setting that changes results at most by rounding: how updates are computed, and when to measure or draw.
 
-`precision` is none of these: it changes what a model learns.
+`precision` is not marked, because it changes what a model learns.
 """
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Which optimiser, and its settings."""
+    """The optimiser and its settings."""
 
     name: Literal["adam", "adamw"] = "adam"
     lr: Positive = 1e-3
@@ -45,7 +45,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate goes from `optimizer.lr` to `final` over the updates, after `warmup` of them."""
+    """How the learning rate changes from `optimizer.lr` to `final` over the updates, after `warmup` updates."""
 
     name: Literal["linear", "cosine", "constant"] = "constant"
     final: NonNegative = 0.0
@@ -56,14 +56,16 @@ class Schedule:
 class Train:
     """How a model is trained.
 
-    An update sums the gradients of `accumulate` batches. `micro_batch` splits each batch to save memory
-    and changes nothing else. `gradient_checkpointing` computes activations again in the backward pass: of every stage
-    (true), of all but as many as a number says, of none (false), or of as few as the device's memory allows (auto).
-    `precision` is that of the networks; losses and sums are float32. `compile` says whether stages are compiled by
-    inductor, and updates captured as a CUDA graph; auto takes what a run is long enough for.
-    Evaluation is on `evaluate_items` fixed test items, every `evaluate_every` updates and at the end; then on
-    `final_items` of them, by default on the whole test split.
-    Pictures show `picture_items` test items, and twice as many samples.
+    - `accumulate` is the number of batches in an update; their gradients are summed.
+    - `micro_batch` splits each batch into parts of this size to save memory, and changes nothing else.
+    - `gradient_checkpointing` recomputes activations in the backward pass to save memory: those of every stage (true),
+      of all but the last few (their number), of none (false), or of as few as the device's memory allows (auto).
+    - `precision` is the number format of the networks; losses and sums are always float32.
+    - `compile` compiles the stages by inductor, and captures updates as a CUDA graph; auto does what pays off for the
+      length of the run.
+    - `evaluate_every` is the number of updates between evaluations, which are on a fixed subset of `evaluate_items`
+      test examples. The last update is followed by one on `final_items` of them, by default the whole test split.
+    - `picture_items` is the number of test examples that images show; they show twice as many samples.
     """
 
     updates: Count
@@ -96,9 +98,10 @@ class _Sections:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe. `node` is the resolved tree, with every default and where each value came from.
+    """A checked recipe.
 
-    `varies` are the recipes that it is a variant of: what it extends, and itself without the overrides given.
+    `node` is the resolved tree with every default, and with the origin of every value. `varies` are the recipes that
+    it is a variant of: the one that it extends, and its own file if overrides were given.
     """
 
     name: str
@@ -112,25 +115,34 @@ class Recipe:
 
     @property
     def batch(self) -> int:
-        """Items of one batch."""
+        """The number of examples in a batch."""
         return self.data.common["batch"]
 
     @property
+    def examples_per_update(self) -> int:
+        """Examples that one update trains on."""
+        return self.batch * self.train.accumulate
+
+    @property
     def loss(self) -> str | None:
-        """The name of the model's loss; None if its settings name none."""
+        """The name of the model's loss; None if its settings have no loss."""
         chosen = self.model.settings.get("loss")
         return chosen.entry.name if isinstance(chosen, Chosen) else None
 
     def plain(self) -> dict[str, Any]:
-        """Return the resolved recipe as plain values, which `from_plain` reads again; its plugins stand beside it."""
+        """Return the resolved recipe, without its plugins, as plain values, which `from_plain` reads again."""
         return self.node.plain()
 
-    def of_consequence(self) -> dict[str, Any]:
-        """Return the plain recipe less what changes no result: `name`, `seed`, and the settings of `Train` marked so.
+    def of_variant(self) -> dict[str, Any]:
+        """Return the plain recipe without `name` and `seed`: what makes a variant."""
+        return {key: value for key, value in self.plain().items() if key not in ("name", "seed")}
 
-        Runs of which this is the same are of one variant.
+    def of_consequence(self) -> dict[str, Any]:
+        """Return the plain recipe without `name`, `seed` and the settings of `Train` that change no result.
+
+        Runs with equal values here are runs of one variant.
         """
-        plain = {key: value for key, value in self.plain().items() if key not in ("name", "seed")}
+        plain = self.of_variant()
         marked = {one.name for one in fields(Train) if not one.metadata.get("changes results", True)}
         return {**plain, "train": {key: value for key, value in plain["train"].items() if key not in marked}}
 
@@ -138,7 +150,7 @@ class Recipe:
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Read, merge and check a recipe.
 
-    Raises: RecipeError with file, line, dotted path and what was expected, for all that is wrong at once.
+    Raises: RecipeError that gives, for every problem at once, file, line, dotted path and what was expected.
     """
     gathered = gather(Path(path), list(overrides))
     itself = (Path(path),) if overrides else ()
@@ -147,12 +159,12 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def from_plain(values: dict[str, Any], origin: str, *, plugins: Sequence[Path] = ()) -> Recipe:
-    """Return the recipe of a resolved plain tree, such as a weights file carries. Raises: RecipeError."""
+    """Return the recipe of resolved plain values, such as a weights file holds. Raises: RecipeError."""
     return _checked(Node.of(values, origin), plugins)
 
 
 def with_data(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """Return a recipe with other data: settings such as `path=photos`, or `name=svhn` for another data set.
+    """Return a recipe with changed data settings: `path=photos`, or `name=svhn` for another data set.
 
     Raises: RecipeError.
     """
@@ -170,7 +182,9 @@ def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:
         sections = parse(node, _Sections, "", Scope(problems))
     problems.raise_any()
     assert sections is not INVALID
-    check_written_out(node)  # With its defaults, as a run keeps it: what is taken now can be read again.
+    check_written_out(
+        node
+    )  # Again, with the defaults: a run stores these as well, and must be able to read its recipe.
     by_content = {plugin.sha256: plugin for plugin in [*named, *used_plugins()]}
     return Recipe(
         sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(by_content.values())

@@ -1,4 +1,4 @@
-"""From a tree of nodes to typed values: the signatures of components and dataclasses are the schema."""
+"""Parse a tree of nodes into typed values; the signatures of components and dataclasses are the schema."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from vqtk.recipe.signature import Parameter, article, describe, parameters, regi
 from vqtk.registry import Entry, Registry
 
 MOST_REPEATED = 1_000
-"""How often an entry of a list may be repeated: each is built."""
+"""The largest `repeat` of a list's entry: each repetition is built."""
 MOST_LISTED = 1_000
-"""How long a list may be, with its repetitions."""
+"""The most entries of a list, repetitions included."""
 INVALID: Any = object()
-"""Stands for a value whose problem has been noted."""
+"""Returned for a value whose problem has been recorded."""
 
 
 @dataclass
 class Chosen:
-    """A component chosen by a recipe: a factory, called with what the toolkit supplies.
+    """A component chosen by a recipe: a factory that is called with what the toolkit supplies.
 
-    `common` holds the keys that every spec of the registry takes, such as a data set's `batch`.
+    `common` holds the keys that every spec of the registry takes, such as a data set's `batch`; `where` is the place
+    in the recipe, for messages.
     """
 
     registry: Registry
@@ -40,7 +41,7 @@ class Chosen:
     where: str
 
     def __call__(self, *supplied: Any) -> Any:
-        """Construct the component. Raises: RecipeError that says where in the recipe it was chosen."""
+        """Construct the component. Raises: RecipeError with the place in the recipe that chose it."""
         try:
             return self.entry.component(*supplied, **self.settings)
         except RecipeError:
@@ -56,25 +57,29 @@ class Chosen:
 
 @dataclass
 class Scope:
-    """What holds while a part of a recipe is read: the problems so far, and the choices made further out."""
+    """The context in which a part of a recipe is parsed: the problems so far, and the components chosen further out.
+
+    A parameter that a nested spec leaves out takes the component of the same name and registry from further out, so
+    that a recipe states its condition once and not in every block.
+    """
 
     problems: Problems
     chosen: dict[tuple[str, Registry], Chosen] = field(default_factory=dict)
 
     def problem(self, node: Node, path: str, message: str) -> Any:
-        """Note a problem; return INVALID."""
+        """Record a problem; return INVALID."""
         self.problems.add(node, path, message)
         return INVALID
 
 
 def check_written_out(node: Node) -> None:
-    """Raise RecipeError where a recipe has too many values once its repetitions are written out."""
+    """Raise RecipeError if a recipe has too many values with its repetitions expanded."""
     if _written_out(node) > MOST_NODES:
         raise RecipeError(too_many(node.origin))
 
 
 def _written_out(node: Node) -> int:
-    """Return how many values a node comes to, its repetitions written out."""
+    """Return the number of values of a node with its repetitions expanded."""
     if isinstance(node.value, list):
         return 1 + sum(_written_out(child) * _times(child) for child in node.value)
     if isinstance(node.value, dict):
@@ -83,9 +88,9 @@ def _written_out(node: Node) -> int:
 
 
 def parse(node: Node, hint: Any, path: str, scope: Scope) -> Any:
-    """Return the value that a node says, by its type; fill the node with the defaults that it leaves out.
+    """Return the value of a node as the type `hint`, and add the defaults that it leaves out to the node.
 
-    Problems are noted in the scope, and INVALID returned.
+    Problems are recorded in the scope; the value is then INVALID.
     """
     registry = registry_of(hint)
     if registry:
@@ -149,10 +154,10 @@ def _section(node: Node, hint: Any, path: str, scope: Scope) -> Any:
 def _fields(
     node: Node, fields: dict[str, Parameter], path: str, scope: Scope, *, owner: str, besides: list[str]
 ) -> Any:
-    """Return the values of a mapping's keys; `besides` are keys that were read already."""
+    """Return the values of a mapping's keys; `besides` are further keys, which were read before."""
     before = len(scope.problems.found)
     in_list = ["repeat"] if path.rpartition(".")[2].isdigit() else []
-    meant: set[str | None] = set()
+    meant: set[str | None] = set()  # Keys that were misspelt: reporting them as missing, too, would not help.
     for key, child in node.value.items():
         if key not in fields and key not in besides:
             allowed = [*besides, *fields, *in_list]
@@ -177,7 +182,7 @@ def _field(node: Node, key: str, parameter: Parameter, path: str, scope: Scope) 
     if key not in node.value and registry:
         if (key, registry) in scope.chosen:
             return scope.chosen[key, registry]
-        if registry.default and _stands_alone(registry.default, registry):
+        if registry.default and _needs_no_settings(registry.default, registry):
             node.value[key] = Node(registry.default, "default")
     if key in node.value:
         return parse(node.value[key], parameter.hint, below(path, key), scope)
@@ -189,8 +194,8 @@ def _field(node: Node, key: str, parameter: Parameter, path: str, scope: Scope) 
     return parse(node.value[key], parameter.hint, below(path, key), scope)
 
 
-def _stands_alone(name: str, registry: Registry) -> bool:
-    """Say whether a component needs no more than its name."""
+def _needs_no_settings(name: str, registry: Registry) -> bool:
+    """Return whether a component can be built from its name alone."""
     needed = [p.hint for p in parameters(registry.get(name).component).values() if p.default is inspect.Parameter.empty]
     return all((inner := registry_of(hint)) and inner.default for hint in needed)
 
@@ -200,7 +205,7 @@ def _plain(value: Any) -> Any:
 
 
 def _list(node: Node, hint: Any, path: str, scope: Scope) -> Any:
-    """Return a list's values, each as often as its `repeat` says; paths keep the indices as written."""
+    """Return a list's values, each repeated by its `repeat`; paths have the indices of the list as written."""
     if not isinstance(node.value, list):
         return _wrong(node, describe(list[hint]), path, scope)
     written, node.value, values = node.value, [], []
@@ -215,7 +220,7 @@ def _list(node: Node, hint: Any, path: str, scope: Scope) -> Any:
 
 
 def _taken_times(node: Node, path: str, scope: Scope) -> int:
-    """Take `repeat` out of a spec, and return it: 1 if there is none."""
+    """Remove `repeat` from a spec and return it; 1 if the spec has none."""
     if not isinstance(node.value, dict) or "repeat" not in node.value:
         return 1
     repeat, times = node.value["repeat"], _times(node)
@@ -226,7 +231,7 @@ def _taken_times(node: Node, path: str, scope: Scope) -> int:
 
 
 def _times(node: Node) -> int:
-    """Return how often an entry of a list stands there; 0 where its `repeat` is no such number."""
+    """Return how many times an entry of a list is repeated; 0 if its `repeat` is not a valid number."""
     repeat = node.value.get("repeat") if isinstance(node.value, dict) else None
     if repeat is None:
         return 1
@@ -247,7 +252,7 @@ def _union(node: Node, hint: Any, path: str, scope: Scope) -> Any:
 
 
 def _containers(hint: Any) -> type | tuple[type, ...]:
-    """Return what a structured type is written as."""
+    """Return the Python types in which a recipe may write a structured type."""
     if registry_of(hint):
         return (dict, str)
     return list if get_origin(hint) is list else dict
@@ -262,7 +267,7 @@ def _leaf(node: Node, hint: Any, path: str, scope: Scope, *, expected: str = "")
     try:
         return _adapter(hint).validate_python(value)
     except PydanticSchemaGenerationError:
-        return scope.problem(node, path, f"the component's type for it, {describe(hint)}, cannot be said in a recipe.")
+        return scope.problem(node, path, f"the component expects {describe(hint)}, which a recipe cannot express.")
     except ValidationError:
         return _wrong(node, expected or describe(hint), path, scope)
 
@@ -277,7 +282,7 @@ def _wrong(node: Node, expected: str, path: str, scope: Scope) -> Any:
 
 
 def _given(node: Node) -> str:
-    """Return a wrong value as a recipe would say it, not at length."""
+    """Return a wrong value as a recipe would write it, shortened."""
     if node.value is None:
         return "nothing (null)"
     return shortened(repr(node.value) if isinstance(node.value, str) else inline(node))

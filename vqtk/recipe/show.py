@@ -1,14 +1,15 @@
-"""A resolved recipe as YAML that can be run again, each line with where its values came from."""
+"""Write a resolved recipe as YAML that can be run again, with the origin of its values; and compare two recipes."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqtk.recipe.node import Node, walk
+from vqtk.recipe.node import Node, below, walk
 
 _WIDTH = 84
 _COMMENT_COLUMN = 64
@@ -17,7 +18,7 @@ _WORDS = {"null", "true", "false", "~"}
 
 
 def as_yaml(node: Node, plugins: Sequence[Path] = ()) -> str:
-    """Return the resolved recipe as YAML; a comment on each line names the file and line, override or default."""
+    """Return a resolved recipe as YAML; a comment on each line gives the file and line, override or default."""
     named = [("plugins: " + _scalar_list(plugins), "")] if plugins else []
     lines = [*named, *_mapping(node, 0)]
     width = min(_COMMENT_COLUMN, max(len(text) for text, origin in lines if origin))
@@ -50,7 +51,7 @@ def _list(node: Node, indent: int) -> list[tuple[str, str]]:
 
 
 def _runs(children: list[Node]) -> list[tuple[Node, int]]:
-    """Group equal neighbours."""
+    """Group equal neighbours, each with its count."""
     runs: list[tuple[Node, int]] = []
     for child in children:
         if runs and isinstance(child.value, dict) and runs[-1][0].plain() == child.plain():
@@ -84,12 +85,12 @@ def _scalar_list(values: Any) -> str:
 
 
 def _key(path: str) -> str:
-    """Return the last key of a path, past the indices of a list."""
+    """Return the last key of a path, ignoring list indices."""
     return [part for part in path.split(".") if not part.isdigit()][-1]
 
 
 def _origins(node: Node) -> str:
-    """Return where a line's values were written, and which of them are defaults."""
+    """Return where the values of a line were written, and which of them are defaults."""
     leaves = [(path, child.origin) for path, child in walk(node) if not isinstance(child.value, (dict, list))]
     if not leaves:
         return node.origin
@@ -98,3 +99,46 @@ def _origins(node: Node) -> str:
         return "default"
     defaults = list(dict.fromkeys(_key(path) for path, origin in leaves if origin == "default"))
     return ", ".join(written) + (f"; default: {', '.join(defaults)}" if defaults else "")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value in which two recipes differ.
+
+    Arguments:
+        path: its dotted path.
+        baseline: the value in the first recipe as YAML, or `absent`.
+        variant: the value in the second, likewise.
+    """
+
+    path: str
+    baseline: str
+    variant: str
+
+
+def changes(baseline: dict[str, Any], variant: dict[str, Any]) -> list[Change]:
+    """Return the values in which two plain recipes, or parts of recipes, differ.
+
+    A component that is replaced by another, and a list whose length differs, is one change.
+    """
+    return _changes(baseline, variant, "")
+
+
+_ABSENT = object()
+
+
+def _changes(old: Any, new: Any, path: str) -> list[Change]:
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("name") == new.get("name"):
+        keys = dict.fromkeys([*old, *new])
+        pairs = [(key, old.get(key, _ABSENT), new.get(key, _ABSENT)) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        return [Change(path, _value(old), _value(new))]
+    return [change for key, before, after in pairs for change in _changes(before, after, below(path, key))]
+
+
+def _value(value: Any) -> str:
+    return "absent" if value is _ABSENT else inline(Node.of(value, ""))

@@ -1,4 +1,4 @@
-"""What a signature says of a recipe: the keys that it may set, and their types in words."""
+"""Read the schema from a signature: the keys that a recipe may set, and their types in words."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from vqtk.registry import Registry, extended_by, origin_of
 
 @cache
 def registry_of(hint: Any) -> Registry | None:
-    """Return the registry that a type annotation names, if it does."""
-    return next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Registry)), None)
+    """Return the registry whose factory a type annotation is; None for any other type."""
+    return next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Registry)), None)
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a recipe may set: its type, and its default (`inspect.Parameter.empty` if there is none)."""
+    """A parameter that a recipe may set: its type, and its default (`inspect.Parameter.empty` if it has none)."""
 
     hint: Any
     default: Any
@@ -33,8 +33,9 @@ class Parameter:
 def parameters(component: type) -> dict[str, Parameter]:
     """Return the keyword-only parameters of a component, or the fields of a dataclass.
 
-    Where a component hands on `**settings: Inherited`, those of the class that it extends are among them.
-    Raises: RegistryError if a type is a name that does not exist when the program runs.
+    A component that passes on `**settings: Inherited` has the parameters of the class that it extends as well.
+
+    Raises: RegistryError if an annotation names a type that does not exist at run time.
     """
     if dataclasses.is_dataclass(component):
         hints = get_type_hints(component, include_extras=True)

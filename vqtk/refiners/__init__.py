@@ -1,4 +1,4 @@
-"""Refiners: the one network there is, from reconstruction to proposed changes."""
+"""Refiners: the network of VQ-DRAW, which proposes changes to a reconstruction."""
 
 from vqtk.refiners._base import Refiner
 

@@ -1,4 +1,4 @@
-"""What every refiner is."""
+"""The base class of refiners."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from vqtk.nn.stage import State, chosen_of
 
 
 class Refiner(nn.Module, ABC):
-    """The network that proposes changes to a reconstruction, for encoding and decoding alike.
+    """The network that proposes changes to a reconstruction, in encoding and decoding alike.
 
-    It sees the reconstruction as channels, and yields deltas as channels; the loss translates both.
+    Its input and its deltas are channels; the loss converts reconstructions to and from them.
     """
 
     @property
     def revives(self) -> bool:
-        """Whether `after_update` does anything; where it does not, training counts no usage for it."""
+        """Whether `after_update` does anything; if not, training does not count the usage of options for it."""
         return type(self).after_update is not Refiner.after_update
 
     @property
     def stateful(self) -> bool:
-        """Whether anything is carried from stage to stage; where it is not, `advance` is not called."""
+        """Whether a state is carried from stage to stage; if not, `advance` is not called."""
         return type(self).advance is not Refiner.advance
 
     def initial_state(self, like: Tensor) -> State:
-        """Return the state before stage 0 for the items of `like` (n, c, *size): a pytree of (n, …) tensors."""
+        """Return the state before stage 0 for the examples of `like` (n, c, *size): a pytree of (n, …) tensors."""
         return None
 
     @abstractmethod
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
-        """Return all deltas, and what `advance` needs, a pytree of which each tensor is batch-first.
+        """Return all deltas, and what `advance` needs: a pytree of batch-first tensors.
 
         Shapes: x (n, in_width, *size) → (n, k, out_channels, *size).
         """
@@ -43,10 +43,10 @@ class Refiner(nn.Module, ABC):
         return chosen_of(deltas, codes), carry
 
     def choose_many(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the deltas of several options an example, and what `advance` needs.
+        """Return the deltas of several options for each example, and what `advance` needs.
 
-        A refiner that can compute them without all others should override this: the gradient of a few options is
-        then all that its backward pass computes.
+        A refiner should override this if it can compute them without the others: its backward pass then computes the
+        gradient of these options only.
 
         Shapes: codes (n, m) → (n, m, out_channels, *size).
         """
@@ -54,8 +54,8 @@ class Refiner(nn.Module, ABC):
         return chosen_of(deltas, codes), carry
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
-        """Return the next stage's state, given what `propose` left, the codes (n,) and the new x."""
+        """Return the state of the next stage, given the carry of `propose`, the codes (n,) and the new x."""
         return None
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Revive options after an update; usage (stages, k) counts how often each option was the best."""
+        """Revive unused options after an update; usage (stages, k) counts how often each option was the best."""

@@ -18,19 +18,19 @@ _EXAMPLE = {
 
 @refiners.register("composed", example=_EXAMPLE, staged=True)
 class Composed(Refiner):
-    """Backbone, blocks, head: features from the reconstruction, refined, and turned into deltas.
+    """A backbone extracts features from the reconstruction, blocks refine them, and a head turns them into deltas.
 
-    A backbone with an upward half is applied in two: its downward half before the blocks, its upward half after them.
-    `output_scale` is one learned number that multiplies the deltas. A refiner that carries a state from stage to stage
+    The downward half of a U-Net backbone is applied before the blocks, its upward half after them. `output_scale` is
+    the initial value of a learned scalar that multiplies the deltas. A refiner that carries a state from stage to stage
     extends this one by `features`, `carry` and `advance`.
 
     Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size).
-    Raises: ShapeError if parts do not fit.
+    Raises: ShapeError if the components do not fit together.
     Source: VQ-DRAW, all refiners.
     """
 
     carried: int = 0
-    """Channels that a subclass adds to the features that enter the blocks; it sets them before it builds the parts."""
+    """Channels that a subclass adds to the features before the blocks; it sets them before it calls `__init__`."""
 
     def __init__(
         self,
@@ -59,14 +59,14 @@ class Composed(Refiner):
         self.size = self.head.size
 
     def features(self, x: Tensor, stage: int, state: State) -> Tensor:
-        """Return the features that enter the head; a subclass that has a state reads it here."""
+        """Return the features for the head; a subclass with a state reads it here."""
         if self.rise is None:
             return self.blocks(self.backbone(x, stage), stage)
         features, skips = self.backbone.descend(x, stage)
         return self.rise(self.blocks(features, stage), skips, stage)
 
     def carry(self, features: Tensor, stage: int, state: State) -> State:
-        """Return what `advance` needs after the stage: nothing, where there is no state."""
+        """Return what `advance` needs after the stage; None without a state."""
         return None
 
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
@@ -75,14 +75,14 @@ class Composed(Refiner):
         return self.head.scaled(features, stage, self.output_scale), self.carry(features, stage, state)
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas by the head's own path, and what `advance` needs."""
+        """Return the chosen deltas, computed by the head's `choose`, and what `advance` needs."""
         features = self.features(x, stage, state)
         return self.head.choose(features, stage, codes) * self.output_scale, self.carry(features, stage, state)
 
     def choose_many(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the deltas of several options by the head's own path.
+        """Return the deltas of several options, computed by the head's `choose`, and what `advance` needs.
 
-        A subclass that proposes in another way is left to what every refiner can do.
+        A subclass that overrides `propose` may compute other deltas than the head, so it gets the general way.
         """
         if type(self).propose is not Composed.propose:
             return super().choose_many(x, stage, state, codes)

@@ -1,1 +1,1 @@
-"""Examples drawn: images, points, voxels, text, and the tree of options."""
+"""Draw examples (images, signals, points, voxels, text) and the tree of codes."""

@@ -1,4 +1,4 @@
-"""Examples as pictures, for each form of data."""
+"""Draw samples, reconstructions, stages and proposals, for each kind of data."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from vqtk.render.sheets import ImageSheet, Sheet, grid, pairs, stage_strip
 from vqtk.render.voxels import render_voxels
 
 Form = Literal["pictures", "lines", "points", "text", "nothing"]
-"""How items are shown: each as a picture, as lines in a picture, as a point of the plane, as a text; or not at all."""
+"""How examples are drawn: as an image each, as lines in an image, as points in the plane, as text; or not at all."""
 
 UNKNOWN = "�"
 _VISIBLE = {"\n": "⏎", "\t": "⇥"}
 
 
 def form(data: DataSpec) -> Form:
-    """Return how the items of data are shown."""
+    """Return how the examples of data are drawn."""
     axes = len(data.shape)
     if data.kind == "text":
         return "text"
@@ -41,20 +41,27 @@ def form(data: DataSpec) -> Form:
 
 
 def require_drawn(data: DataSpec) -> None:
-    """Raise VqtkError if items of such data cannot be shown."""
+    """Raise VqtkError if examples of such data cannot be drawn."""
     if form(data) == "nothing":
         raise VqtkError(
-            f"{data.kind} data of shape {data.shape} cannot be drawn. Drawn are images (channels, h, w), voxels "
-            "(1, x, y, z), signals (channels, time), vectors, and text. From Python, model.decode gives the values."
+            f"{data.kind} data of shape {data.shape} cannot be drawn. Expected images (channels, h, w), voxels "
+            "(1, x, y, z), signals (channels, time), vectors or text. From Python, model.decode returns the values."
         )
 
 
 def pictures(data: DataSpec, items: Tensor, *, over: Tensor | None = None, alike: Sequence[Tensor] = ()) -> Tensor:
-    """Return items (n, *data shape) in training units as pictures (n, c, h, w) in [0, 1].
+    """Return examples (n, *data shape) in training units as images (n, c, h, w) in [0, 1].
 
-    Images are shown as they are, their channels side by side where they are neither one nor three; grids drawn, solid
-    from 0.5 on, the third axis up; signals and vectors as lines, over other items in grey where these are given, on a
-    scale that holds the items `alike`, too. Raises: VqtkError if they cannot be drawn.
+    Images are not changed, except that channels which are neither one nor three are put side by side. Voxels are drawn
+    in three dimensions, solid from 0.5 on, the third axis up. Signals and vectors are drawn as lines.
+
+    Arguments:
+        data: what the examples are.
+        items: the examples.
+        over: further signals, drawn in grey under them.
+        alike: further examples that the scale of the lines covers, so that several calls share one scale.
+
+    Raises: VqtkError if they cannot be drawn.
     """
     require_drawn(data)
     if form(data) == "lines":
@@ -69,19 +76,19 @@ def pictures(data: DataSpec, items: Tensor, *, over: Tensor | None = None, alike
 
 
 def _channels(items: Tensor) -> Tensor:
-    """Return signals (n, c, t) as they are, and vectors (n, d) as signals of one channel."""
+    """Return signals (n, c, t) unchanged, and vectors (n, d) as signals of one channel."""
     return items if items.ndim == 3 else items[:, None]
 
 
 def texts(data: DataSpec, items: Tensor) -> list[str]:
-    """Return tokens (n, length) as texts of one line each."""
+    """Return each row of tokens (n, length) as text on one line."""
     return [as_text(tokens, data.characters) for tokens in items.tolist()]
 
 
 def as_text(tokens: list[int], characters: str | None) -> str:
-    """Return tokens as one line, a character each: line ends and tabs as signs, what cannot be shown as `�`.
+    """Return tokens as one line, a character each: line ends and tabs as symbols, unprintable characters as `�`.
 
-    The spaces of a line of nothing else are shown as `·`.
+    In a line of spaces only they are shown as `·`.
     """
     known = [_visible(character) for character in characters or ""]
     line = "".join(known[token] if 0 <= token < len(known) else UNKNOWN for token in tokens)
@@ -98,7 +105,7 @@ _VALUES_AT_ONCE = 1 << 26
 
 
 def random_codes(model: Model, *, count: int, seed: int, stages: int | None = None) -> Tensor:
-    """Return the codes (n, s) that `samples` decodes: the model's random ones, their first `stages` where given."""
+    """Return the codes (n, s) that `samples` decodes: random codes of the model, or their first `stages`."""
     return model.random_codes(count, generator=torch.Generator().manual_seed(seed))[:, :stages]
 
 
@@ -109,7 +116,7 @@ def encoded(model: Model, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def shown_as(model: Model, codes: Tensor) -> Tensor:
-    """Return what codes (n, s) stand for, as data in training units (n, *data shape), a few at a time."""
+    """Return decoded codes (n, s) as data in training units (n, *data shape), a few at a time."""
     return model.loss.show(in_pieces(model, model.decode, codes))
 
 
@@ -129,7 +136,7 @@ def samples(
     columns: int = 8,
     over: Tensor | None = None,
 ) -> Sheet:
-    """Return the reconstructions of the model's random codes, or of their first `stages` (see `decoded`).
+    """Return the reconstructions of random codes of the model, or of their first `stages` (see `decoded`).
 
     Raises: VqtkError if only whole codes can be decoded.
     """
@@ -141,9 +148,9 @@ def samples(
 
 @torch.no_grad()
 def decoded(model: Model, codes: Tensor, *, columns: int = 8, over: Tensor | None = None) -> Sheet:
-    """Return the reconstructions of codes (n, s), as samples.
+    """Return the reconstructions of codes (n, s), drawn as samples.
 
-    Points are drawn over items (n, 2) in training units, where these are given.
+    Points are drawn over the examples `over` (n, 2) in training units, if given.
     """
     require_drawn(model.data)
     shown = shown_as(model, codes)
@@ -158,7 +165,7 @@ def decoded(model: Model, codes: Tensor, *, columns: int = 8, over: Tensor | Non
 def reconstructions(model: Model, targets: Tensor, *, codes: Tensor | None = None, columns: int = 8) -> Sheet:
     """Return targets (n, *data shape) in training units with their reconstructions below them.
 
-    Their codes (n, s) are those given, or found by encoding.
+    Their `codes` (n, s) are found by encoding if not given.
     """
     require_drawn(model.data)
     shown = shown_as(model, encoded(model, targets) if codes is None else codes)
@@ -169,33 +176,35 @@ def reconstructions(model: Model, targets: Tensor, *, codes: Tensor | None = Non
         return points.reconstruction_plots(targets.cpu(), shown.cpu())
     cells = pictures(model.data, targets, alike=[shown]), pictures(model.data, shown, over=targets)
     sheet = pairs(*cells, columns)
-    return ImageSheet(sheet, f"{len(targets)} items, each with its reconstruction below it")
+    return ImageSheet(sheet, f"{len(targets)} examples, each with its reconstruction below it")
 
 
 @torch.no_grad()
 def stages(model: Model, targets: Tensor, *, codes: Tensor | None = None) -> Sheet:
-    """Return what is reached after each stage, and last the targets (n, *data shape) in training units.
+    """Return the reconstruction after each stage, and last the targets (n, *data shape) in training units.
 
-    Their codes (n, s) are those given, or found by encoding. Raises: VqtkError if only whole codes can be decoded.
+    Their `codes` (n, s) are found by encoding if not given.
+
+    Raises: VqtkError if only whole codes can be decoded.
     """
     require_stepwise(model)
     require_drawn(model.data)
     after = in_pieces(model, model.decode_stages, encoded(model, targets) if codes is None else codes)
-    shown = [model.loss.show(item) for item in after]
+    shown = [model.loss.show(one) for one in after]
     if form(model.data) == "text":
-        return text.stage_lines(texts(model.data, targets), [texts(model.data, item) for item in shown])
+        return text.stage_lines(texts(model.data, targets), [texts(model.data, one) for one in shown])
     if form(model.data) == "points":
         return points.stage_plots(targets.cpu(), torch.stack(shown).cpu())
     every = torch.cat([*shown, targets])
-    over = [target.expand_as(item) for target, item in zip(targets, shown, strict=True)]
-    drawn = [pictures(model.data, item, over=its, alike=[every]) for item, its in zip(shown, over, strict=True)]
+    over = [target.expand_as(one) for target, one in zip(targets, shown, strict=True)]
+    drawn = [pictures(model.data, one, over=its, alike=[every]) for one, its in zip(shown, over, strict=True)]
     strip = stage_strip(pictures(model.data, targets, alike=[every]), torch.stack(drawn))
-    return ImageSheet(strip, f"{len(after)} items after 1 to {after.shape[1]} stages, and the items themselves last")
+    return ImageSheet(strip, f"{len(after)} examples after 1 to {after.shape[1]} stages, and the examples last")
 
 
 @torch.no_grad()
 def proposals(model: Model, target: Tensor, *, stage: int, columns: int = 8) -> tuple[Sheet, int]:
-    """Return what a stage (from 0) proposes for a target (*data shape), the chosen option marked, and that option.
+    """Return a stage's (from 0) proposals for a target (*data shape), the chosen option marked, and that option.
 
     Raises: VqtkError if only whole codes can be decoded.
     """
@@ -215,15 +224,16 @@ def proposals(model: Model, target: Tensor, *, stage: int, columns: int = 8) -> 
 
 
 def write_all(model: Model, targets: Tensor, folder: Path, update: int) -> list[str]:
-    """Write a run's samples, reconstructions and, where it has stages, their strip and the proposals of an early one.
+    """Write a run's samples and reconstructions, and for a stepwise model its stages and the proposals of an early one.
 
-    The update is in their names. Return lines about those that could not be drawn or written: no picture ends a run.
+    File names contain the update. Return lines about what could not be drawn or written, rather than raise: no image
+    ends a run.
     """
     model.eval()
     try:
         require_drawn(model.data)
     except VqtkError as error:
-        return [f"No pictures: {error}"]
+        return [f"No images: {error}"]
     codes = encoded(model, targets)
     shown = len(targets) if form(model.data) == "points" else 10
     sheets: dict[str, Callable[[], Sheet]] = {
@@ -239,7 +249,7 @@ def write_all(model: Model, targets: Tensor, folder: Path, update: int) -> list[
             sheet = make()
             sheet.write(folder / f"{name}_{update:08d}{sheet.suffix}")
         except Exception as error:
-            notes.append(f"No picture of {name}: {' '.join(str(error).split())[:200] or type(error).__name__}")
+            notes.append(f"No image of {name}: {' '.join(str(error).split())[:200] or type(error).__name__}")
     return notes
 
 
@@ -247,12 +257,12 @@ def require_stepwise(model: Model) -> None:
     """Raise VqtkError if a model decodes whole codes only."""
     if not model.stepwise:
         raise VqtkError(
-            f"this model ({type(model).__name__}) decodes whole codes only, so there is nothing to show of single "
-            "stages. `vqtk sample` without --stages and `vqtk reconstruct` show what it does."
+            f"this model ({type(model).__name__}) decodes whole codes only, so it has no single stages to show. "
+            "Use `vqtk sample` without --stages, or `vqtk reconstruct`."
         )
 
 
 def in_pieces(model: Model, function: Callable[[Tensor], Tensor], items: Tensor) -> Tensor:
-    """Apply a function to a few items at a time, so that all their proposals fit into memory."""
+    """Apply a function to a few examples at a time, so that all their proposals fit into memory."""
     size = max(1, _VALUES_AT_ONCE // (model.options * prod(model.loss.shape)))
     return torch.cat([function(piece) for piece in items.split(size)])

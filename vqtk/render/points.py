@@ -1,4 +1,4 @@
-"""Points and signals, drawn."""
+"""Draw points in the plane, and signals as lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from vqtk.render.sheets import ImageSheet
 
 ITEM, SHOWN, MARK, FAINT = "#b3bcc3", "#1b4f72", "#e34a21", "#d5dbdf"
-"""The colours of items, of what a model makes of them, of what is chosen, and of lines between the two."""
+"""The colours of examples, of reconstructions and proposals, of the chosen one, and of the lines to the others."""
 _TREE = colormaps["viridis"]
 _DPI = 150
 _ONE_IN = 6.0
@@ -29,35 +29,37 @@ _MARGIN = 0.06
 
 
 def sample_plots(shown: Tensor, *, over: Tensor | None = None) -> ImageSheet:
-    """Return samples (n, 2), over items (n, 2) where they are given."""
+    """Return a plot of samples (n, 2), over examples (n, 2) if they are given."""
     figure, (axes,) = blank(1, shown, over)
     if over is not None:
         dots(axes, over, ITEM)
     dots(axes, shown, SHOWN)
-    return as_png(figure, f"{len(shown)} samples in the plane" + ("" if over is None else f", over {len(over)} items"))
+    below = "" if over is None else f", over {len(over)} examples"
+    return as_png(figure, f"{len(shown)} samples in the plane{below}")
 
 
 def reconstruction_plots(targets: Tensor, shown: Tensor) -> ImageSheet:
-    """Return items (n, 2), and lines from each to its reconstruction (n, 2)."""
+    """Return a plot of examples (n, 2), each joined to its reconstruction (n, 2)."""
     figure, (axes,) = blank(1, targets, shown)
     _pairs(axes, targets, shown)
-    return as_png(figure, f"{len(targets)} items in the plane, each joined to its reconstruction")
+    return as_png(figure, f"{len(targets)} examples in the plane, each joined to its reconstruction")
 
 
 def stage_plots(targets: Tensor, after: Tensor) -> ImageSheet:
-    """Return a panel a stage: items (n, 2), joined to what is reached after it, after (n, s, 2)."""
+    """Return a panel for each stage: examples (n, 2), joined to their reconstructions after it, `after` (n, s, 2)."""
     count = after.shape[1]
     figure, panels = blank(count, targets, after.flatten(0, 1))
     for index, axes in enumerate(panels):
         _pairs(axes, targets, after[:, index])
         axes.set_title(f"stage {index + 1}", fontsize=9)
-    return as_png(figure, f"{len(after)} items in the plane, joined to their reconstructions after 1 to {count} stages")
+    alt = f"{len(after)} examples in the plane, joined to their reconstructions after 1 to {count} stages"
+    return as_png(figure, alt)
 
 
 def proposal_plots(shown: Tensor, *, start: Tensor, target: Tensor, chosen: int, alt: str) -> ImageSheet:
-    """Return options (k, 2) as points, joined to the reconstruction (2,) that they start from, the chosen one marked.
+    """Return a plot of proposals (k, 2), joined to the reconstruction (2,) that they change, the chosen one marked.
 
-    The item itself (2,) is a cross.
+    The example itself (2,) is a cross.
     """
     figure, (axes,) = blank(1, shown, start[None], target[None])
     lines(axes, start.expand_as(shown), shown, colour=FAINT, width=0.8)
@@ -73,10 +75,10 @@ def proposal_plots(shown: Tensor, *, start: Tensor, target: Tensor, chosen: int,
 
 
 def tree_plot(levels: Sequence[Tensor], taken: Sequence[Tensor], *, first: int, alt: str) -> ImageSheet:
-    """Return a tree in the plane: of each level from the root on, the points (n, 2), joined to their parents.
+    """Return a plot of a tree: for each level from the root on, the points (n, 2), joined to their parents.
 
-    Children stand side by side, in the order of their parents; those whose places (n,) are not `taken` are not drawn.
-    `first` is the stage of the first level below the root.
+    The points of a level are in the order of their parents; those that are not `taken` (n,) are not drawn. `first` is
+    the stage of the first level below the root.
     """
     figure, (axes,) = blank(1, *(level[some] for level, some in zip(levels, taken, strict=True)))
     depth = len(levels) - 1
@@ -95,7 +97,7 @@ def tree_plot(levels: Sequence[Tensor], taken: Sequence[Tensor], *, first: int, 
 
 
 def blank(panels: int, *shown: Tensor | None) -> tuple[Figure, list[Axes]]:
-    """Return a figure of so many panels, four in a row; all show the rectangle that holds all points (n, 2)."""
+    """Return an empty figure with panels, four in a row, all of which cover the rectangle of all points (n, 2)."""
     every = torch.cat([points for points in shown if points is not None])
     low, high = every.min(0).values, every.max(0).values
     reach = (high - low).clamp(min=float((high - low).max()) * 0.4 or 1.0) * (0.5 + _MARGIN)
@@ -115,7 +117,7 @@ def blank(panels: int, *shown: Tensor | None) -> tuple[Figure, list[Axes]]:
 
 
 def dots(axes: Axes, points: Tensor, colour: str, *, size: float | None = None, order: int = 3) -> None:
-    """Draw points (n, 2), smaller where they are many."""
+    """Draw points (n, 2), smaller the more there are."""
     each = max(1.0, min(16.0, 4000 / len(points))) if size is None else size
     x, y = points.T.tolist()
     axes.scatter(x, y, s=each, color=colour, linewidths=0, zorder=order)
@@ -128,7 +130,7 @@ def lines(axes: Axes, starts: Tensor, ends: Tensor, *, colour: str, width: float
 
 
 def as_png(figure: Figure, alt: str) -> ImageSheet:
-    """Return a figure as a sheet, drawn once, pixel by pixel."""
+    """Return a figure as a sheet of pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
@@ -144,7 +146,7 @@ def _pairs(axes: Axes, targets: Tensor, shown: Tensor) -> None:
 
 
 WIDTH, HEIGHT = 160, 96
-"""Pixels of a picture; of more than three channels it is higher."""
+"""The size of an image of a signal in pixels; it is higher for more than three channels."""
 _LANE, _HIGHEST = 32, 512
 _FINE = 2
 _LINE, _UNDER, _ZERO, _FRAME, _PAPER = "#1b4f72", "#b3bcc3", "#eceff1", "#c3cdd4", "#ffffff"
@@ -152,7 +154,7 @@ _SIGNAL_MARGIN = 0.08
 
 
 def span_of(*signals: Tensor) -> Tensor:
-    """Return the lowest and highest value of each channel of signals (n, c, t), widened a little: (2, c)."""
+    """Return the lowest and highest value of each channel of signals (n, c, t), with a margin: (2, c)."""
     every = torch.cat([_finite(one).transpose(0, 1).flatten(1) for one in signals], 1)
     low, high = every.min(1).values, every.max(1).values
     room = torch.where(high > low, (high - low) * _SIGNAL_MARGIN, 1.0)
@@ -160,9 +162,9 @@ def span_of(*signals: Tensor) -> Tensor:
 
 
 def render_signal(signals: Tensor, *, scale: Tensor, over: Tensor | None = None) -> Tensor:
-    """Draw signals (n, c, t), over others of that shape in grey → (n, 3, height, 160) in [0, 1].
+    """Draw signals (n, c, t), over others of the same shape in grey → (n, 3, height, 160) in [0, 1].
 
-    `scale` (2, c) is the value at the lower and at the upper edge of each channel's lane.
+    `scale` (2, c) holds the values at the lower and upper edge of each channel's lane.
     """
     height = min(max(HEIGHT, _LANE * signals.shape[1]), _HIGHEST)
     values = [None if one is None else _finite(one).numpy() for one in (over, signals)]
@@ -174,7 +176,7 @@ def render_signal(signals: Tensor, *, scale: Tensor, over: Tensor | None = None)
 
 
 def _picture(shown: Sequence[tuple[np.ndarray, str]], scale: np.ndarray, height: int) -> np.ndarray:
-    """Return signals (c, t) with their colours as one picture (3, height, 160), the last one uppermost."""
+    """Return signals (c, t) in their colours as one image (3, height, 160), the last one on top."""
     canvas = Image.new("RGB", (WIDTH * _FINE, height * _FINE), _PAPER)
     draw = ImageDraw.Draw(canvas)
     lane = canvas.height / scale.shape[1]
@@ -188,7 +190,7 @@ def _picture(shown: Sequence[tuple[np.ndarray, str]], scale: np.ndarray, height:
             draw.line([(0, zero), (canvas.width, zero)], fill=_ZERO, width=_FINE)
         for signal, colour in shown:
             line = _outline(signal[channel])
-            # A single value is a level.
+            # A single value is drawn as a horizontal line.
             across = np.linspace(0, canvas.width - 1, max(2, len(line)))
             down = places(line if len(line) > 1 else np.repeat(line, 2))
             draw.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill=colour, width=_FINE)
@@ -198,7 +200,7 @@ def _picture(shown: Sequence[tuple[np.ndarray, str]], scale: np.ndarray, height:
 
 
 def _outline(values: np.ndarray) -> np.ndarray:
-    """Return a line (t,) as it is, or, of more values than can be seen, the least and greatest of short parts."""
+    """Return a line (t,) unchanged, or for more values than pixels the smallest and largest value of short parts."""
     if len(values) <= 4 * WIDTH:
         return values
     parts = np.array_split(values, 2 * WIDTH)
@@ -206,5 +208,5 @@ def _outline(values: np.ndarray) -> np.ndarray:
 
 
 def _finite(signals: Tensor) -> Tensor:
-    """Return signals with 0 for what is no finite number, so that the others are seen."""
+    """Return signals with 0 for values that are not finite, so that the others can be seen."""
     return torch.nan_to_num(signals.detach().double().cpu(), nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,4 +1,4 @@
-"""Sheets of images: laid out, written to PNG files, shown in a terminal."""
+"""Sheets of images: lay them out, write them to PNG files, and show them in a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vqtk.files import replacing
 
 
 def half_blocks(image: Image.Image, columns: int) -> Segments:
-    """Return an RGB image as half blocks for rich to print, scaled down to at most so many columns."""
+    """Return an RGB image as half blocks for rich to print, scaled down to at most `columns` columns."""
     width = min(image.width, columns)
     height = max(2, round(image.height * width / image.width)) // 2 * 2
     small = image.resize((width, height), Image.Resampling.BOX)
@@ -43,7 +43,7 @@ _FRAME = (0.89, 0.29, 0.13)
 
 
 def grid(pictures: Tensor, columns: int, *, framed: set[int] | frozenset[int] = frozenset()) -> Tensor:
-    """Lay pictures (n, c, h, w) out in rows: → (3, height, width) in [0, 1]; those framed get a coloured border."""
+    """Lay images (n, c, h, w) out in rows → (3, height, width) in [0, 1]; `framed` ones get a coloured border."""
     pictures = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
     n, _, h, w = pictures.shape
     columns = min(columns, n)
@@ -60,13 +60,13 @@ def grid(pictures: Tensor, columns: int, *, framed: set[int] | frozenset[int] = 
 
 
 def stage_strip(targets: Tensor, after: Tensor) -> Tensor:
-    """Lay out a column an item and a row a stage: after (n, s, c, h, w); the targets (n, c, h, w) come last."""
+    """Lay out a column for each example and a row for each stage, after (n, s, c, h, w); targets (n, c, h, w) last."""
     rows = rearrange(torch.cat([after, targets[:, None]], 1), "n s c h w -> (s n) c h w")
     return grid(rows, columns=len(targets))
 
 
 def pairs(targets: Tensor, reconstructions: Tensor, columns: int) -> Tensor:
-    """Lay out targets with their reconstructions below them, in double rows of `columns`."""
+    """Lay out targets with their reconstructions below them, in pairs of rows."""
     rows, columns = [], min(columns, len(targets))
     for start in range(0, len(targets), columns):
         rows += [_filled(part[start : start + columns], columns) for part in (targets, reconstructions)]
@@ -81,26 +81,26 @@ _EASILY_SEEN = 640
 
 
 class Sheet(Protocol):
-    """What a command shows. `plain` is its content as text, where it is text."""
+    """The output of a command that draws: a sheet of images, or lines of text."""
 
     @property
     def suffix(self) -> str:
-        """The suffix of the file that it is written to: `.png` or `.txt`."""
+        """The suffix of its file: `.png` or `.txt`."""
 
     @property
     def plain(self) -> str | None:
-        """The text of a sheet of text, None for pictures."""
+        """The text of a sheet of text; None for images."""
 
     def write(self, path: Path) -> None:
-        """Write it, replacing the file whole. Raises: VqtkError if it cannot be written."""
+        """Write the sheet, replacing the file atomically. Raises: VqtkError if it cannot be written."""
 
     def drawn(self, columns: int) -> RenderableType:
-        """Return it for rich to print in a terminal of so many columns."""
+        """Return the sheet for rich to print in a terminal with that many columns."""
 
 
 @dataclass(frozen=True)
 class ImageSheet:
-    """A picture (3, h, w) in [0, 1], and in words what it shows."""
+    """An image (3, h, w) in [0, 1], and in words what it shows."""
 
     pixels: Tensor
     alt: str
@@ -108,26 +108,26 @@ class ImageSheet:
     plain = None
 
     def image(self, *, scale: int = 1) -> Image.Image:
-        """Return the picture, each pixel `scale` squared."""
+        """Return the image with each pixel enlarged to `scale` × `scale`."""
         pixels = (rearrange(self.pixels, "c h w -> h w c").numpy() * 255).round().astype(np.uint8)
         image = Image.fromarray(pixels)
         return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
     @property
     def scale(self) -> int:
-        """How many times it is enlarged so that it is easily seen."""
+        """The factor by which a file is enlarged, so that small images can be seen."""
         return max(1, _EASILY_SEEN // self.pixels.shape[2])
 
     def write(self, path: Path) -> None:
-        """Write it as PNG, enlarged. Raises: VqtkError if it cannot be written."""
+        """Write the image as PNG, enlarged. Raises: VqtkError if it cannot be written."""
         try:
             with replacing(path) as temporary:
                 self.image(scale=self.scale).save(temporary, format="PNG")
         except OSError as error:
-            raise VqtkError(f"{path}: the picture cannot be written ({error}). Choose another path with -o.") from None
+            raise VqtkError(f"{path}: the image cannot be written ({error}). Choose another path with -o.") from None
 
     def drawn(self, columns: int) -> RenderableType:
-        """Return it as half blocks, scaled down to so many columns."""
+        """Return the image as half blocks, scaled down to that many columns."""
         return half_blocks(self.image(), columns)
 
 
@@ -144,11 +144,15 @@ _TREE_PAPER, _TREE_FRAME, _INK = "#ffffff", "#aab7c1", "#34495e"
 def mosaic(
     shown: Sequence[Tensor], codes: Sequence[Sequence[Sequence[int]]], taken: Sequence[Tensor], *, alt: str
 ) -> ImageSheet:
-    """Return a tree as one picture: of each level from the root on, the pictures (n, c, h, w) in [0, 1] and the codes.
+    """Return a tree as one image: nested boxes, each headed by its node's image, twice as large, and its option.
 
-    Places (n,) that are not `taken` stay empty. A node's children stand side by side on the next level, in the order
-    of their parents. Boxes are headed by the node's picture, twice as large, and its option; the root of a whole tree
-    has no picture. Pictures are enlarged or reduced so that the whole is easily seen.
+    The root of a whole tree has no image. Images are enlarged or reduced so that the whole can be seen.
+
+    Arguments:
+        shown: for each level from the root on, the images (n, c, h, w) in [0, 1], in the order of their parents.
+        codes: for each level, the codes of its nodes.
+        taken: for each level, which places (n,) hold a node; the others stay empty.
+        alt: what the tree shows, in words.
     """
     side = shown[0].shape[3]
     columns = ceil(sqrt(len(shown[1])))
@@ -163,7 +167,7 @@ def mosaic(
 
 @dataclass(frozen=True)
 class _Page:
-    """Pictures and codes level by level, which of them are taken, and how many pictures stand in a row."""
+    """Images and codes by level, which of them are taken, and the number of images in a row."""
 
     pictures: list[list[Image.Image]]
     codes: Sequence[Sequence[Sequence[int]]]
@@ -180,26 +184,26 @@ class _Page:
 
     @property
     def numbered(self) -> bool:
-        """Whether the pictures of the last level bear their options: there is room, or a choice of options to tell."""
+        """Whether the images of the last level show their options: there is room, or they are not all options."""
         return self.leaves == 1 or self.children <= _FEW
 
     @property
     def title(self) -> int:
-        """The size of the letters at the head of a box."""
+        """The font size of the head of a box."""
         return max(_LABEL, min(_TITLE, _HEAD * self.pictures[0][0].height // 2))
 
     def head_width(self, level: int) -> int:
-        """Return the width of what stands above the children of a node: its picture and its option."""
+        """Return the width of a node's head, above its children: its image and its option."""
         code = self.codes[level][0]
         widest = "8" * (2 * len(code) + len(code) - 1 if level == 0 else 3)
         return int(_HEAD * self.pictures[0][0].width + _PADDING + _font(self.title).getlength(widest)) if code else 0
 
     def head(self, level: int) -> int:
-        """Return the height of what stands above the children of a node."""
+        """Return the height of a node's head, above its children."""
         return _HEAD * self.pictures[0][0].height + _PADDING if self.codes[level][0] else 0
 
     def size(self, level: int) -> tuple[int, int]:
-        """Return height and width of a node with all that is below it."""
+        """Return the height and width of a node with all of its descendants."""
         if level == self.leaves:
             picture = self.pictures[0][0]
             return picture.height + (_LABEL if self.numbered else 0), picture.width
@@ -209,11 +213,11 @@ class _Page:
         return inner[0] + 2 * _PADDING + self.head(level), max(inner[1], self.head_width(level)) + 2 * _PADDING
 
     def gap(self, level: int) -> int:
-        """Return the distance between the children of a node of that level."""
+        """Return the distance between the children of a node on that level."""
         return _GAP if level + 1 == self.leaves else _BETWEEN
 
     def draw(self, canvas: Image.Image, *, level: int, node: int, top: int, left: int) -> None:
-        """Draw a node and all that is below it."""
+        """Draw a node and all of its descendants."""
         picture, code = self.pictures[level][node], self.codes[level][node]
         if level == self.leaves:
             canvas.paste(picture, (left, top))
@@ -254,7 +258,7 @@ def _enlarged(width: int) -> int:
 
 
 def _resized(pictures: Tensor, width: int) -> Tensor:
-    """Return pictures (n, c, h, w) with that width: enlarged pixel by pixel, or reduced."""
+    """Return images (n, c, h, w) resized to a width: enlarged by repeating pixels, or interpolated."""
     old = pictures.shape[3]
     if width % old == 0:
         return pictures.repeat_interleave(width // old, 2).repeat_interleave(width // old, 3)

@@ -1,4 +1,4 @@
-"""Texts laid out in lines: samples, items with their reconstructions, stages, proposals."""
+"""Texts laid out in lines: samples, examples with their reconstructions, stages and proposals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NARROWEST = 20
 
 @dataclass(frozen=True)
 class Line:
-    """One text with its label; the characters at the indices `marked` stand out, or, where `chosen`, all of it."""
+    """One text with its label; the characters at the indices `marked` are highlighted, or all of them if `chosen`."""
 
     label: str
     text: str
@@ -42,19 +42,19 @@ class TextSheet:
 
     @property
     def plain(self) -> str:
-        """The lines, with `^` below what is marked and `>` before what is chosen."""
+        """The lines, with `^` below marked characters and `>` before the chosen line."""
         width = self._label_width()
         return "\n\n".join("\n".join(_plain(line, width) for line in block) for block in self.blocks) + "\n"
 
     def write(self, path: Path) -> None:
-        """Write it in UTF-8. Raises: VqtkError if it cannot be written."""
+        """Write the lines in UTF-8. Raises: VqtkError if the file cannot be written."""
         try:
             write_text(path, self.plain)
         except OSError as error:
             raise VqtkError(f"{path}: the text cannot be written ({error}). Choose another path with -o.") from None
 
     def drawn(self, columns: int) -> RenderableType:
-        """Return it in colour, long lines continued below their beginning."""
+        """Return the lines in colour, long ones wrapped with an indent."""
         width = self._label_width()
         room = max(_NARROWEST, columns - width - len(_GAP))
         blocks = [Text("\n").join(_coloured(line, width, room) for line in block) for block in self.blocks]
@@ -65,35 +65,36 @@ class TextSheet:
 
 
 def sample_lines(texts: Sequence[str]) -> TextSheet:
-    """Return one numbered line a text."""
+    """Return one numbered line for each text."""
     return TextSheet([[Line(str(index), text) for index, text in enumerate(texts)]])
 
 
 def pair_lines(items: Sequence[str], reconstructions: Sequence[str], differing: Sequence[frozenset[int]]) -> TextSheet:
-    """Return each item with its reconstruction below it, the characters at the indices that differ marked.
+    """Return each example with its reconstruction below it, marking the characters at the indices that differ.
 
-    These are those of the tokens: a sign may stand for several, and a line of spaces has signs of its own.
+    The indices come from the tokens, because the texts may not show a difference: several tokens may have the same
+    symbol.
     """
     return TextSheet(
         [
-            [Line("item", item), Line("reconstruction", text, marked)]
-            for item, text, marked in zip(items, reconstructions, differing, strict=True)
+            [Line("example", example), Line("reconstruction", text, marked)]
+            for example, text, marked in zip(items, reconstructions, differing, strict=True)
         ]
     )
 
 
 def stage_lines(items: Sequence[str], after: Sequence[Sequence[str]]) -> TextSheet:
-    """Return for each item one line a stage, the item itself last; after holds each item's texts, stage by stage."""
+    """Return a line for each stage of each example, then the example; `after` holds an example's texts by stage."""
     return TextSheet(
         [
-            [*(Line(f"stage {stage}", text) for stage, text in enumerate(texts, start=1)), Line("item", item)]
-            for item, texts in zip(items, after, strict=True)
+            [*(Line(f"stage {stage}", text) for stage, text in enumerate(texts, start=1)), Line("example", example)]
+            for example, texts in zip(items, after, strict=True)
         ]
     )
 
 
 def option_lines(texts: Sequence[str], chosen: int) -> TextSheet:
-    """Return one line an option, the chosen one marked."""
+    """Return one line for each option, the chosen one marked."""
     return TextSheet([[Line(str(index), text, chosen=index == chosen) for index, text in enumerate(texts)]])
 
 

@@ -1,4 +1,4 @@
-"""The first levels of the tree of decisions below a prefix of codes, as one sheet."""
+"""The first levels of the tree of codes below a prefix, as one sheet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vqtk.render.sheets import Sheet, mosaic
 from vqtk.render.text import Line, TextSheet
 
 MOST_NODES = 6000
-"""How many nodes below the prefix are shown at most."""
+"""The most nodes below the prefix that are shown."""
 
 _TEXT = 72
 _USUAL_LEVELS = {"image": 2}
@@ -25,10 +25,11 @@ _USUAL_LEVELS = {"image": 2}
 
 @dataclass(frozen=True)
 class Level:
-    """The nodes of one level: codes (n, s), and as they are shown: pictures (n, c, h, w), or items of the data.
+    """The nodes of one level: codes (n, s), and what they show: images (n, c, h, w), or examples of the data.
 
-    Every node has equally many places for children; they stand side by side on the next level, in the order of their
-    parents. A place (n,) is `taken` unless only options that items take are shown, and it is left over.
+    Every node has the same number of places for children, which are next to each other on the next level, in the order
+    of their parents. Where only options that examples use are shown, places may be left over; `taken` (n,) is False
+    for these.
     """
 
     codes: Tensor
@@ -47,9 +48,15 @@ def tree(
 ) -> tuple[Sheet, list[Level]]:
     """Return the tree below a prefix of codes as a sheet, and its levels, the first of which is the prefix alone.
 
-    Each node has all options for children; or the first `options`; or, given the codes `used_by` (n, stages) of items,
-    the `options` that most of those items take which come through the node, fewer if they take fewer. By default
-    images have two levels, voxels, signals, vectors and text one, and points as many as can be shown.
+    Arguments:
+        model: the model.
+        prefix: the codes of the first stages.
+        levels: the number of stages below the prefix; by default two for images, as many as can be shown for points,
+            and one for all other data.
+        options: the number of children of a node: the first options, or the most used ones with `used_by`; by default
+            all.
+        used_by: codes (n, stages) of examples; a node then has the options that most of the examples passing through
+            it use, and fewer if they use fewer.
 
     Raises: VqtkError if the prefix or a number does not fit the model, or there would be too many nodes.
     """
@@ -61,7 +68,9 @@ def tree(
     _check_nodes(count, width)
     grown = _grown(model, prefix, levels=count, width=width, used_by=used_by)
     if used_by is not None and not grown[1].taken.any():
-        raise VqtkError(f"--used: none of the {len(used_by)} items comes through {_named(prefix)}. Give more items.")
+        raise VqtkError(
+            f"--used: none of the {len(used_by)} examples passes through {_named(prefix)}. Give more examples."
+        )
     which = f"The {'first' if used_by is None else 'most used'} {width}"
     which = f"All {width}" if width == model.options and used_by is None else which
     alt = f"{which} options of each node, {count} stages deep, below {_named(prefix)}"
@@ -88,7 +97,7 @@ def _grown(model: Model, prefix: Sequence[int], *, levels: int, width: int, used
 
 
 def _children(codes: Tensor, width: int, options: int, used_by: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return which options stand below each node, and whether any item takes them: codes (n, s) → (n, width) each."""
+    """Return the options below each node, and whether any example uses them: codes (n, s) → (n, width) each."""
     if used_by is None:
         children = torch.arange(width, device=codes.device).expand(len(codes), -1)
         return children, torch.ones_like(children, dtype=torch.bool)
@@ -118,7 +127,7 @@ def _sheet(data: DataSpec, grown: list[Level], alt: str) -> Sheet:
 
 
 def _lines(codes: list[list[list[int]]], shown: list[list[str]], taken: list[list[bool]]) -> TextSheet:
-    """Return the nodes as lines, indented by level, their codes as labels; a block a child of the root."""
+    """Return the nodes as lines, indented by level, with their codes as labels; each child of the root is a block."""
 
     def below(level: int, node: int) -> list[Line]:
         text = shown[level][node]
@@ -154,22 +163,22 @@ def _check(model: Model, prefix: Sequence[int], levels: int | None, options: int
     if left < 1:
         raise VqtkError(
             f"--prefix {','.join(map(str, prefix))}: {len(prefix)} codes, and this model has {model.stages} stages. "
-            "Nothing lies below a whole code; give fewer."
+            "There is nothing below a whole code; give fewer."
         )
     if not all(0 <= code < model.options for code in prefix):
         raise VqtkError(
-            f"--prefix {','.join(map(str, prefix))}: this model has the options 0 to {model.options - 1} at each stage."
+            f"--prefix {','.join(map(str, prefix))}: expected options of this model, from 0 to {model.options - 1}."
         )
     if levels and not 1 <= levels <= left:
-        raise VqtkError(f"--levels {levels}: there are 1 to {left} stages below {_named(prefix)}.")
+        raise VqtkError(f"--levels {levels}: expected 1 to {left}, the stages below {_named(prefix)}.")
     if options and not 1 <= options <= model.options:
-        raise VqtkError(f"--options {options}: this model has 1 to {model.options} options at each stage.")
+        raise VqtkError(f"--options {options}: expected 1 to {model.options}, the options of this model.")
 
 
 def _check_nodes(levels: int, width: int) -> None:
     nodes = _nodes(levels, width)
     if nodes > MOST_NODES:
         raise VqtkError(
-            f"--levels {levels}: {width} options at each node make {nodes:,} nodes, and {MOST_NODES:,} can be shown. "
-            "Give fewer --levels, or show only some --options; --prefix looks further down."
+            f"--levels {levels}: {width} options at each node make {nodes:,} nodes; at most {MOST_NODES:,} can be "
+            "shown. Give fewer --levels or --options, or look further down with --prefix."
         )

@@ -1,4 +1,4 @@
-"""Voxel grids, drawn in three dimensions and written as meshes."""
+"""Draw voxel grids in three dimensions, and write them as meshes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vqtk.files import replacing
 from vqtk.nn.types import Size
 
 SIDE = 96
-"""Pixels of a view's width and height."""
+"""The width and height of a view in pixels."""
 
 _FINE = 2
 _AZIMUTH, _ELEVATION = np.radians(-58.0), np.radians(28.0)
@@ -33,10 +33,10 @@ _EDGE = 176
 
 @dataclass(frozen=True)
 class _Faces:
-    """The faces across one axis that each line of sight meets, from near to far.
+    """The faces across one axis that each line of sight crosses, from near to far.
 
-    `voxels` (lines, planes) are indices into a flat grid, its length where the line is outside of it; `distance`
-    has the same shape, and runs from 0 at the nearest corner of the grid to 1 at the farthest.
+    `voxels` (lines, planes) are indices into the flattened grid, or its length where the line is outside the grid;
+    `distance`, of the same shape, runs from 0 at the nearest corner of the grid to 1 at the farthest.
     """
 
     voxels: np.ndarray
@@ -46,7 +46,7 @@ class _Faces:
 def render_voxels(grids: Tensor) -> Tensor:
     """Draw grids (n, 1, x, y, z) of probabilities, solid from 0.5 on, the third axis up → (n, 3, 96, 96) in [0, 1].
 
-    Of a grid without anything solid the edges of its box are drawn, so that it is not taken for a missing picture.
+    An empty grid is drawn as the edges of its box, so that it does not look like a missing image.
     """
     solid = (grids.detach().float().cpu().numpy() >= 0.5).reshape(len(grids), *grids.shape[2:])
     views = [torch.from_numpy(_view(grid)) for grid in solid]
@@ -91,14 +91,14 @@ def _corners(size: Size) -> np.ndarray:
 
 
 def _reach(size: Size) -> float:
-    """Return how far from the centre a grid of that size is seen, to any side."""
+    """Return the largest distance from the centre of the view at which a grid of that size is seen."""
     right, up, _ = _axes()
     seen = (_corners(size) - np.array(size) / 2) @ np.stack([right, up], 1)
     return float(np.abs(seen).max() * (1 + 2 / SIDE))
 
 
 def _nearest(flat: np.ndarray, faces: _Faces) -> np.ndarray:
-    """Return how far the nearest solid face is on each line of sight (lines,); infinity where there is none."""
+    """Return the distance of the nearest solid face on each line of sight (lines,); infinity if there is none."""
     solid = flat[faces.voxels]
     first = solid.argmax(1)[:, None]
     distance = np.take_along_axis(faces.distance, first, 1)
@@ -107,7 +107,7 @@ def _nearest(flat: np.ndarray, faces: _Faces) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _lines_of_sight(size: Size) -> list[_Faces]:
-    """Return what the lines of sight meet in a grid of that size, axis by axis: one line a pixel of the fine view."""
+    """Return the faces that the lines of sight, one for each pixel of the fine view, cross in a grid, by axis."""
     right, up, ahead = _axes()
     centre, reach = np.array(size) / 2, _reach(size)
     steps = (np.arange(SIDE * _FINE) + 0.5) / (SIDE * _FINE) * 2 * reach - reach
@@ -118,7 +118,7 @@ def _lines_of_sight(size: Size) -> list[_Faces]:
 
 
 def _across(axis: int, size: Size, origins: np.ndarray, ahead: np.ndarray, reach: tuple[float, float]) -> _Faces:
-    """Return the faces across one axis on each line of sight, which starts at its origin (lines, 3)."""
+    """Return the faces across one axis on the lines of sight, which start at `origins` (lines, 3)."""
     backwards = ahead[axis] < 0
     order = np.arange(size[axis])[:: -1 if backwards else 1]
     time = (order + backwards - origins[:, axis, None]) / ahead[axis]
@@ -132,7 +132,7 @@ def _across(axis: int, size: Size, origins: np.ndarray, ahead: np.ndarray, reach
 
 
 def _axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what is right, up and ahead for the viewer, as directions in the grid."""
+    """Return the viewer's right, up and ahead as directions in the grid."""
     sine, cosine = np.sin(_AZIMUTH), np.cos(_AZIMUTH)
     low, high = np.cos(_ELEVATION), np.sin(_ELEVATION)
     right = np.array([-sine, cosine, 0])
@@ -144,20 +144,20 @@ _NEEDED = {"skimage": "scikit-image", "trimesh": "trimesh"}
 
 
 def check_meshes(kind: str) -> None:
-    """Raise VqtkError if data of that kind are no voxels, or the libraries that meshes need are not installed."""
+    """Raise VqtkError if data of that kind are not voxels, or the libraries that meshes need are not installed."""
     if kind != "voxels":
         raise VqtkError(f"--stl: this model's data are of kind {kind}; only voxels can be written as meshes.")
     missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]
     if missing:
         raise VqtkError(
-            f"--stl: meshes need {' and '.join(missing)}, not installed here. Install with: pip install 'vqtk[voxels]'."
+            f"--stl: meshes need {' and '.join(missing)}, not installed here. Run: pip install 'vqtk[voxels]'."
         )
 
 
 def write_meshes(grids: Tensor, folder: Path) -> tuple[list[Path], list[int]]:
-    """Write grids (n, 1, x, y, z) of probabilities, solid from 0.5 on, as sample_000.stl …; a voxel is a unit wide.
+    """Write grids (n, 1, x, y, z) of probabilities, solid from 0.5 on, as sample_000.stl …; a voxel is one unit wide.
 
-    Returns the files, and the indices of the empty grids, which have none. Raises: VqtkError if one cannot be written.
+    Return the files, and the indices of the empty grids, which have none. Raises: VqtkError if one cannot be written.
     """
     written, empty = [], []
     for index, grid in enumerate(grids.detach().float().cpu().numpy()[:, 0] >= 0.5):
@@ -177,12 +177,12 @@ def write_meshes(grids: Tensor, folder: Path) -> tuple[list[Path], list[int]]:
 
 
 def as_mesh(solid: np.ndarray) -> Any:
-    """Return the surface of a grid (x, y, z) of bools that is not empty, as a watertight `trimesh.Trimesh`."""
+    """Return the surface of a non-empty grid (x, y, z) of bools as a watertight `trimesh.Trimesh`."""
     from skimage.measure import marching_cubes
     from trimesh import Trimesh
 
     padded = np.pad(solid, 1).astype(np.float32)
-    # "lewiner" leaves cracks in grids of 0 and 1, whose faces are all ambiguous; "ascent" lets the normals point out.
+    # "lewiner" leaves cracks in grids of 0 and 1, whose faces are all ambiguous; "ascent" makes the normals point out.
     vertices, faces, _, _ = marching_cubes(padded, level=0.5, method="lorensen", gradient_direction="ascent")
-    # Voxel i of the padded grid has its centre at i, and should have that of i - 1 of the grid, at i - 0.5.
+    # Voxel i of the padded grid is centred at i; it is voxel i - 1 of the grid, which is centred at i - 0.5.
     return Trimesh(vertices - 0.5, faces)

@@ -1,4 +1,4 @@
-"""A run's report: one page that needs no other file, made from what lies in the run directory."""
+"""A run's report: a self-contained page, made from the files of the run directory."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from vqtk.files import write_text
 from vqtk.io.run_files import EvaluationFile, File, ManifestFile, SummaryFile, read_file, read_metrics
 from vqtk.report.plots import as_svg, entropy_plot, losses_plot, run_rate_distortion, usage_plot
 
-PICTURES = {
+_IMAGES = {
     "samples": ("Samples", "Codes drawn uniformly, or from the model's own prior if it has one; decoded."),
-    "reconstructions": ("Reconstructions", "Test items, each with its reconstruction below it."),
-    "stages": ("Stage by stage", "One more stage at a time; the test items themselves last."),
-    "proposals": ("Proposals", "What one stage proposes for a test item, the chosen option marked."),
+    "reconstructions": ("Reconstructions", "Test examples, each with its reconstruction below it."),
+    "stages": ("Stage by stage", "One more stage at a time; the test examples themselves last."),
+    "proposals": ("Proposals", "What one stage proposes for a test example, the chosen option marked."),
 }
 
 _POINTS = {
-    "samples": "Uniformly drawn codes, decoded (blue), over test items (grey).",
-    "reconstructions": "Test items (grey), each joined to its reconstruction (blue).",
-    "stages": "Test items (grey), each joined to its reconstruction after one more stage (blue).",
-    "proposals": "What one stage proposes for a test item (the cross), the chosen option marked.",
+    "samples": "Uniformly drawn codes, decoded (blue), over test examples (grey).",
+    "reconstructions": "Test examples (grey), each joined to its reconstruction (blue).",
+    "stages": "Test examples (grey), each joined to its reconstruction after one more stage (blue).",
+    "proposals": "What one stage proposes for a test example (the cross), the chosen option marked.",
 }
-"""The captions of pictures of points."""
+"""The captions of points."""
 
 _LINES = {
     "samples": "Codes drawn uniformly, or from the model's own prior if it has one; decoded.",
-    "reconstructions": "Test items, each with its reconstruction below it (blue), over the item (grey).",
-    "stages": "One more stage at a time (blue), over the test items (grey); the items themselves last.",
-    "proposals": "What one stage proposes for a test item (grey), the chosen option marked.",
+    "reconstructions": "Test examples, each with its reconstruction below it (blue), over the example (grey).",
+    "stages": "One more stage at a time (blue), over the test examples (grey); the examples themselves last.",
+    "proposals": "What one stage proposes for a test example (grey), the chosen option marked.",
 }
 """The captions of signals and vectors drawn as lines."""
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _Image:
     title: str
     caption: str
     content: Markup
@@ -67,7 +67,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         state=_state(run, last, summary),
         facts=_facts(manifest, last, summary, tested),
         curves=_curves(metrics, manifest) if training else [],
-        pictures=_pictures(run / "images", manifest.get("shown_as", manifest.get("kind"))),
+        images=_images(run / "images", manifest.get("shown_as", manifest.get("kind"))),
         tested=_tested(tested) if stages else "",
         stages=stages,
         rate_distortion=_rate_distortion(stages, manifest, references.plain() if references else {}),
@@ -114,12 +114,12 @@ def _state(run: Path, last: dict[str, Any], summary: dict[str, Any]) -> str:
 def _facts(
     manifest: dict[str, Any], last: dict[str, Any], summary: dict[str, Any], tested: dict[str, Any]
 ) -> dict[str, str]:
-    """Return what stands at the head of the page, by name."""
+    """Return the facts at the head of the page, by name."""
     data = manifest.get("data", {})
     facts = {
-        "bits an item": f"{manifest['bits_per_item']:g}" if "bits_per_item" in manifest else None,
+        "bits per example": f"{manifest['bits_per_item']:g}" if "bits_per_item" in manifest else None,
         "parameters": f"{manifest['parameters']:,}" if "parameters" in manifest else None,
-        "items, train + test": f"{data['train_items']:,} + {data['test_items']:,}" if "test_items" in data else None,
+        "examples, train + test": f"{data['train_items']:,} + {data['test_items']:,}" if "test_items" in data else None,
         f"test distortion ({_part(tested)})": _number(float(tested["row"]["final"])) if tested else None,
         "training loss": _number(last.get("choice", last.get("end_to_end", last.get("final")))) if last else None,
         "time per update": f"{last['step_ms']:,.0f} ms" if last else None,
@@ -131,15 +131,15 @@ def _facts(
 
 
 def _tested(tested: dict[str, Any]) -> str:
-    return f"After update {tested['update']:,}, on {_part(tested)} test items."
+    return f"After update {tested['update']:,}, on {_part(tested)} test examples."
 
 
 def _part(tested: dict[str, Any]) -> str:
-    """Return in words how many test items were evaluated, and of how many: a subset may be easier than the split."""
-    items, every = tested.get("items", 0), tested.get("of")
+    """Return how many test examples were evaluated, and of how many: a subset may be easier than the split."""
+    examples, every = tested.get("items", 0), tested.get("of")
     if every is None:  # Written by an earlier version.
-        return f"{items:,}"
-    return f"all {items:,}" if items == every else f"a fixed {items:,} of {every:,}"
+        return f"{examples:,}"
+    return f"all {examples:,}" if examples == every else f"a fixed {examples:,} of {every:,}"
 
 
 def _curves(metrics: list[dict[str, Any]], manifest: dict[str, Any]) -> list[Markup]:
@@ -157,22 +157,22 @@ def _rate_distortion(
     )
 
 
-def _pictures(folder: Path, form: str | None) -> list[_Picture]:
-    """Return the newest picture of each sort."""
+def _images(folder: Path, form: str | None) -> list[_Image]:
+    """Return the newest image of each kind."""
     found = []
-    for sort, (title, caption) in PICTURES.items():
-        newest = newest_image(folder, sort)
+    for kind, (title, caption) in _IMAGES.items():
+        newest = newest_image(folder, kind)
         if newest:
             update = int(newest.stem.rpartition("_")[2])
-            told = {"points": _POINTS, "lines": _LINES}.get(form or "", {}).get(sort, caption)
+            shown = {"points": _POINTS, "lines": _LINES}.get(form or "", {}).get(kind, caption)
             content = as_html(newest, title, pixelated=form not in ("points", "lines"))
-            found.append(_Picture(title, f"{told} After update {update:,}.", content))
+            found.append(_Image(title, f"{shown} After update {update:,}.", content))
     return found
 
 
-def newest_image(folder: Path, sort: str) -> Path | None:
-    """Return the newest file of images of a sort, such as `samples`, in a run's folder; None if there is none."""
-    files = (path for path in folder.glob(f"{sort}_*") if re.fullmatch(rf"{sort}_\d{{8}}", path.stem))
+def newest_image(folder: Path, kind: str) -> Path | None:
+    """Return the newest file of a kind of images, such as `samples`, in a run's folder; None if there is none."""
+    files = (path for path in folder.glob(f"{kind}_*") if re.fullmatch(rf"{kind}_\d{{8}}", path.stem))
     return max(files, default=None)
 
 
@@ -189,11 +189,11 @@ def _read(path: Path) -> str:
 
 
 def _whole(path: Path, kind: type[File]) -> dict[str, Any]:
-    """Return what a file of the run holds; nothing, with a warning, if it is damaged: the page does without it."""
+    """Return the content of a file of the run; nothing, with a warning, if it is damaged."""
     if not path.exists():
         return {}
     try:
         return read_file(path, kind)
     except CheckpointError as error:
-        warnings.warn(VqtkWarning(f"{error} The page is made without it."), stacklevel=2)
+        warnings.warn(VqtkWarning(f"{error} The page is written without it."), stacklevel=2)
         return {}

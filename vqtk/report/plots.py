@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GRID = "#1c2834", "#dddde0"
-"""The colours of text and of grids; a page puts its own in their place, so that plots follow light and dark."""
+"""The colours of text and of grids; a page replaces them by its own, so that plots follow light and dark."""
 COLOURS = ("#3987e5", "#d95926", "#199e70", "#c98500", "#d55181", "#9085e9", "#4a9c2d", "#e34948")
 DASHES = ("-", "--", ":", "-.")
 REFERENCES: dict[str, tuple[Any, str]] = {
     "kmeans": ((0, (1, 1)), "K-means"),
     "gaussian": ((0, (5, 2)), "Gaussian R(D)"),
 }
-"""How the references without a network are drawn and named."""
+"""The line and the name of each reference without a network."""
 BESIDE_LOSSES = ("update", "items", "of", "entropy_pooled_nats", "used", "lr", "step_ms", "end", "agreement", "teacher")
-"""What rows of metrics hold besides losses."""
+"""The keys of rows of metrics that are not losses."""
 WIDTH, _HEIGHT = 5.4, 3.4
 """Of a plot, in inches."""
 
@@ -81,7 +81,7 @@ def rate_distortion_plot(
         logarithmic: whether the distortion is; by default where it spans a factor of 1.5.
         references: as `References.plain` has them; thin lines.
         error: their error that is comparable: `mse` or `mse_pixels`.
-        explained: whether the legend says what the references are, where no caption does.
+        explained: whether the legend explains the references, for plots without a caption.
     """
     figure, axes = blank_plot("rate (bits per example)", label)
     values: list[float] = []

@@ -1,4 +1,4 @@
-"""A run's own data: found again from wherever it is asked, and told from others by their fingerprint."""
+"""A run's own data: found again from anywhere, and recognised by their fingerprint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import os
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the data may be: the data root, and the `path` itself of data with a path of their own."""
+    """Where data may be: the data root, and for a data set with a `path` setting the path itself."""
 
     root: Path
     path: Path | None
@@ -33,9 +33,9 @@ class _Place:
 
 
 def recorded_place(dataset: Dataset, root: Path) -> dict[str, str]:
-    """Return where a data set is read from, absolute, as a manifest keeps it: the `root`, and the `path` if it has one.
+    """Return where a data set is read from, as absolute paths: the `root`, and the `path` if it has one.
 
-    Nothing for one that is not read.
+    Empty for a data set that is generated.
     """
     if dataset.path is None:
         return {}
@@ -46,19 +46,19 @@ def recorded_place(dataset: Dataset, root: Path) -> dict[str, str]:
 def own_splits(
     recipe: Recipe, directory: RunDirectory, *, data_dir: Path | None, say: Callable[[str], object]
 ) -> Splits:
-    """Read the data that a run was made with; what is found elsewhere counts if its fingerprint is the same.
+    """Read the data that a run was trained on, recognised by their fingerprint wherever they are.
 
-    They are sought in `data_dir` if it is given, where they were, at the same place relative to a run that was moved,
-    in the data root, in the working directory, and in the folders that the run is in.
+    The places searched are `data_dir` if given, where they were, the same place relative to a run that was moved, the
+    data root, the working directory, and the folders that contain the run.
 
-    Raises: DataError, with what was found instead, if they are nowhere; CheckpointError if the manifest is damaged.
+    Raises: DataError, with what was found instead, if they are not found; CheckpointError if the manifest is damaged.
     """
     manifest = directory.manifest()
     recorded = manifest.get("data") or {}
     if not recorded.get("sha256"):
         raise CheckpointError(
-            f"{directory.path}: it has no manifest.json that says which data it was made with. Put the file back, or "
-            "name the data to take with --data, as in --data path=FOLDER."
+            f"{directory.path}: there is no manifest.json that says which data the run was trained on. Restore the "
+            "file, or name the data with --data, as in --data path=FOLDER."
         )
     asked = data_root(data_dir) if data_dir else None
     dataset, passed = build_dataset(recipe), list[str]()
@@ -77,14 +77,14 @@ def own_splits(
             if splits.note:
                 say(splits.note)
             if asked and place.root != asked and dataset.path is not None:
-                say(f"The run's own data are read from {place}: in {asked} there are others, or none.")
+                say(f"Reading the run's own data from {place}: {asked} has other data, or none.")
             return splits
         passed.append(f"{place} has other data, {_counted(found)}")
     at = f" The nearest: {'; '.join(passed[:3])}." if passed else ""
     raise DataError(
-        f"{directory.path}: the data that this run was made with ({_counted(recorded)} from {recorded.get('source')}) "
-        f"are not found.{at} Put them back, or say with --data-dir or VQTK_DATA where they are now. Commands that look "
-        "at a model take other data if asked to: --data path=FOLDER, --data name=mnist."
+        f"{directory.path}: the data that this run was trained on ({_counted(recorded)} from {recorded.get('source')}) "
+        f"are not found.{at} Restore them, or give their place with --data-dir or VQTK_DATA. To look at the model on "
+        "other data: --data path=FOLDER or --data name=mnist."
     )
 
 
@@ -96,50 +96,52 @@ def suited_splits(
     say: Callable[[str], object],
     trained_on: str | None = None,
 ) -> Splits:
-    """Read the data of a recipe for a model that was trained on others, perhaps.
+    """Read the data of a recipe for a model that may have been trained on other data.
 
-    `trained_on` is the SHA-256 of the data that it should have been trained on: a line says if they are others.
-    Raises: DataError if the model cannot take them.
+    `trained_on` is the SHA-256 of the data that the model was trained on; `say` is called with a warning if these are
+    others.
+
+    Raises: DataError if the model cannot take the data.
     """
     dataset = build_dataset(recipe)
     spec, own = dataset.spec, model.data
     if (spec.kind, spec.shape, spec.classes) != (own.kind, own.shape, own.classes):
         raise DataError(
-            f"these data do not suit the model: {spec.kind} of shape {spec.shape}, and it takes {own.kind} of shape "
-            f"{own.shape}. Choose data, or settings of them such as data.size, that are like its own."
+            f"these data do not fit the model: they are {spec.kind} of shape {spec.shape}, and it takes {own.kind} of "
+            f"shape {own.shape}. Choose other data, or settings such as data.size, to match."
         )
     splits = dataset.load(data_root(data_dir, of=dataset))
     if splits.note:
         say(splits.note)
     if own.characters not in (None, splits.characters):
         raise DataError(
-            f"the text in {splits.source} has another vocabulary than the text that this model was trained on. Point "
+            f"the text in {splits.source} has another vocabulary than the one that this model was trained on. Point "
             "VQTK_DATA or --data-dir at the same text."
         )
     if trained_on not in (None, splits.fingerprint()["sha256"]):
         say(
-            f"warning: these weights were trained on other data than those in {splits.source} (SHA-256 "
-            f"{str(trained_on)[:8]}, not {splits.fingerprint()['sha256'][:8]}): what follows is of the latter."
+            f"warning: these weights were trained on other data (SHA-256 {str(trained_on)[:8]}) than those in "
+            f"{splits.source} ({splits.fingerprint()['sha256'][:8]}), which are used here."
         )
     return splits
 
 
 def require_same(recorded: dict[str, Any], splits: Splits) -> None:
-    """Raise DataError if the items are not those that the `data` of a run's manifest record."""
+    """Raise DataError if the data are not those that a run's manifest records under `data`."""
     found = splits.fingerprint()
     if recorded.get("sha256") != found["sha256"]:
         raise DataError(
-            f"the data are not those that the run was started on: {_counted(found)} from {found['source']}, not "
+            f"the data are not those that the run was started with: {_counted(found)} from {found['source']}, not "
             f"{_counted(recorded)} from {recorded.get('source')}. Point VQTK_DATA or --data-dir at the same data."
         )
 
 
 def _counted(data: dict[str, Any]) -> str:
-    return f"{data.get('train_items')} + {data.get('test_items')} items, SHA-256 {str(data.get('sha256'))[:8]}"
+    return f"{data.get('train_items')} + {data.get('test_items')} examples, SHA-256 {str(data.get('sha256'))[:8]}"
 
 
 def _places(dataset: Dataset, run: Path, manifest: dict[str, Any], asked: Path | None) -> Iterator[_Place]:
-    """Yield where a run's data may be, each place once, the likeliest first."""
+    """Yield the places where a run's data may be, each once, the most likely first."""
     if dataset.path is None:
         yield _Place(run, None)
         return
@@ -181,7 +183,7 @@ def _own_root() -> Path:
 
 
 def _moved(place: str, run: Path, manifest: dict[str, Any]) -> list[Path]:
-    """Return where a place is now if it was moved together with the run."""
+    """Return where a path is now if it was moved together with the run."""
     before = manifest.get("directory")
     if not isinstance(before, str) or not os.path.isabs(before):
         return []

@@ -42,14 +42,14 @@ import torch
 
 _STATE = ".trainer.pt"
 KEPT = 2
-"""Checkpoints that are kept: the newest, and one to fall back on."""
+"""Checkpoints to keep: the newest, and one to fall back on."""
 
 
 class RunDirectory:
-    """Everything of one run.
+    """The files of one run.
 
-    `recipe.yaml`, `manifest.json`, `metrics.jsonl`, `summary.json`, `checkpoints/`, `images/`, and `plugins/` where
-    there are any.
+    They are `recipe.yaml`, `manifest.json`, `metrics.jsonl`, `evaluation.json`, `summary.json`, `checkpoints/`,
+    `images/`, and `plugins/` if the recipe names any.
     """
 
     def __init__(self, path: Path):
@@ -58,9 +58,10 @@ class RunDirectory:
 
     @classmethod
     def create(cls, parent: Path, recipe: Recipe, facts: dict[str, Any] | None = None) -> RunDirectory:
-        """Make `parent/<name>/<time>/` with the resolved recipe in it, copies of its plugins, and the manifest.
+        """Make `parent/<name>/<time>/` with the resolved recipe, copies of its plugins, and `facts` as the manifest.
 
-        It appears whole or not at all; what killed processes left of others is removed. `facts` are the manifest's.
+        The directory appears complete or not at all. Temporary folders of killed processes are removed.
+
         Raises: VqtkError if it cannot be written.
         """
         runs, stamp = parent / recipe.name, datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
@@ -76,7 +77,7 @@ class RunDirectory:
 
     @classmethod
     def create_at(cls, path: Path, recipe: Recipe) -> RunDirectory:
-        """Make a run directory at this path, where no run has its recipe yet. Raises: VqtkError."""
+        """Make a run directory at a path that holds no run yet. Raises: VqtkError."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             if (path / "recipe.yaml").exists():
@@ -88,64 +89,65 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> tuple[RunDirectory, Recipe]:
-        """Return an existing run and its recipe. Raises: CheckpointError if it is none."""
+        """Return an existing run and its recipe. Raises: CheckpointError if the path is not a run directory."""
         if not path.is_dir():
             raise CheckpointError(f"{path}: no such run directory. Expected a path like runs/mnist/20260101-120000.")
         if not (path / "recipe.yaml").is_file() or not (path / "manifest.json").is_file():
             raise CheckpointError(
-                f"{path}: not a run directory: there is no recipe.yaml and manifest.json in it. {nearest_run(path)}"
+                f"{path}: not a run directory: it needs a recipe.yaml and a manifest.json. {nearest_run(path)}"
                 "Expected a path like runs/mnist/20260101-120000."
             )
         run = cls(path)
         if not isinstance(run.manifest().get("data"), dict):
-            raise CheckpointError(f"{path / 'manifest.json'}: the manifest is damaged: no `data`. {run._anew()}")
+            raise CheckpointError(f"{path / 'manifest.json'}: the manifest is damaged: no `data`. {run._restart()}")
         check_copies(run.manifest().get("plugins", []), path)
         return run, load_recipe(path / "recipe.yaml")
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────
 
     def write_manifest(self, facts: dict[str, Any]) -> None:
-        """Write what the run was made with, facts added or replaced; the first ones with where the run was made."""
+        """Add facts to the manifest, replacing those of the same name; the first call adds the directory and recipe."""
         self._write_json("manifest.json", {**(self.manifest() or self._made()), **facts})
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest, empty before it was written. Raises: CheckpointError if it is damaged."""
+        """Return the manifest, empty if it is not written yet. Raises: CheckpointError if it is damaged."""
         path = self.path / "manifest.json"
         if not path.exists():
             return {}
         try:
             return read_file(path, ManifestFile)
         except CheckpointError as error:
-            raise CheckpointError(f"{error} {self._anew()}") from None
+            raise CheckpointError(f"{error} {self._restart()}") from None
 
     def check_recipe(self) -> None:
-        """Raise CheckpointError if recipe.yaml is not as it was when the run was started, as far as that is known."""
+        """Raise CheckpointError if recipe.yaml has changed since the run was started, if its checksum is recorded."""
         path, recorded = self.path / "recipe.yaml", self.manifest().get("recipe_sha256")
         if recorded and file_sha256(path) != recorded:
             raise CheckpointError(
-                f"{path}: it has changed since the run was started (its SHA-256 differs), so that it may not be what "
-                "the run was trained by. Undo the change."
+                f"{path}: it has changed since the run was started (its SHA-256 differs), so it may not be the recipe "
+                "that the run was trained by. Undo the change."
             )
 
     def _made(self) -> dict[str, str]:
-        """Return what a manifest says of the run directory itself."""
+        """Return the facts of a manifest about the run directory itself."""
         return {"directory": str(self.path.resolve()), "recipe_sha256": file_sha256(self.path / "recipe.yaml")}
 
-    def _anew(self, manifest: dict[str, Any] | None = None) -> str:
+    def _restart(self, manifest: dict[str, Any] | None = None) -> str:
+        """Return the advice to start the run again, from the same weights if the manifest names any."""
         begun = (manifest or {}).get("from")
         option = f"--from {begun['path']} " if begun else ""
-        return f"Start the run anew: vqtk run {option}{self.path / 'recipe.yaml'}."
+        return f"Start the run again: vqtk run {option}{self.path / 'recipe.yaml'}."
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
-        """Write the newest test figures: `update`, `items`, `row`, `stages` and `usage`."""
+        """Write the newest test metrics: `update`, `items`, `row`, `stages` and `usage`."""
         self._write_json("evaluation.json", evaluation, indent=None)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write what the run reached."""
+        """Write the results of the run."""
         self._write_json("summary.json", summary)
 
     def summary(self) -> dict[str, Any]:
-        """Return what a run that has ended reached. Raises: CheckpointError if there is no whole summary."""
+        """Return the results of a finished run. Raises: CheckpointError if there is no complete summary."""
         return read_file(self.path / "summary.json", SummaryFile)
 
     def _write_json(self, name: str, values: dict[str, Any], *, indent: int | None = 2) -> None:
@@ -157,7 +159,7 @@ class RunDirectory:
             file.write(json.dumps(row) + "\n")
 
     def rewind_metrics(self, done: int) -> None:
-        """Drop what a run resumed after update `done` logs again: later rows, and that of the end."""
+        """Drop the rows that a run resumed after update `done` will log again: later ones, and the final one."""
         path = self.path / "metrics.jsonl"
         if path.exists():
             logged = path.read_text(encoding="utf-8", errors="replace")
@@ -166,24 +168,25 @@ class RunDirectory:
                 write_text(path, kept)
 
     def has_tested(self, done: int) -> bool:
-        """Return whether the metrics, rewound to an update, hold that update's test metrics."""
+        """Return whether the metrics hold test metrics of an update."""
         path = self.path / "metrics.jsonl"
         return any(row["update"] == done and "test" in row for row in read_metrics(path)[0])
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
     def save(self, trainer: Trainer) -> Path:
-        """Write weights and the trainer's state; the weights come last: a checkpoint is whole once they are there.
+        """Write the trainer's state and then the weights: once these exist, the checkpoint is complete.
 
-        One of this update that is there already stays as it is: to replace its two files is not one step.
-        Raises: DivergenceError if it would not be finite, VqtkError if it cannot be written.
+        An existing checkpoint of this update is kept: its two files could not be replaced in one step.
+
+        Raises: DivergenceError if a value is not finite, VqtkError if it cannot be written.
         """
         weights = self.path / "checkpoints" / f"update_{trainer.done:08d}.safetensors"
         if weights.exists():
             return weights
         trainer.check_finite()
         state, buffer = _state_of(weights), io.BytesIO()
-        torch.save(trainer.state(), buffer)  # To a file it would say nothing of a full disk.
+        torch.save(trainer.state(), buffer)  # Not to the file: torch.save does not report a full disk.
         sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
         try:
             write_bytes(state, buffer.getvalue())
@@ -198,7 +201,7 @@ class RunDirectory:
         return weights
 
     def sweep(self) -> None:
-        """Remove what killed processes left behind: temporaries, and states of trainers without weights."""
+        """Remove what killed processes left behind: temporary files, and trainers' states without weights."""
         sweep(self.path)
         for state in (self.path / "checkpoints").glob(f"update_*{_STATE}"):
             if not state.with_name(state.name.removesuffix(_STATE) + ".safetensors").exists():
@@ -209,14 +212,14 @@ class RunDirectory:
         return not (self.path / "recipe.yaml").exists()
 
     def check_there(self) -> None:
-        """Raise FileNotFoundError if the directory was removed or moved: writing would make another one."""
+        """Raise FileNotFoundError if the directory was removed or moved: writing would create another one."""
         if self.is_gone():
-            raise FileNotFoundError(errno.ENOENT, "there is no run any more", str(self.path))
+            raise FileNotFoundError(errno.ENOENT, "the run no longer exists", str(self.path))
 
     def restore(self, trainer: Trainer) -> str | None:
-        """Take the newest whole checkpoint back; return a line about any that had to be passed over.
+        """Load the newest intact checkpoint; return a line about the damaged ones that were skipped, None without any.
 
-        Raises: CheckpointError if none can be read.
+        Raises: CheckpointError if no checkpoint can be read.
         """
         damage: list[str] = []
         passed: list[Path] = []
@@ -229,28 +232,27 @@ class RunDirectory:
                 damage.append(f"{weights.name} is damaged ({reason})")
                 passed.append(weights)
                 continue
-            # Reading it fills in settings that are newer than the checkpoint.
+            # Parsing it adds the defaults of settings that are newer than the checkpoint.
             plugins = [plugin.path for plugin in trainer.recipe.plugins]
             recipe = from_plain(metadata["recipe"], str(weights), plugins=plugins).plain()
             if recipe != trainer.recipe.plain():
                 raise CheckpointError(
-                    f"{weights}: this checkpoint is of another recipe than {self.path / 'recipe.yaml'} says: "
-                    f"{_difference(recipe, trainer.recipe.plain())}. Undo the change to go on with this "
-                    "run, or start another, from its weights if they are to be trained further: vqtk run --from "
-                    f"{self.path} {self.path / 'recipe.yaml'}."
+                    f"{weights}: this checkpoint's recipe is not that of {self.path / 'recipe.yaml'}: "
+                    f"{_difference(recipe, trainer.recipe.plain())}. Undo the change to resume this run, or start "
+                    f"another from its weights: vqtk run --from {self.path} {self.path / 'recipe.yaml'}."
                 )
             copy_into(trainer.model, tensors, weights)
             try:
                 trainer.restore(state)
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
                 state_path = _state_of(weights)
-                raise CheckpointError(f"{state_path}: not the state of this run's trainer. {self._anew()}") from None
+                raise CheckpointError(f"{state_path}: not the state of this run's trainer. {self._restart()}") from None
             for damaged in passed:
                 _set_aside(damaged)
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
-        reason = "; ".join(damage) or "it holds none, for it was stopped before its first one"
-        anew = self._anew(self.manifest())
-        raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. {anew}")
+        reason = "; ".join(damage) or "the run stopped before its first one"
+        restart = self._restart(self.manifest())
+        raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. {restart}")
 
 
 def _unwritable(path: Path, error: OSError) -> str:
@@ -264,16 +266,16 @@ def _fill(folder: Path, recipe: Recipe) -> None:
 
 
 def _renamed(folder: Path, runs: Path, name: str) -> Path:
-    """Rename a folder to the name, or to the first that is free of it and a number. Raises: OSError."""
+    """Rename a folder to `name`, or to the first of `name-1`, `name-2`, … that is free. Raises: OSError."""
     for number in range(10_000):
         path = runs / (name + (f"-{number}" if number else ""))
         if not path.exists():
             try:
                 return folder.rename(path)
-            except OSError:  # Of another run, which began in this very second.
+            except OSError:  # Another run took the name in the meantime.
                 if not path.exists():
                     raise
-    raise VqtkError(f"{runs}: it has 10,000 runs of this second. Choose another with --out.")
+    raise VqtkError(f"{runs}: it has 10,000 runs started in this second. Choose another folder with --out.")
 
 
 def _state_of(weights: Path) -> Path:
@@ -281,34 +283,34 @@ def _state_of(weights: Path) -> Path:
 
 
 def _set_aside(weights: Path) -> None:
-    """Rename a damaged checkpoint, so that nothing takes it for the newest one."""
+    """Rename a damaged checkpoint, so that it no longer counts as the newest one."""
     for path in (weights, _state_of(weights)):
         if path.exists():
             path.replace(path.with_name(path.name + ".damaged"))
 
 
 def _read_state(path: Path, sha256: str) -> dict[str, Any]:
-    """Return a trainer's state; `sha256` is what its file should have, empty where no checksum was kept."""
+    """Return a trainer's state; `sha256` is the expected checksum of its file, empty if none was recorded."""
     try:
         if sha256 and file_sha256(path) != sha256:
-            raise CheckpointError(f"{path}: its checksum is not that of its contents.")
+            raise CheckpointError(f"{path}: its checksum does not match its contents.")
         return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such trainer's state.") from None
-    except Exception as error:  # Bytes that are no pickle raise whatever the opcode at hand raises.
+        raise CheckpointError(f"{path}: the trainer's state is missing.") from None
+    except Exception as error:  # Bytes that are not a pickle can raise anything: they are read as random opcodes.
         raise CheckpointError(f"{path}: not a trainer's state, or cut short ({type(error).__name__}).") from None
 
 
 def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return in words the first value that differs between two plain recipes."""
+    """Return in words the first value that differs between two recipes, given as plain values."""
     (old, new) = ({path: node.value for path, node in walk(Node.of(plain, ""))} for plain in (was, now))
     for path in dict.fromkeys([*old, *new]):
         values = [repr(side[path]) if path in side else "absent" for side in (old, new)]
         if values[0] != values[1] and not isinstance(old.get(path, new.get(path)), (dict, list)):
-            return f"{path} was {values[0]}, and is {values[1]}"
-    return "its structure was another"
+            return f"{path} was {values[0]}, and is now {values[1]}"
+    return "its structure was different"
 
 
 def _stays(line: str, done: int) -> bool:

@@ -1,4 +1,4 @@
-"""One run, from a recipe to what it leaves behind."""
+"""One run, from a recipe to its summary."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ import torch
 
 @dataclass
 class Experiment:
-    """A recipe's model and data on a device, ready to be trained.
+    """A recipe's model and data on a device, ready for training.
 
-    `callbacks` follow the run. `place` is where the data were read from.
+    `callbacks` follow the run. `place` is where the data were read from, as the manifest records it.
     """
 
     recipe: Recipe
@@ -60,9 +60,9 @@ class Experiment:
     def __post_init__(self) -> None:
         settings, test, seed = self.recipe.train, self.splits.test, self.recipe.seed
         self.subset = fixed_subset(test, settings.evaluate_items, seed)
-        """The test items (indices) that are evaluated from the first time to the last: one curve."""
+        """Indices of the test examples of every evaluation during the run: the same ones, so that they form a curve."""
         self.final = fixed_subset(test, settings.final_items or len(test), seed)
-        """Those that are evaluated at the end."""
+        """Indices of the test examples of the final evaluation."""
         self._said = set[str]()
         self._shown = self._targets(fixed_subset(test, settings.picture_items, seed))
 
@@ -81,10 +81,17 @@ class Experiment:
         recorded: dict[str, Any] | None = None,
         expected_s: float | None = None,
     ) -> Experiment:
-        """Build a recipe's model and read its data, unless it is given.
+        """Build a recipe's model and read its data.
 
-        `recorded` is the manifest of a run to go on with: its updates are computed as they were. `expected_s` is how
-        long the training will take, where that is known.
+        Arguments:
+            recipe: the recipe.
+            data_root: the folder of the data sets.
+            device: where to train.
+            callbacks: what follows the run.
+            splits: the data, if they are read already.
+            recorded: the manifest of a resumed run, whose updates are computed as before.
+            expected_s: how long the training will take, in seconds, if that is known.
+
         Raises: RecipeError, DataError.
         """
         model, dataset = build_model(recipe, device=device), build_dataset(recipe)
@@ -98,18 +105,18 @@ class Experiment:
         return cls(recipe, trainer, splits, device, callbacks, recorded_place(dataset, data_root))
 
     def say(self, line: str) -> None:
-        """Tell the callbacks a line for the user."""
+        """Pass a line for the user to the callbacks."""
         _say(self.callbacks, line)
 
     def evaluated(self, update: int, row: dict[str, Any]) -> None:
-        """Tell the callbacks the metrics of test items."""
+        """Pass the metrics of test examples to the callbacks."""
         for callback in self.callbacks:
             callback.on_evaluation(update, row)
 
     def evaluate(self, items: Tensor | None = None) -> dict[str, Any]:
-        """Return the metrics of test items (indices), by default those of the curve: `row`, `stages`, `usage` (s, k).
+        """Return the metrics of test examples (indices), by default the fixed subset: `row`, `stages`, `usage` (s, k).
 
-        `row` says how many items they are, and `of` how many.
+        `items` in it is the number of examples, and `of` that of the whole test split.
         """
         chosen, every = self.subset if items is None else items, len(self.splits.test)
         found = evaluate(self.trainer.model, self.splits.test, items=chosen)
@@ -123,7 +130,7 @@ class Experiment:
         }
 
     def _besides(self, items: Tensor) -> dict[str, float]:
-        """Return what the objective has to say of test items: means over them, of as many at a time as the curve's."""
+        """Return the objective's own metrics of test examples: means over them, computed a subset's size at a time."""
         total: dict[str, float] = {}
         for part in items.split(len(self.subset)):
             for name, value in self.trainer.objective.figures(partial(self._targets, part)).items():
@@ -131,14 +138,14 @@ class Experiment:
         return {name: value / len(items) for name, value in total.items()}
 
     def picture(self, folder: Path, update: int) -> None:
-        """Write the pictures of the model as it is; say once what could not be drawn."""
+        """Write the images of the current model; report each thing that could not be drawn once."""
         for line in write_all(self.trainer.model, self._shown, folder, update):
             if line not in self._said:
                 self._said.add(line)
                 self.say(line)
 
     def manifest(self) -> dict[str, Any]:
-        """Return what the run is made with."""
+        """Return the facts of the run for its manifest."""
         return {
             "name": self.recipe.name,
             "seed": self.recipe.seed,
@@ -158,7 +165,7 @@ class Experiment:
         }
 
     def check_same_data(self, manifest: dict[str, Any]) -> None:
-        """Raise DataError if the items are not those that a run's manifest records."""
+        """Raise DataError if the data are not those that a run's manifest records."""
         require_same(manifest.get("data", {}), self.splits)
 
 
@@ -168,25 +175,25 @@ def _say(callbacks: Sequence[Callback], line: str) -> None:
 
 
 def begin_with(experiment: Experiment, weights: Path) -> dict[str, Any]:
-    """Copy weights into an experiment's model, as the start of a new run; return which they are, for its manifest.
+    """Copy weights into an experiment's model to start a new run from them; return their record for the manifest.
 
-    Raises: CheckpointError if they do not fit, or are of text of another vocabulary.
+    Raises: CheckpointError if they do not fit, or were trained on text with another vocabulary.
     """
     tensors, metadata = read_weights(weights)
     model, facts = experiment.trainer.model, metadata["facts"]
     copy_into(model, tensors, weights)
     if facts.get("characters") != model.data.characters:
         raise CheckpointError(
-            f"{weights}: these weights were trained on text of another vocabulary than that in "
-            f"{experiment.splits.source}, so that their tokens are other characters. Begin with weights of this text."
+            f"{weights}: these weights were trained on text with another vocabulary than that in "
+            f"{experiment.splits.source}, so their tokens are other characters. Use weights trained on this text."
         )
     return {"path": os.path.abspath(weights), "sha256": file_sha256(weights), "update": facts.get("update")}
 
 
 def go_on(experiment: Experiment, directory: RunDirectory, *, anew: bool = False) -> None:
-    """Bring an experiment to where its run was stopped: the newest checkpoint; with `anew` the start, if there is none.
+    """Restore an experiment to its run's newest checkpoint; with `anew`, to the start if there is no checkpoint.
 
-    Raises: CheckpointError if none of its checkpoints can be read, DataError if the data are not the same.
+    Raises: CheckpointError if no checkpoint can be read, DataError if the data are not the same.
     """
     note = None if anew and not checkpoints(directory.path) else directory.restore(experiment.trainer)
     if note:
@@ -194,16 +201,17 @@ def go_on(experiment: Experiment, directory: RunDirectory, *, anew: bool = False
     experiment.check_same_data(directory.manifest())
     done, settings = experiment.trainer.done, experiment.recipe.train
     directory.rewind_metrics(done)
-    experiment.say(f"Going on after update {done} of {settings.updates}.")
+    experiment.say(f"Resuming after update {done} of {settings.updates}.")
     if 0 < done < settings.updates and done % settings.evaluate_every == 0 and not directory.has_tested(done):
-        _Recording(experiment, directory).on_evaluation_due(done)  # It failed there, after the update.
+        _Recording(experiment, directory).on_evaluation_due(done)  # The run stopped between update and evaluation.
 
 
 def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: str | None = None) -> bool:
-    """Train to the end, or until a callback asks to stop, and write what was reached. Return whether it is done.
+    """Train to the end, or until a callback stops the run, and write the results; return whether the run is done.
 
-    What killed processes left in the directory is removed. What fails leaves a checkpoint, if the state is sound.
-    Raises: VqtkError that names it and `again`, the command to go on with, by default that of a single run.
+    Temporary files of killed processes are removed first. A failure leaves a checkpoint if the state is sound.
+
+    Raises: VqtkError that names the checkpoint and `again`, the command that continues; by default a single run's.
     """
     trainer = experiment.trainer
     directory.sweep()
@@ -225,13 +233,13 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
 
 
 class _Recording(Callback):
-    """Evaluates, draws and saves a run when these are due."""
+    """Evaluates, draws and saves a run when due."""
 
     def __init__(self, experiment: Experiment, directory: RunDirectory):
         self.experiment, self.directory = experiment, directory
 
     def on_evaluation_due(self, update: int) -> None:
-        """Evaluate the fixed test items."""
+        """Evaluate the fixed test subset."""
         self.directory.check_there()
         evaluation = self.experiment.evaluate()
         self.directory.write_evaluation(evaluation)
@@ -239,12 +247,12 @@ class _Recording(Callback):
         self.experiment.evaluated(update, evaluation["row"])
 
     def on_pictures_due(self, update: int) -> None:
-        """Draw the model as it is."""
+        """Draw the images of the current model."""
         self.directory.check_there()
         self.experiment.picture(self.directory.images, update)
 
     def on_checkpoint_due(self, update: int) -> None:
-        """Write a checkpoint, and the report."""
+        """Write a checkpoint and the report."""
         _save(self.experiment.trainer, self.directory)
 
 
@@ -274,20 +282,20 @@ def _finish(experiment: Experiment, directory: RunDirectory) -> None:
         }
     )
     if are_worth_it([experiment.recipe], trainer.model, experiment.splits):
-        experiment.say("Computing what needs no network, to draw beside the run: K-means of pixels, a Gaussian's R(D).")
+        experiment.say("Computing references without a network: K-means of pixels, and R(D) of a Gaussian.")
         keep = directory.path / REFERENCES_FILE
         references(trainer.model, experiment.splits, seed=experiment.recipe.seed, keep=keep)
     write_report(directory.path)
 
 
 def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
-    """Evaluate the curve's items, so that it reaches to the end, and then those that the recipe says; return these."""
+    """Evaluate the fixed subset, to complete its curve, and then the final examples; return the latter's metrics."""
     update = experiment.trainer.done
     found = experiment.evaluate()
     experiment.evaluated(update, found["row"])
     row = {"update": update, "test": found["row"], "end": True}
     if len(experiment.final) != len(experiment.subset):
-        experiment.say(f"Evaluating {len(experiment.final):,} test items …")
+        experiment.say(f"Evaluating {len(experiment.final):,} test examples …")
         found = experiment.evaluate(experiment.final)
         experiment.evaluated(update, found["row"])
         row = {**row, "test": found["row"], "subset": row["test"]}
@@ -297,7 +305,7 @@ def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dic
 
 
 def _record_skipped(experiment: Experiment, directory: RunDirectory) -> None:
-    """Say which damaged files training passed over, and put them into the manifest."""
+    """Report the damaged files that training skipped, and record them in the manifest."""
     recorded = directory.manifest()["data"]
     skipped = experiment.splits.train.skipped + experiment.splits.test.skipped
     if len(skipped) > recorded.get("skipped", {}).get("count", 0):

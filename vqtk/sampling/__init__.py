@@ -1,1 +1,1 @@
-"""Sampling: guided by what is known of an example, and from priors over codes."""
+"""Guided sampling, and priors over codes."""

@@ -1,4 +1,4 @@
-"""Answers of a trained model to a guide, and how far they are from what was hidden."""
+"""Guided sampling: the answers of a trained model to a guide, and their errors where the example was hidden."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ TEMPERATURE = 0.1
 
 @dataclass(frozen=True)
 class GuidedRequest:
-    """How answers are searched for: how many an item, the first the best one; paths kept; stages, all where None.
+    """How to search for answers.
 
-    The other answers are drawn from `seed` at a `temperature`, in units of how far the mean option is from the best.
+    Arguments:
+        answers: the number of answers for each example; the first is the best one found, the others are drawn.
+        beam: the number of paths to keep for each answer.
+        stages: the number of stages to choose; by default all.
+        temperature: of the draws, in units of the distance between the mean and the best option.
+        seed: of the draws.
     """
 
     answers: int = 1
@@ -38,7 +43,7 @@ class GuidedRequest:
 
 @dataclass(frozen=True)
 class Answers:
-    """What was found, on the CPU: `codes` (n, answers, s), the guide's `losses` (n, answers) in the end.
+    """The answers, on the CPU: `codes` (n, answers, s), and the guide's final `losses` (n, answers).
 
     `shown` (n, answers, *data shape) are the reconstructions as data, in training units.
     """
@@ -51,12 +56,13 @@ class Answers:
 def guide_of(model: Model, name: str, settings: Sequence[str] = ()) -> Any:
     """Return a guide for a model, by its name and settings such as `hide=left`.
 
-    Raises: RecipeError that says what was expected, if there is no such guide or setting, or it does not fit the model.
+    Raises: RecipeError if there is no such guide or setting, or it does not fit the model; VqtkError if the model does
+    not work stage by stage.
     """
     if not model.stepwise:
         raise VqtkError(
-            f"this model ({type(model).__name__}) predicts whole codes at once, so there are no options for a guide to "
-            "choose among. Take a model that works stage by stage, such as the one that it was distilled from."
+            f"this model ({type(model).__name__}) predicts whole codes at once, so a guide has no options to choose "
+            "among. Use a model that works stage by stage, such as the one that it was distilled from."
         )
     node = Node({"name": Node(name, "vqtk complete")}, "vqtk complete")
     for setting in settings:
@@ -72,7 +78,7 @@ def _setting(text: str) -> Node:
     key, equals, value = text.partition("=")
     keys, origin = key.strip().split("."), f"setting {text!r}"
     if not equals or not all(keys) or keys == ["name"]:
-        raise RecipeError(f"{origin}: expected key=value, a setting of the guide, as in fraction=0.25.")
+        raise RecipeError(f"{origin}: expected a setting of the guide as key=value, as in fraction=0.25.")
     node = parse_text(value, origin, lines=False)
     for part in reversed(keys):
         node = Node({part: node}, origin)
@@ -82,18 +88,19 @@ def _setting(text: str) -> Node:
 def sample_guided(
     model: Model, guide: Any, observed: Tensor, *, asked: GuidedRequest, items: Sequence[int], track: Track = untracked
 ) -> Answers:
-    """Return a model's answers to what is observed (n, …) of items; `items` are their indices.
+    """Return a model's answers to what is observed (n, …) of examples; `items` are their indices.
 
-    What is drawn for an item depends on the seed, its index and the answer alone.
+    The draws for an example depend only on the seed, its index and the answer's, not on the other examples.
+
     Raises: VqtkError if there are fewer stages than asked for.
     """
     if asked.stages and asked.stages > model.stages:
-        raise VqtkError(f"--stages {asked.stages}: this model has {model.stages} stages.")
+        raise VqtkError(f"--stages {asked.stages}: this model has {model.stages} stages. Give at most that many.")
     at_once = max(1, suited_batch(model) // (asked.answers * asked.beam))
     starts = range(0, len(items), at_once)
     parts = [
         _piece(model, guide, observed[start : start + at_once], asked, items[start : start + at_once])
-        for start in track(starts, "completing")
+        for start in track(starts, "guided sampling")
     ]
     shown = [model.loss.show(part.reconstruction.flatten(0, 1)).unflatten(0, part.codes.shape[:2]) for part in parts]
     return Answers(
@@ -133,9 +140,11 @@ def _drawn(asked: GuidedRequest, item: int, stage: int, choices: int) -> Tensor:
 
 
 def errors(guide: Any, targets: Tensor, shown: Tensor) -> dict[str, Tensor]:
-    """Return mean squared errors over what is hidden, `mse` in training units and `mse_pixels` of pixels in [0, 1].
+    """Return the mean squared errors over hidden values: `mse` in training units, `mse_pixels` of pixels in [0, 1].
 
-    Nothing if nothing is hidden. Shapes: targets (n, *data shape), shown (n, answers, *data shape) → (n, answers).
+    Empty if nothing is hidden.
+
+    Shapes: targets (n, *data shape), shown (n, answers, *data shape) → (n, answers) each.
     """
     hidden, targets = guide.hidden.cpu(), targets.cpu()[:, None]
     if not hidden.any():

@@ -1,7 +1,7 @@
 """A first-order Markov prior over codes, fitted by counting: p(c₀) and, for each later stage, p(cₛ | cₛ₋₁).
 
 A model decodes any code, and training uses its options about equally, so codes are sampled uniformly by default. This
-prior measures how far the codes of real items are from that, as far as two stages that follow each other can tell.
+prior measures how far the codes of real examples are from uniform, as far as pairs of consecutive stages show.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from vqtk.io.run_files import parse_json
 from vqtk.models import Model
 
 ITEMS, TEST_ITEMS = 2000, 500
-"""Training items whose codes a prior is fitted on, and test items whose codes it is scored on."""
+"""Numbers of training examples that a prior is fitted on, and of test examples that it is scored on."""
 STRENGTHS = tuple(2.0**power for power in range(14, -3, -1))
-"""The weights, in counts, among which that of what frequencies are smoothed towards is chosen."""
+"""The candidates for the strength of the smoothing, in counts."""
 _FORMAT = "vqtk prior 2"
 
 
 @dataclass(frozen=True)
 class Markov:
-    """Log probabilities of codes: `first` (k,) of stage 0, `later` (s - 1, k, k) of a stage's code, given the last."""
+    """Log probabilities of codes: `first` (k,) of stage 0, `later` (s - 1, k, k) of each later stage given the last."""
 
     first: Tensor
     later: Tensor
 
     def nats(self, codes: Tensor) -> Tensor:
-        """Return the negative log probability of codes (n, s), the stages that they have: (n,)."""
+        """Return the negative log probability (n,) of codes (n, s), which may have fewer stages than the prior."""
         steps = range(codes.shape[1] - 1)
         given = [self.later[stage, codes[:, stage], codes[:, stage + 1]] for stage in steps]
         return -torch.stack([self.first[codes[:, 0]], *given]).sum(0)
@@ -58,7 +58,7 @@ class Markov:
 def fit_markov(codes: Tensor, options: int) -> Markov:
     """Return the prior of codes (n, s) in [0, options).
 
-    A stage's own frequencies are smoothed towards uniform ones, and those given the last code towards the stage's own.
+    A stage's marginal frequencies are smoothed towards uniform ones, and its conditional ones towards the marginal.
     """
     uniform = torch.full((options,), 1 / options, dtype=torch.float64)
     nothing = torch.zeros_like(codes[:, 0])
@@ -70,14 +70,14 @@ def fit_markov(codes: Tensor, options: int) -> Markov:
 def _smoothed(given: Tensor, code: Tensor, contexts: int, *, towards: Tensor) -> Tensor:
     """Return p(code | given) (contexts, k) from pairs (n,), (n,), smoothed towards frequencies (k,).
 
-    The weight of these is that under which each pair is likeliest given all others.
+    The strength of the smoothing is the one that maximises the leave-one-out likelihood of the pairs.
     """
     k = len(towards)
     counts = torch.bincount(given * k + code, minlength=contexts * k).double().reshape(contexts, k)
     seen, each = counts.sum(1), counts[given, code]
 
     def left_out(strength: float) -> float:
-        """Return the log probability of every pair, given all others."""
+        """Return the leave-one-out log likelihood: of every pair given all others."""
         likely = (each - 1 + strength * towards[code]) / (seen[given] - 1 + strength)
         return float(likely.log().sum())
 
@@ -89,8 +89,8 @@ def _smoothed(given: Tensor, code: Tensor, contexts: int, *, towards: Tensor) ->
 class Fitted:
     """A prior, and what it was fitted and scored on.
 
-    `nats` and `uniform_nats` are what a test item's code costs on average under it and under the uniform prior;
-    `source` says where the items came from, `seed` which of them they are.
+    `nats` and `uniform_nats` are the mean costs of a test example's code under it and under the uniform prior;
+    `source` is where the examples came from, and `seed` chose the subset of `items`.
     """
 
     prior: Markov
@@ -102,7 +102,7 @@ class Fitted:
     source: str
 
     def facts(self) -> dict[str, Any]:
-        """Return everything but the prior, as JSON values."""
+        """Return everything except the prior, as JSON values."""
         return {key: value for key, value in asdict(self).items() if key != "prior"}
 
 
@@ -118,11 +118,20 @@ def fitted_prior(
     track: Track = untracked,
     unkept: Callable[[str], object] | None = None,
 ) -> Fitted:
-    """Return the prior kept at `path` if it is of these weights and items; otherwise fit one, and keep it there.
+    """Return the prior stored at `path` if it was fitted for the same arguments; otherwise fit one and store it there.
 
-    It is fitted on a seeded subset of `items` training items, and scored on one of `TEST_ITEMS` test items; `splits`
-    is called only where that is needed. `data` says which they are, where `path` does not. `unkept` is called with the
-    reason if it cannot be written. Raises: DataError without it.
+    Arguments:
+        model: the model whose codes to fit.
+        weights: its weights file, whose checksum the stored prior must have.
+        path: where to store the prior.
+        splits: returns the data; called only if a prior must be fitted.
+        items: the number of training examples to fit on, a seeded subset; `TEST_ITEMS` test examples score the prior.
+        seed: of the subsets.
+        data: identifies the data, if `path` does not.
+        track: shows the progress.
+        unkept: called with the reason if `path` cannot be written.
+
+    Raises: DataError if `path` cannot be written and `unkept` is not given.
     """
     asked = {"format": _FORMAT, "weights": file_sha256(weights), "items": str(items), "seed": str(seed), "data": data}
     kept = _read(path, asked)
@@ -136,18 +145,18 @@ def fitted_prior(
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        told = (
-            f"{path}: the prior cannot be kept there ({error}). Expected a place that can be written to. Make it "
-            "so, or free its disk."
+        reason = (
+            f"{path}: the prior cannot be written ({error}). Expected a folder that can be written to, on a disk with "
+            "free space."
         )
         if unkept is None:
-            raise DataError(told) from None
-        unkept(told)
+            raise DataError(reason) from None
+        unkept(reason)
     return fitted
 
 
 def place_of(folder: Path | None, weights: Path) -> Path:
-    """Return where the prior of weights is kept: in the folder given, or in the cache where there is none."""
+    """Return where the prior of weights is stored: in `folder`, or in the user's cache if it is None."""
     if folder:
         return folder / "prior.safetensors"
     return user_cache() / "priors" / f"{weights.stem}_{file_sha256(weights)[:12]}.safetensors"
@@ -155,9 +164,9 @@ def place_of(folder: Path | None, weights: Path) -> Path:
 
 def _fit(model: Model, splits: Splits, *, items: int, seed: int, track: Track) -> Fitted:
     train, test = fixed_subset(splits.train, items, seed), fixed_subset(splits.test, TEST_ITEMS, seed)
-    codes = encode_all(model, splits.train, items=train, track=track, what="training items")
+    codes = encode_all(model, splits.train, items=train, track=track, what="training examples")
     prior = fit_markov(codes, model.options)
-    scored = prior.nats(encode_all(model, splits.test, items=test, track=track, what="test items"))
+    scored = prior.nats(encode_all(model, splits.test, items=test, track=track, what="test examples"))
     return Fitted(
         prior,
         nats=float(scored.mean()),
@@ -170,7 +179,7 @@ def _fit(model: Model, splits: Splits, *, items: int, seed: int, track: Track) -
 
 
 def _read(path: Path, asked: dict[str, str]) -> Fitted | None:
-    """Return the prior at a path if it is there, whole, and what is asked for."""
+    """Return the prior at a path; None if it does not exist, is damaged, or was fitted for other arguments."""
     try:
         with safe_open(path, framework="pt") as file:
             found = file.metadata() or {}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @searches.register("greedy")
 class Greedy:
-    """The best option at each stage, never looking ahead.
+    """Take the best option at each stage, without looking ahead.
 
     Shapes: target (n, *data shape) → codes (n, stages).
     Source: VQ-DRAW, algorithm 1.

@@ -1,4 +1,4 @@
-"""What every selector is."""
+"""The base class of selectors."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 class Selector(ABC):
-    """Which option each item takes at a stage, in training.
+    """Chooses the option that each example takes at a stage, in training.
 
-    What is random is drawn beforehand, for all stages of a whole batch: so a batch may be split to save
-    memory, and a stage may be computed again, without another outcome.
+    Random numbers are drawn in advance, for all stages of a whole batch: so splitting a batch to save memory, or
+    recomputing a stage, does not change the result.
     """
 
     def draw(self, n: int, stages: int, options: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
-        """Return what n items need to explore, (n, stages, …) on the CPU; None if nothing is random.
+        """Return the draws for n examples, (n, stages, …) on the CPU; None if nothing is random.
 
-        `progress` is the part of the training that is done, from 0 to 1.
+        `progress` is the fraction of the training that is done, from 0 to 1.
         """
         return None
 

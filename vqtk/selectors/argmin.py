@@ -1,4 +1,4 @@
-"""The paper's selection."""
+"""The paper's selector."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from vqtk.selectors._base import Selector
 
 @selectors.register("argmin")
 class Argmin(Selector):
-    """The option of the smallest loss.
+    """Take the option with the smallest loss.
 
     Shapes: grid (n, k) → codes (n,) in [0, k).
     Source: VQ-DRAW, algorithm 1.

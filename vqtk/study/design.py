@@ -1,4 +1,4 @@
-"""Which cells of a study there are: a value of every axis each."""
+"""The variants of a study: each has a value on every axis."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vqtk.errors import nearest, shortened
 from vqtk.recipe.node import Node, Problems
 
 Choices = dict[str, str]
-"""The value that is chosen on each axis, by their names."""
+"""The name of the value on each axis."""
 Names = dict[str, list[str]]
-"""The names of each axis' values."""
+"""The names of the values of each axis."""
 JOIN = "+"
 MOST_VARIANTS = 1_000
-"""Variants of a study: each is resolved and tried out before the first one is trained."""
-_ADVICE = f"A study has at most {MOST_VARIANTS:,} variants: make several of fewer axes, or name the `cells` to run."
+"""The most variants of a study: each is resolved and tried out before the first one is trained."""
+_ADVICE = f"A study has at most {MOST_VARIANTS:,}: make several of fewer axes, or list the variants to run as `cells`."
 
 
 def name_of(choices: Choices) -> str:
@@ -26,13 +26,13 @@ def name_of(choices: Choices) -> str:
 
 
 def word(node: Node) -> str | None:
-    """Return the text of a name, also one that YAML reads as a number; None if it is none."""
+    """Return a name as text, also one that YAML reads as a number; None if the node is no name."""
     plain = isinstance(node.value, (str, int, float)) and not isinstance(node.value, bool)
     return str(node.value) if plain else None
 
 
 def baseline_of(root: Node, names: Names, problems: Problems) -> Choices:
-    """Return the baseline's choices: those that `baseline` says, the first value of an axis that it leaves out."""
+    """Return the baseline's choices: those of `baseline`, and the first value of an axis that it leaves out."""
     first = {axis: values[0] for axis, values in names.items()}
     node = root.value.get("baseline")
     if node is None:
@@ -44,34 +44,36 @@ def baseline_of(root: Node, names: Names, problems: Problems) -> Choices:
     if named is None or len(values) != len(names) or not all(map(list.__contains__, names.values(), values)):
         known = [name_of(choices) for choices in islice(_full_factorial(names), MOST_VARIANTS)]
         problems.add(
-            node, "baseline", f"no cell is called {shortened(repr(named))}. {nearest(str(named), known)}The cells: "
-            f"{_listed(known)}; a number that is written in another way needs quotes.",
+            node, "baseline", f"no variant is called {shortened(repr(named))}. {nearest(str(named), known)}The "
+            f"variants: {_listed(known)}; a number that is written in another way needs quotes.",
         )  # fmt: skip
         return first
     return dict(zip(names, values, strict=True))
 
 
 def variants_of(root: Node, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
-    """Return the choices of each cell: `cells`, without those that `exclude` takes out."""
-    cells = _all_cells(root, names, baseline, problems)
+    """Return the choices of each variant: those of `cells`, without those that `exclude` takes out."""
+    variants = _all_variants(root, names, baseline, problems)
     excluded = root.value.get("exclude")
     for index, (node, chosen) in enumerate(_list_of_choices(excluded, names, "exclude", problems)):
-        left = [cell for cell in cells if not chosen.items() <= cell.items()]
-        if len(left) == len(cells):
-            problems.add(node, f"exclude.{index}", f"no cell has {_said(chosen)}: this takes nothing out. Remove it.")
-        cells = left
-    if not cells and excluded and not problems.found:
-        problems.add(excluded, "exclude", "this takes out every cell, so nothing is left to run. Take out fewer.")
-    elif baseline not in cells and not problems.found:
+        left = [variant for variant in variants if not chosen.items() <= variant.items()]
+        if len(left) == len(variants):
+            message = f"no variant has {_pairs(chosen)}: this takes nothing out. Remove it."
+            problems.add(node, f"exclude.{index}", message)
+        variants = left
+    if not variants and excluded and not problems.found:
+        problems.add(excluded, "exclude", "this takes out every variant, so nothing is left to run. Take out fewer.")
+    elif baseline not in variants and not problems.found:
         node = root.value.get("baseline", root)
         problems.add(
-            node, "baseline", f"{name_of(baseline)!r} is no cell of this study, so nothing can be compared with it. "
-            f"Name another as `baseline`, or do not take it out. The cells: {_said_cells(cells)}.",
+            node, "baseline", f"{name_of(baseline)!r} is no variant of this study, so nothing can be compared with it. "
+            f"Name another as `baseline`, or do not take it out. The variants: "
+            f"{_listed([repr(name_of(variant)) for variant in variants])}.",
         )  # fmt: skip
-    return cells
+    return variants
 
 
-def _all_cells(root: Node, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
+def _all_variants(root: Node, names: Names, baseline: Choices, problems: Problems) -> list[Choices]:
     node = root.value.get("cells")
     if node is None or node.value == "grid":
         count = prod(map(len, names.values()))
@@ -83,7 +85,7 @@ def _all_cells(root: Node, names: Names, baseline: Choices, problems: Problems) 
         others = [{**baseline, axis: value} for axis, values in names.items() for value in values]
         return _distinct([baseline, *others])
     if isinstance(node.value, list) and len(node.value) > MOST_VARIANTS:
-        problems.add(node, "cells", f"{len(node.value):,} cells. {_ADVICE}")
+        problems.add(node, "cells", f"{len(node.value):,} variants. {_ADVICE}")
         return [baseline]
     if not isinstance(node.value, list) or not node.value:
         near = nearest(str(node.value), ["grid", "one_at_a_time"])
@@ -92,19 +94,20 @@ def _all_cells(root: Node, names: Names, baseline: Choices, problems: Problems) 
             f"{next(iter(names.values()))[0]}}}]. {near}".rstrip(),
         )  # fmt: skip
         return []
-    cells = [{**baseline, **chosen} for _, chosen in _list_of_choices(node, names, "cells", problems)]
-    for index, cell in enumerate(cells):
-        if cell in cells[:index]:
-            problems.add(node.value[index], f"cells.{index}", f"the cell {name_of(cell)!r} stands twice. Remove one.")
-    return cells
+    variants = [{**baseline, **chosen} for _, chosen in _list_of_choices(node, names, "cells", problems)]
+    for index, variant in enumerate(variants):
+        if variant in variants[:index]:
+            message = f"the variant {name_of(variant)!r} is listed twice. Remove one."
+            problems.add(node.value[index], f"cells.{index}", message)
+    return variants
 
 
 def _full_factorial(names: Names) -> Iterator[Choices]:
     return (dict(zip(names, values, strict=True)) for values in product(*names.values()))
 
 
-def _distinct(cells: list[Choices]) -> list[Choices]:
-    return [cell for index, cell in enumerate(cells) if cell not in cells[:index]]
+def _distinct(variants: list[Choices]) -> list[Choices]:
+    return [variant for index, variant in enumerate(variants) if variant not in variants[:index]]
 
 
 def _list_of_choices(node: Node | None, names: Names, path: str, problems: Problems) -> list[tuple[Node, Choices]]:
@@ -117,7 +120,7 @@ def _list_of_choices(node: Node | None, names: Names, path: str, problems: Probl
 
 
 def _choices(node: Node, names: Names, path: str, problems: Problems) -> Choices:
-    """Return the value of each axis that a mapping names; with one axis, its value's name is enough."""
+    """Return the value of each axis that a mapping names; with a single axis, the name of its value is enough."""
     given: Any = node.value
     if len(names) == 1 and word(node) is not None:
         given = {next(iter(names)): node}
@@ -141,12 +144,8 @@ def _choices(node: Node, names: Names, path: str, problems: Problems) -> Choices
     return chosen
 
 
-def _said(choices: Choices) -> str:
+def _pairs(choices: Choices) -> str:
     return ", ".join(f"{axis} {value}" for axis, value in choices.items())
-
-
-def _said_cells(cells: list[Choices]) -> str:
-    return _listed([repr(name_of(cell)) for cell in cells])
 
 
 def _listed(names: list[str]) -> str:

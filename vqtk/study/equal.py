@@ -1,4 +1,4 @@
-"""Equal terms: for how long each variant of a study trains."""
+"""Equal terms: how long each variant of a study trains."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from vqtk.train.execution import Execution, flops_of, resolve, synchronize
 from vqtk.train.loop import Trainer
 
 _HINTS: dict[str, Any] = {"updates": Count, "items": Count, "flops": Positive, "time": str}
-_SAID = {
+_SENTENCES = {
     "updates": "Every run trains for {value:,} updates.",
-    "items": "Every run trains on {value:,} items.",
+    "items": "Every run trains on {value:,} examples.",
     "flops": "Every run trains for {value:g} floating-point operations.",
-    "time": "Every run trains for the updates that take {value}, measured once for each variant; evaluation and "
-    "pictures are not counted.",
+    "time": "Every run trains for as many updates as take {value}, measured once for each variant, without "
+    "evaluation and images.",
 }
 
 
 @dataclass(frozen=True)
 class Equal:
-    """What every run of a study has the same of: `updates`, training `items`, `flops` of training, or `time`."""
+    """A budget that all runs of a study share: `updates`, training examples (`items`), training `flops`, or `time`."""
 
     by: str
     value: float | str
 
-    def said(self) -> str:
+    def sentence(self) -> str:
         """Return it as a sentence."""
-        return _SAID[self.by].format(value=self.value)
+        return _SENTENCES[self.by].format(value=self.value)
 
 
 def equal_of(node: Node | None, problems: Problems) -> Equal | None:
-    """Return the equal terms that a study names, None if it names none."""
+    """Return the budget that a study names; None if it names none."""
     if node is None:
         return None
     if not isinstance(node.value, dict) or len(node.value) != 1 or not set(node.value) <= set(_HINTS):
@@ -63,40 +63,35 @@ def equal_of(node: Node | None, problems: Problems) -> Equal | None:
 
 
 def updates_of(equal: Equal, recipe: Recipe, *, step: float | None = None) -> int:
-    """Return for how many updates a variant trains; `step` are the seconds of one, where terms are of time.
+    """Return for how many updates a variant trains; `step` is the seconds of one, for a budget of time.
 
     Raises: RecipeError if the budget is less than one update.
     """
     each: float = 1
     if equal.by == "items":
-        each = examples_an_update(recipe)
+        each = recipe.examples_per_update
     elif equal.by == "flops":
-        each = training_flops(recipe) * examples_an_update(recipe)
+        each = training_flops(recipe) * recipe.examples_per_update
     elif step is not None:
         each = step
     whole = seconds(str(equal.value)) if equal.by == "time" else float(equal.value)
     if whole < each:
-        unit = "s" if equal.by == "time" else equal.by
+        unit = {"time": "s", "items": "examples"}.get(equal.by, equal.by)
         raise RecipeError(
-            f"the budget, {equal.value} of {equal.by}, is less than one update of {recipe.name!r}, which takes "
+            f"the budget, {equal.by} {equal.value}, is less than one update of {recipe.name!r}, which takes "
             f"{each:.3g} {unit}. Give more."
         )
     return int(whole / each)
 
 
-def examples_an_update(recipe: Recipe) -> int:
-    """Return how many items an update trains on."""
-    return recipe.batch * recipe.train.accumulate
-
-
 def training_flops(recipe: Recipe) -> int:
-    """Return the operations of training on one item, forwards and backwards, counted on an update of one item."""
+    """Return the operations of training on one example, forwards and backwards."""
     trainer = Trainer(recipe, build_model(recipe), Execution())
     return flops_of(lambda: trainer.update([synthetic(trainer.model.data, 1)], updates=1))
 
 
 def step_s(recipe: Recipe, device: torch.device, *, steps: int = WARM_UP) -> float:
-    """Return the seconds of an update on synthetic items: those of the fastest of so many, for load only slows."""
+    """Return the seconds of an update on synthetic examples: the least of `steps`, since load only adds to it."""
     model = build_model(recipe, device=device)
     # A few updates do not earn a compilation, which would change the time by a tenth.
     trainer = Trainer(recipe, model, replace(resolve(recipe, model), inductor=False))

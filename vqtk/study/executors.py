@@ -1,4 +1,4 @@
-"""What trains the runs of a study: processes of this machine, or Ray."""
+"""What trains the runs of a study: processes on this machine, or Ray."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Local:
         self._waiting: list[Path] = []
         self._running: dict[int, tuple[Path, subprocess.Popen[bytes]]] = {}
 
-    def submit(self, cell: Path) -> None:
-        """Have a cell run when a process is free."""
-        self._waiting.append(cell)
+    def submit(self, run: Path) -> None:
+        """Start a run when a process is free."""
+        self._waiting.append(run)
 
     def events(self) -> Iterator[Event | None]:
-        """Yield cells that begin and end, and None every moment."""
+        """Yield the runs that start and end, and None every moment."""
         while self._waiting or self._running:
             for slot in range(self.workers):
                 if slot in self._running and (ended := self._ended(slot)):
@@ -49,7 +49,7 @@ class Local:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """Begin no other cell."""
+        """Start no other run."""
         self._waiting.clear()
 
     def kill(self) -> None:
@@ -57,19 +57,19 @@ class Local:
         for _, process in self._running.values():
             process.kill()
 
-    def _begin(self, slot: int, cell: Path) -> Event:
+    def _begin(self, slot: int, run: Path) -> Event:
         worker = f"local {slot}"
         options = ["--device", self.settings.device, "--threads", str(self.threads), "--worker", worker]
         options += ["--parent", str(os.getpid())]
         if self.settings.data_dir:
             options += ["--data-dir", str(self.settings.data_dir)]
-        with (cell / LOG).open("ab") as log:
+        with (run / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "vqtk.study.worker", str(cell), *options],
+                [sys.executable, "-m", "vqtk.study.worker", str(run), *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(slot),
             )  # fmt: skip
-        self._running[slot] = (cell, process)
-        return Event(cell, "begun", worker)
+        self._running[slot] = (run, process)
+        return Event(run, "begun", worker)
 
     def _environment(self, slot: int) -> dict[str, str]:
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONSAFEPATH": "1"}
@@ -78,26 +78,26 @@ class Local:
         return environment
 
     def _ended(self, slot: int) -> Event | None:
-        cell, process = self._running[slot]
+        run, process = self._running[slot]
         code = process.poll()
         if code is None:
             return None
         del self._running[slot]
-        return Event(cell, "ended", f"local {slot}", _told(code, cell / LOG))
+        return Event(run, "ended", f"local {slot}", _failure(code, run / LOG))
 
 
-def _told(code: int, log: Path) -> str | None:
+def _failure(code: int, log: Path) -> str | None:
     if code == 0:
         return None
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-        memory = "; the system does that when memory runs out" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{memory}. See {log}. With --retry it goes on from its checkpoint."
+        memory = "; the system does so when memory runs out" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{memory}. See {log}. With --retry it resumes from its checkpoint."
     return f"its process ended with code {code}. See {log}."
 
 
 def gpus(device: str) -> list[str]:
-    """Return the CUDA devices that may be used, as CUDA_VISIBLE_DEVICES names them; none where `device` is another."""
+    """Return the CUDA devices that may be used, as CUDA_VISIBLE_DEVICES names them; none if `device` is another."""
     import torch
 
     if device not in ("auto", "cuda") or not torch.cuda.is_available():
@@ -114,12 +114,12 @@ def usable_cores() -> int:
 
 
 RETRIES = 3
-"""How often Ray begins a cell again whose process or machine was lost; it goes on from its checkpoint."""
+"""How often Ray restarts a run whose process or machine was lost; it resumes from its checkpoint."""
 RAY_POLL_S = 0.5
 
 
 class Ray:
-    """An executor on a Ray cluster at `address`, or on one of its own here. Raises: VqtkError if there is none."""
+    """An executor on the Ray cluster at `address`, or on one that it starts. Raises: VqtkError if there is none."""
 
     def __init__(self, settings: Settings, *, address: str | None = None, workers: int | None = None):
         self.ray = _connected(address, settings.threads or 1, workers)
@@ -133,24 +133,24 @@ class Ray:
         self._waiting: list[Path] = []
         self._running: dict[Any, Path] = {}
 
-    def submit(self, cell: Path) -> None:
-        """Have a cell run when the cluster has room."""
-        self._waiting.append(cell)
+    def submit(self, run: Path) -> None:
+        """Start a run when the cluster has room."""
+        self._waiting.append(run)
 
     def events(self) -> Iterator[Event | None]:
-        """Yield cells that are handed to Ray and that end, and None every moment."""
+        """Yield the runs that are handed to Ray and that end, and None every moment."""
         while self._waiting or self._running:
             while self._waiting and len(self._running) < self.workers:
-                cell = self._waiting.pop(0)
-                self._running[self._task.remote(str(cell.resolve()), self.settings)] = cell
-                yield Event(cell, "begun", "ray")
+                run = self._waiting.pop(0)
+                self._running[self._task.remote(str(run.resolve()), self.settings)] = run
+                yield Event(run, "begun", "ray")
             ended, _ = self.ray.wait(list(self._running), timeout=RAY_POLL_S)
             for task in ended:
                 yield Event(self._running.pop(task), "ended", "ray", self._error(task))
             yield None
 
     def stop(self) -> None:
-        """Begin no other cell."""
+        """Start no other run."""
         self._waiting.clear()
 
     def kill(self) -> None:
@@ -167,8 +167,8 @@ class Ray:
         return None
 
 
-def _train(cell: str, settings: Settings) -> str:
-    return train_run(Path(cell), settings, worker=f"ray {socket.gethostname()}").state
+def _train(run: str, settings: Settings) -> str:
+    return train_run(Path(run), settings, worker=f"ray {socket.gethostname()}").state
 
 
 def _connected(address: str | None, threads: int, workers: int | None) -> Any:

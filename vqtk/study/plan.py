@@ -1,22 +1,23 @@
-"""The cells of a study: each variant at each seed, resolved, tried out, and given a directory."""
+"""The runs of a study: each variant at each seed, resolved, checked, and given a directory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqtk.compare.metrics import SAMPLES, SHARED, is_of_the_loss
-from vqtk.compare.variants import changes, units_of
-from vqtk.errors import CheckpointError, RecipeError, VqtkError
+from vqtk.compare.terms import units_of
+from vqtk.errors import CheckpointError, RecipeError
 from vqtk.files import write_text
 from vqtk.io.run_files import StudyFile, read_file
-from vqtk.recipe.build import Validation, build_dataset, fingerprint, validate
+from vqtk.recipe.build import build_dataset
 from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.show import changes
 from vqtk.runs.directory import RunDirectory
 from vqtk.study.design import Choices, name_of
 from vqtk.study.equal import Equal, updates_of
@@ -30,10 +31,16 @@ CostMeasure = Callable[[Recipe], float]
 
 @dataclass(frozen=True)
 class PlannedVariant:
-    """One choice a axis: the recipe that it comes to, at the first seed, and what makes it at another.
+    """A variant: a value on each axis, and the recipe that results.
 
-    `digest` is the SHA-256 of the recipe without seed and name, and of its plugins; `untimed` is that of the same
-    recipe before the study's terms said for how long it trains.
+    Arguments:
+        name: the values, joined.
+        choices: the value on each axis.
+        recipe: at the first seed.
+        digest: `digest_of` the recipe.
+        untimed: `digest_of` the recipe before the study's terms set how long it trains.
+        source: the recipe's file.
+        overrides: of that file, all but the seed.
     """
 
     name: str
@@ -51,33 +58,33 @@ class PlannedVariant:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A variant at a seed; `path` is its directory, relative to the study's."""
+    """A variant at a seed."""
 
     variant: PlannedVariant
     seed: int
 
     @property
     def path(self) -> Path:
-        """Return the cell's directory, relative to the study's."""
+        """Its directory, relative to the study's."""
         return Path(f"{self.variant.name}-{self.variant.digest[:8]}") / f"seed{self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's variants and cells. `measured` are the updates that were found for terms of time, by `untimed`."""
+    """A study's variants. `measured` holds the updates found for terms of time, by `PlannedVariant.untimed`."""
 
     study: Study
     equal: Equal
     variants: list[PlannedVariant]
     measured: dict[str, int]
 
-    def cells(self) -> list[PlannedRun]:
-        """Return the cells in the order that they are run in: all variants at one seed, then at the next."""
+    def runs(self) -> list[PlannedRun]:
+        """Return the runs in the order of training: all variants at one seed, then at the next."""
         return [PlannedRun(variant, seed) for seed in self.study.seeds for variant in self.variants]
 
 
 def plan(study: Study, folder: Path, measure: CostMeasure) -> Plan:
-    """Return the plan of a study; updates that were measured before stand in the study's folder, and are kept.
+    """Return the plan of a study. Updates that were measured before are read from the study's folder.
 
     Raises: RecipeError if a variant cannot be resolved, or if two are the same.
     """
@@ -85,7 +92,7 @@ def plan(study: Study, folder: Path, measure: CostMeasure) -> Plan:
     equal = study.equal or Equal("updates", base.train.updates)
     known = _measured_before(folder, equal)
     variants, measured = [], {}
-    for choices in study.cells:
+    for choices in study.variants:
         untimed = _resolved(study, choices, ())
         if equal.by == "time":
             digest = digest_of(untimed)
@@ -103,11 +110,10 @@ def plan(study: Study, folder: Path, measure: CostMeasure) -> Plan:
 
 
 def digest_of(recipe: Recipe) -> str:
-    """Return the SHA-256 of a recipe without its seed and name, and of its plugins where it has any."""
-    plain = {key: value for key, value in recipe.plain().items() if key not in ("seed", "name")}
+    """Return the SHA-256 of a recipe without its seed and name, and of its plugins if it has any."""
     plugins = sorted(plugin.sha256 for plugin in recipe.plugins)
-    said = json.dumps(plain, sort_keys=True) + "".join(plugins)
-    return hashlib.sha256(said.encode()).hexdigest()
+    text = json.dumps(recipe.of_variant(), sort_keys=True) + "".join(plugins)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _values(study: Study, choices: Choices) -> list[Value]:
@@ -115,13 +121,13 @@ def _values(study: Study, choices: Choices) -> list[Value]:
 
 
 def _made_of(study: Study, choices: Choices) -> tuple[Path, tuple[str, ...]]:
-    """Return the recipe that a variant begins with, and all overrides of it."""
+    """Return the file of a variant's recipe, and all overrides of it."""
     values = _values(study, choices)
     recipes = [value for value in values if value.recipe]
     if len(recipes) > 1:
         raise RecipeError(
-            f"{recipes[1].where}: {name_of(choices)!r} would be of two recipes, for {recipes[0].where} names one, too. "
-            "Let one axis alone name recipes, or take these cells out with `exclude`."
+            f"{recipes[1].where}: {name_of(choices)!r} would have two recipes, as {recipes[0].where} names one, too. "
+            "Let only one axis name recipes, or take these variants out with `exclude`."
         )
     source = recipes[0].recipe if recipes else study.base
     assert source
@@ -157,7 +163,7 @@ def _check_distinct(study: Study, variants: list[PlannedVariant]) -> None:
             differing = [axis for axis, value in variant.choices.items() if other.choices[axis] != value]
             where = study.axes[differing[-1]][variant.choices[differing[-1]]].where
             raise RecipeError(
-                f"{where}: the variants {other.name!r} and {variant.name!r} come to the same recipe, so their runs "
+                f"{where}: the variants {other.name!r} and {variant.name!r} have the same recipe, so their runs "
                 "would be the same. Remove one, or check what it overrides."
             )
 
@@ -173,14 +179,14 @@ def _check_stages(study: Study, variants: list[PlannedVariant]) -> None:
 
 
 def _check_kinds(study: Study, variants: list[PlannedVariant]) -> None:
-    """Raise RecipeError if a metric is one of another kind of data."""
+    """Raise RecipeError if a metric is for another kind of data."""
     for metric in study.metrics:
         kinds = [kind for kind, names in SHARED.items() if metric.name in names]
         wanted = ["image"] if metric.name in SAMPLES else kinds
         for variant in variants if wanted else ():
             kind = build_dataset(variant.recipe).spec.kind
             if kind not in wanted:
-                what = "a distance between images" if metric.name in SAMPLES else f"measured of {wanted[0]} data"
+                what = "a distance between images" if metric.name in SAMPLES else f"a metric of {wanted[0]} data"
                 raise RecipeError(
                     f"{shown_path(study.path)}: metrics: {metric.name} is {what}, and the data of {variant.name!r} are "
                     f"{kind}. Name another metric, or take data of that kind."
@@ -188,66 +194,48 @@ def _check_kinds(study: Study, variants: list[PlannedVariant]) -> None:
 
 
 def _check_data(study: Study, variants: list[PlannedVariant]) -> None:
-    """Raise RecipeError if variants are of different data, which no metric compares; a batch may be of any size."""
+    """Raise RecipeError if variants have different data, which no metric compares. Batch sizes may differ."""
     first, *others = (
         {"data": {key: value for key, value in variant.recipe.plain()["data"].items() if key != "batch"}}
         for variant in variants
     )
     for variant, data in zip(variants[1:], others, strict=True):
-        for row in changes(first, data):
+        for change in changes(first, data):
             raise RecipeError(
-                f"{shown_path(study.path)}: the variants are of different data: {row['path']} is {row['baseline']} in "
-                f"{variants[0].name!r} and {row['variant']} in {variant.name!r}. What is tested on different items "
-                "cannot be compared. Let all variants have the same `data`, or make a study of each."
+                f"{shown_path(study.path)}: the variants have different data: {change.path} is {change.baseline} in "
+                f"{variants[0].name!r} and {change.variant} in {variant.name!r}. Runs that are tested on different "
+                "examples cannot be compared. Let all variants have the same `data`, or make a study of each."
             )
 
 
 def _check_units(study: Study, variants: list[PlannedVariant]) -> None:
     """Raise RecipeError if a metric is in units of the loss, and the variants' losses differ."""
-    said: dict[str, str] = {}
+    names: dict[str, str] = {}
     for variant in variants:
-        said.setdefault(units_of(variant.recipe), variant.name)
+        names.setdefault(units_of(variant.recipe), variant.name)
     named = [metric.name for metric in study.metrics if is_of_the_loss(metric.name)]
-    if len(said) < 2 or not named:
+    if len(names) < 2 or not named:
         return
-    listed = "; ".join(f"{units} ({name})" for units, name in said.items())
+    listed = "; ".join(f"{units} ({name})" for units, name in names.items())
     shared = ", ".join(SHARED[build_dataset(variants[0].recipe).spec.kind])
     raise RecipeError(
         f"{shown_path(study.path)}: metrics: {', '.join(named)}: the variants' losses differ: {listed}. A metric in "
-        f"units of the loss says nothing of which of them is better. Name metrics that all share: metrics: [{shared}]."
+        f"units of the loss cannot rank them. Name metrics that all of them share: metrics: [{shared}]."
     )
 
 
 # ── on disk ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def try_out(plan: Plan) -> Iterator[tuple[PlannedVariant, Validation, list[str]]]:
-    """Build each variant on the CPU and try it; yield it with warnings of an earlier one whose model is the same.
-
-    Raises: RecipeError, with the variant, if one cannot be trained.
-    """
-    seen: dict[str, PlannedVariant] = {}
-    for variant in plan.variants:
-        where = f"{shown_path(plan.study.path)}: the variant {variant.name!r}"
-        try:
-            tried = validate(variant.recipe)
-            other = seen.setdefault(fingerprint(variant.recipe), variant)
-        except VqtkError as error:
-            raise RecipeError(f"{where}: {error}") from None
-        same = other is not variant and other.recipe.plain()["model"] != variant.recipe.plain()["model"]
-        told = f"{where} says another model than {other.name!r} does, but it is the same one: is its setting used?"
-        yield variant, tried, [told] if same else []
-
-
 def write_plan(plan: Plan, folder: Path) -> None:
-    """Write `study.json`, and for each cell that is new a run directory with its recipe, waiting to be run.
+    """Write `study.json`, and for each new run a directory with its recipe and the state `waiting`.
 
     Raises: VqtkError if they cannot be written.
     """
-    for cell in plan.cells():
-        path = folder / cell.path
+    for run in plan.runs():
+        path = folder / run.path
         if not (path / "recipe.yaml").is_file():
-            RunDirectory.create_at(path, cell.variant.at(cell.seed))
+            RunDirectory.create_at(path, run.variant.at(run.seed))
             write_state(path, State())
     write_text(folder / "study.json", json.dumps(_described(plan), indent=2, ensure_ascii=False) + "\n")
 
@@ -261,19 +249,19 @@ def _described(plan: Plan) -> dict[str, Any]:
         "terms": {
             "equal": plan.equal.by,
             "value": plan.equal.value,
-            "said": plan.equal.said(),
+            "said": plan.equal.sentence(),
             **({"measured": plan.measured} if plan.measured else {}),
         },
         "axes": {axis: list(values) for axis, values in study.axes.items()},
         "cells": [
             {
-                "variant": cell.variant.name,
-                "choices": cell.variant.choices,
-                "seed": cell.seed,
-                "path": cell.path.as_posix(),
-                "recipe_sha256": cell.variant.digest,
+                "variant": run.variant.name,
+                "choices": run.variant.choices,
+                "seed": run.seed,
+                "path": run.path.as_posix(),
+                "recipe_sha256": run.variant.digest,
             }
-            for cell in plan.cells()
+            for run in plan.runs()
         ],
     }
 
@@ -288,11 +276,11 @@ def _measured_before(folder: Path, equal: Equal) -> dict[str, int]:
         same = (terms["equal"], terms["value"]) == (equal.by, equal.value)
         return dict(terms["measured"]) if same else {}
     except (CheckpointError, KeyError):
-        raise CheckpointError(f"{path}: the study's file is damaged. Remove it to measure its time anew.") from None
+        raise CheckpointError(f"{path}: the study's file is damaged. Remove it to measure its time again.") from None
 
 
 def to_run(plan: Plan, folder: Path, *, retry: bool) -> list[PlannedRun]:
-    """Return the cells that are still to run, or of whose samples nothing is known; failed ones only with `retry`."""
+    """Return the runs that are not done, or lack a metric of samples; failed ones only with `retry`."""
     settled = {"done"} if retry else {"done", "failed"}
     samples = wants_samples(metric.name for metric in plan.study.metrics)
 
@@ -300,4 +288,4 @@ def to_run(plan: Plan, folder: Path, *, retry: bool) -> list[PlannedRun]:
         state = read_state(path).state
         return state not in settled or (state == "done" and samples and not is_measured(path))
 
-    return [cell for cell in plan.cells() if is_left(folder / cell.path)]
+    return [run for run in plan.runs() if is_left(folder / run.path)]

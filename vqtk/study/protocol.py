@@ -1,4 +1,4 @@
-"""What a study and its workers say to each other: settings, events, each run's state on disk, a request to stop."""
+"""What a study and its workers exchange: settings, events, each run's state on disk, a request to stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATES = ("waiting", "running", "done", "failed", "stopped")
 
 @dataclass(frozen=True)
 class State:
-    """A cell's state, its error where it failed, how often it was begun, and by which worker last."""
+    """A run's state, its error if it failed, how often it was started, and by which worker last."""
 
     state: str = "waiting"
     error: str | None = None
@@ -27,24 +27,24 @@ class State:
     worker: str | None = None
 
 
-def read_state(cell: Path) -> State:
-    """Return the state of a cell's directory; waiting if there is none, or none that can be read."""
+def read_state(run: Path) -> State:
+    """Return the state of a run by its directory; waiting if none can be read."""
     try:
-        return State(**read_file(cell / "cell.json", CellFile))
+        return State(**read_file(run / "cell.json", CellFile))
     except (CheckpointError, TypeError):
         return State()
 
 
-def write_state(cell: Path, state: State) -> None:
-    """Write a cell's state into its directory."""
-    write_text(cell / "cell.json", json.dumps(asdict(state), indent=2, ensure_ascii=False) + "\n")
+def write_state(run: Path, state: State) -> None:
+    """Write a run's state into its directory."""
+    write_text(run / "cell.json", json.dumps(asdict(state), indent=2, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)
 class Event:
-    """A cell was `begun` by a worker, or its worker has `ended`; `error` where it ended without a state of its own."""
+    """A run was `begun` by a worker, or its worker has `ended`; `error` if it ended without recording a state."""
 
-    cell: Path
+    run: Path
     what: str
     worker: str
     error: str | None = None
@@ -52,7 +52,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Settings:
-    """What each worker is told: the device, where data lie, its CPU threads, and the process without which it ends."""
+    """The settings of each worker: the device, the data's folder, its CPU threads, and the process it depends on."""
 
     device: str = "auto"
     data_dir: Path | None = None
@@ -61,19 +61,19 @@ class Settings:
 
 
 class Executor(Protocol):
-    """Runs `train_cell` on the directories of cells, several at once."""
+    """Trains runs by their directories, several at once, as `train_run` does."""
 
     workers: int
     settings: Settings
 
-    def submit(self, cell: Path) -> None:
-        """Have a cell run when there is room."""
+    def submit(self, run: Path) -> None:
+        """Start a run when there is room."""
 
     def events(self) -> Iterator[Event | None]:
-        """Yield what happens until no cell is left, and None now and then in between."""
+        """Yield events until no run is left, and None now and then in between."""
 
     def stop(self) -> None:
-        """Begin no other cell. Those that run are asked by the study's stop file."""
+        """Start no other run. The study's stop file asks the current ones to end."""
 
     def kill(self) -> None:
-        """End those that run at once."""
+        """End the current runs at once."""

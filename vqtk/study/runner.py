@@ -1,8 +1,8 @@
-"""A study, run: its data read, its costs estimated, its runs handed to an executor, their states recorded."""
+"""Runs a study: tries out its variants, reads its data, estimates costs, has its runs trained, records their states."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,42 +10,44 @@ from typing import Protocol
 import torch
 
 from vqtk.datasets import data_root
+from vqtk.errors import RecipeError, VqtkError
 from vqtk.evaluate.profile import total_parameters
 from vqtk.evaluate.quality import features_at_hand
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, kept, references
-from vqtk.recipe.build import build_dataset, build_model
+from vqtk.recipe.build import Validation, build_dataset, build_model, fingerprint, validate
+from vqtk.recipe.node import shown_path
 from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
-from vqtk.study.equal import examples_an_update, step_s, training_flops
+from vqtk.study.equal import step_s, training_flops
 from vqtk.study.plan import Plan, PlannedVariant, to_run
 from vqtk.study.protocol import STOP, Event, Executor, State, read_state, write_state
 from vqtk.study.worker import wants_samples
 
 STEPS = 5
-"""Updates that an estimate of time is made by."""
+"""The updates by which the time of a run is estimated."""
 
 
 class Board(Protocol):
-    """Who is told how a study goes; one that sets `stop` ends it."""
+    """Shows how a study goes; it ends the study by setting `stop`."""
 
     stop: bool
 
     def happened(self, event: Event) -> None:
-        """A cell was begun or has ended."""
+        """A run was started or has ended."""
 
     def tick(self) -> None:
         """Time has passed."""
 
     def say(self, line: str) -> None:
-        """There is something to tell the user."""
+        """Show a line to the user."""
 
 
 def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, *, retry: bool) -> list[State]:
-    """Run the cells that are left, and return the states of all; asked to stop, have each end with a checkpoint."""
+    """Do the runs that are left, and return the states of all. When `board` stops it, each ends with a checkpoint."""
     request, stopping = folder / STOP, False
     request.unlink(missing_ok=True)
-    for cell in to_run(plan, folder, retry=retry):
-        path = folder / cell.path
+    for run in to_run(plan, folder, retry=retry):
+        path = folder / run.path
         write_state(path, replace(read_state(path), state="waiting", error=None))
         executor.submit(path)
     try:
@@ -65,20 +67,38 @@ def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, *, ret
         raise
     finally:
         request.unlink(missing_ok=True)
-    return [read_state(folder / cell.path) for cell in plan.cells()]
+    return [read_state(folder / run.path) for run in plan.runs()]
 
 
 def _settle(event: Event) -> None:
-    """Record the failure of a worker that ended without saying how."""
-    state = read_state(event.cell)
+    """Record the failure of a worker that ended without recording it."""
+    state = read_state(event.run)
     if event.what == "ended" and event.error and state.state in ("waiting", "running"):
-        write_state(event.cell, replace(state, state="failed", error=event.error))
+        write_state(event.run, replace(state, state="failed", error=event.error))
+
+
+def try_out(plan: Plan) -> Iterator[tuple[PlannedVariant, Validation, list[str]]]:
+    """Build each variant on the CPU and try it; yield it with a warning if an earlier one has the same model.
+
+    Raises: RecipeError, with the name of the variant, if one cannot be trained.
+    """
+    seen: dict[str, PlannedVariant] = {}
+    for variant in plan.variants:
+        where = f"{shown_path(plan.study.path)}: the variant {variant.name!r}"
+        try:
+            tried = validate(variant.recipe)
+            other = seen.setdefault(fingerprint(variant.recipe), variant)
+        except VqtkError as error:
+            raise RecipeError(f"{where}: {error}") from None
+        same = other is not variant and other.recipe.plain()["model"] != variant.recipe.plain()["model"]
+        warning = f"{where} differs from {other.name!r} in settings of the model, but has the same one. Are they used?"
+        yield variant, tried, [warning] if same else []
 
 
 def read_data(plan: Plan, data_dir: Path | None, say: Callable[[str], object]) -> None:
-    """Read each data set of a study once, so that its runs find it whole.
+    """Read each data set of a study once, so that all of its files are there when runs start.
 
-    Raises: DataError if one cannot be read, or the study asks for distances that its samples cannot have.
+    Raises: DataError if one cannot be read, or if there are no features to compare samples in.
     """
     samples, seen = wants_samples(metric.name for metric in plan.study.metrics), []
     for variant in plan.variants:
@@ -95,19 +115,19 @@ def read_data(plan: Plan, data_dir: Path | None, say: Callable[[str], object]) -
 
 @dataclass(frozen=True)
 class VariantCost:
-    """What a run of a variant costs; `flops` are those of training on one item, `seconds` those of all its updates."""
+    """What a run of a variant costs: `flops` of training on one example, `seconds` of all updates."""
 
     variant: PlannedVariant
     parameters: int
     bits: float
     flops: int
     updates: int
-    items: int
+    examples: int
     seconds: float
 
 
 def variant_cost(variant: PlannedVariant, device: torch.device) -> VariantCost:
-    """Return what a run of a variant costs, its time foretold from a few updates on synthetic items."""
+    """Return what a run of a variant costs, its time estimated from a few updates on synthetic examples."""
     recipe = variant.recipe
     model = build_model(recipe, device="meta")
     updates = recipe.train.updates
@@ -117,17 +137,17 @@ def variant_cost(variant: PlannedVariant, device: torch.device) -> VariantCost:
         bits=model.bits,
         flops=training_flops(recipe),
         updates=updates,
-        items=updates * examples_an_update(recipe),
+        examples=updates * recipe.examples_per_update,
         seconds=updates * step_s(recipe, device, steps=STEPS),
     )
 
 
 def compute_references(plan: Plan, folder: Path, data_dir: Path | None, say: Callable[[str], object]) -> None:
-    """Compute the references at the baseline's rates into its first run, if they take little beside the training.
+    """Compute the references at the baseline's rates and keep them with its first run, if training takes far longer.
 
     Raises: DataError if the data cannot be read.
     """
-    baseline = next(cell for cell in plan.cells() if cell.variant.choices == plan.study.baseline)
+    baseline = next(run for run in plan.runs() if run.variant.choices == plan.study.baseline)
     recipe, keep = baseline.variant.at(baseline.seed), folder / baseline.path / REFERENCES_FILE
     if kept(keep) or recipe.loss != "mse":
         return
@@ -136,6 +156,8 @@ def compute_references(plan: Plan, folder: Path, data_dir: Path | None, say: Cal
         splits = own_splits(recipe, run, data_dir=data_dir, say=say)
     else:
         splits = dataset.load(data_root(data_dir, of=dataset))
-    if are_worth_it([cell.variant.recipe for cell in plan.cells()], model, splits):
-        say("Computing what needs no network, to draw beside the variants: K-means of pixels, a Gaussian's R(D).")
+    if are_worth_it([run.variant.recipe for run in plan.runs()], model, splits):
+        say(
+            "Computing references without a network, to plot beside the variants: K-means of pixels, a Gaussian's R(D)."
+        )
         references(model, splits, seed=recipe.seed, keep=keep)

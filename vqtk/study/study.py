@@ -1,4 +1,4 @@
-"""A study: which variants of a recipe are trained, from which seeds, and on what equal terms."""
+"""A study: which variants of a recipe are trained, from which seeds, on what equal terms."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vqtk.study.equal import Equal, equal_of
 
 KEYS = ("name", "base", "overrides", "axes", "seeds", "baseline", "metrics", "equal", "cells", "exclude")
 DECIDED = {"seed": "`seeds`", "name": "the names of the axes' values", "train.updates": "`equal`"}
-"""What a study decides itself, and where."""
+"""What the study itself decides, and where."""
 _VALUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
 class Value:
-    """One value of an axis: overrides, or a recipe in place of the base; and where in the study it stands."""
+    """A value of an axis: overrides, or a recipe that replaces the base; and its place in the study's file."""
 
     overrides: tuple[str, ...]
     recipe: Path | None
@@ -38,9 +38,9 @@ Axes = dict[str, dict[str, Value]]
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study. `cells` are the choices of each variant, a value an axis; `overrides` hold for all of them.
+    """A checked study. `variants` holds the value of each on every axis; `overrides` apply to all of them.
 
-    `equal` is None where every cell trains for as many updates as the base says.
+    `equal` is None if every run trains for as many updates as the base.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Study:
     metrics: list[Metric]
     equal: Equal | None
     baseline: Choices
-    cells: list[Choices]
+    variants: list[Choices]
 
 
 @dataclass
@@ -67,7 +67,7 @@ class _Reading:
         self.problems.add(node, path, message)
 
     def typed(self, key: str, hint: Any, missing: str) -> Any:
-        """Return the value of a key by its type; INVALID, with the problem noted, if it has none."""
+        """Return the value of a key if it has the type; otherwise note the problem and return INVALID."""
         if key not in self.root.value:
             self.problem(self.root, "", f"`{key}` is missing; expected {missing}.")
             return INVALID
@@ -78,7 +78,7 @@ class _Reading:
 
 
 def load_study(path: Path) -> Study:
-    """Read and check a study. Raises: RecipeError with file, line and what was expected, for all that is wrong."""
+    """Read and check a study. Raises: RecipeError with file, line and what was expected, for every problem."""
     if not is_file(path):
         near = nearest(path.name, beside(path, "*.yaml"))
         raise RecipeError(
@@ -103,9 +103,9 @@ def load_study(path: Path) -> Study:
     names = {axis: list(values) for axis, values in axes.items()}
     baseline = baseline_of(reading.root, names, reading.problems)
     reading.raise_any()
-    cells = variants_of(reading.root, names, baseline, reading.problems)
+    variants = variants_of(reading.root, names, baseline, reading.problems)
     reading.raise_any()
-    return Study(name, path, base, overrides, axes, seeds, metrics, equal, baseline, cells)
+    return Study(name, path, base, overrides, axes, seeds, metrics, equal, baseline, variants)
 
 
 def _check_keys(reading: _Reading) -> None:
@@ -117,14 +117,16 @@ def _check_keys(reading: _Reading) -> None:
 def _seeds(reading: _Reading) -> Any:
     given = reading.root.value.get("seeds")
     if given is not None and given.value in ([], None):
-        reading.problem(given, "seeds", "there is none; expected at least one whole number, as in [0, 1, 2].")
+        reading.problem(given, "seeds", "the list is empty; expected at least one whole number, as in [0, 1, 2].")
         return []
     seeds = reading.typed("seeds", Annotated[list[Whole], Len(1)], "a list of whole numbers, as in [0, 1, 2]")
     if seeds is not INVALID:
         for index, seed in enumerate(seeds):  # At most MOST_LISTED of them.
             if seed in seeds[:index]:
                 node = reading.root.value["seeds"].value[index]
-                reading.problem(node, "seeds", f"the seed {seed} stands twice: its runs would be the same. Remove one.")
+                reading.problem(
+                    node, "seeds", f"the seed {seed} is listed twice: its runs would be the same. Remove one."
+                )
     return seeds
 
 
@@ -136,7 +138,7 @@ def _base(reading: _Reading) -> Path:
 
 
 def _recipe(reading: _Reading, node: Node, place: str) -> Path:
-    """Return the recipe that a node names, relative to the study; note it if there is none."""
+    """Return the path of the recipe that a node names, relative to the study; note a problem if it is missing."""
     path = reading.path.parent / str(node.value)
     if not isinstance(node.value, str) or not is_file(path):
         near = nearest(path.name, beside(path, "*.yaml"))
@@ -162,7 +164,7 @@ def _axes(reading: _Reading) -> Axes:
 def _values(reading: _Reading, node: Node, place: str) -> dict[str, Value]:
     if not isinstance(node.value, dict) or not node.value:
         reading.problem(
-            node, place, "this axis has no variants; expected a mapping from their names to overrides, as in "
+            node, place, "this axis has no values; expected a mapping from their names to overrides, as in "
             '{scale: [], film: ["model.condition=film"]}.',
         )  # fmt: skip
         return {}
@@ -194,5 +196,5 @@ def _overrides(reading: _Reading, node: Node | None, place: str) -> tuple[str, .
     for child in children:
         path = str(child.value).partition("=")[0].strip()
         if path in DECIDED:
-            reading.problem(child, place, f"{path!r} is not for a variant to set: {DECIDED[path]} says it.")
+            reading.problem(child, place, f"{path!r} is not for a variant to set: {DECIDED[path]} decides it.")
     return tuple(word(child) or "" for child in children)

@@ -26,12 +26,12 @@ from vqtk.study.protocol import STOP, Settings, State, read_state, write_state
 from vqtk.train.loop import Callback, Progress
 
 ORPHAN_S = 120.0
-"""How long a worker waits for one that its parent left behind to end."""
+"""How long a worker waits for an orphaned worker on the same run to end."""
 _LOOK_S = 0.5
 
 
 class Following(Callback):
-    """Prints what is said, and looks for a reason to stop: a file, or the end of the process that began this one."""
+    """Prints messages, and looks for a reason to stop: a file, or the end of the process that started this one."""
 
     def __init__(self) -> None:
         self.stop_file: Path | None = None
@@ -46,7 +46,7 @@ class Following(Callback):
             self.stop = self.stop or asked or os.getppid() != self.parent
 
     def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
-        """Print the metrics of test items."""
+        """Print the metrics of the test examples."""
         print(f"test after {update}: {row}", flush=True)
 
     def on_message(self, line: str) -> None:
@@ -54,29 +54,28 @@ class Following(Callback):
         print(line, flush=True)
 
 
-def train_run(cell: Path, settings: Settings, *, worker: str = "", following: Following | None = None) -> State:
-    """Train a cell's run to its end, from its newest checkpoint if there is one; return the state that it reached.
+def train_run(run: Path, settings: Settings, *, worker: str = "", following: Following | None = None) -> State:
+    """Train a run to its end, from its newest checkpoint if there is one, and return its state.
 
-    Where the study compares by samples, they are measured then. What fails is recorded in the state, and raised no
-    further.
+    If the study compares samples, they are measured then. An exception is recorded in the state and not raised.
     """
-    with locked(cell / RUN, what=f"The cell {cell}", wait_s=ORPHAN_S):
-        before, samples = read_state(cell), study_wants_samples(cell.parent.parent)
-        if before.state == "done" and (is_measured(cell) or not samples):
+    with locked(run / RUN, what=f"The run {run}", wait_s=ORPHAN_S):
+        before, samples = read_state(run), study_wants_samples(run.parent.parent)
+        if before.state == "done" and (is_measured(run) or not samples):
             return before
         state = State("running", None, before.attempts + 1, worker or f"pid {os.getpid()}")
-        write_state(cell, state)
+        write_state(run, state)
         try:
-            finished = _train(cell, settings, following or Following(), samples=samples)
-        except Exception as error:  # A cell's failure is its own; the study goes on.
-            state = replace(state, state="failed", error=_told(error))
+            finished = _train(run, settings, following or Following(), samples=samples)
+        except Exception as error:  # The failure of one run does not end the study.
+            state = replace(state, state="failed", error=_reason(error))
         else:
             state = replace(state, state="done" if finished else "stopped")
-        write_state(cell, state)
+        write_state(run, state)
     return state
 
 
-def _train(cell: Path, settings: Settings, following: Following, *, samples: bool) -> bool:
+def _train(run: Path, settings: Settings, following: Following, *, samples: bool) -> bool:
     import torch
 
     from vqtk.datasets import data_root
@@ -87,10 +86,10 @@ def _train(cell: Path, settings: Settings, following: Following, *, samples: boo
     from vqtk.runs.experiment import Experiment, go_on, run_experiment
     from vqtk.train.execution import choose_device
 
-    begun = (cell / "manifest.json").is_file()
-    directory, recipe = RunDirectory.open(cell) if begun else (RunDirectory(cell), load_recipe(cell / "recipe.yaml"))
+    begun = (run / "manifest.json").is_file()
+    directory, recipe = RunDirectory.open(run) if begun else (RunDirectory(run), load_recipe(run / "recipe.yaml"))
     torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
-    following.stop_file = cell.parent.parent / STOP
+    following.stop_file = run.parent.parent / STOP
     following.parent = settings.parent or following.parent
     root, say = data_root(settings.data_dir, of=build_dataset(recipe)), following.on_message
     experiment = Experiment.of(
@@ -112,7 +111,7 @@ def _train(cell: Path, settings: Settings, following: Following, *, samples: boo
 
 
 def _stopped_by_sigterm() -> Following:
-    """Return a callback that SIGTERM tells to stop. Ctrl-C is left to the parent, which asks in its own way."""
+    """Return a callback that SIGTERM stops. Ctrl-C is left to the parent, which stops its workers by a file."""
     following = Following()
 
     def ask(*_: object) -> None:
@@ -125,7 +124,7 @@ def _stopped_by_sigterm() -> Following:
     return following
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     from vqtk.plugin.loading import described
 
     if isinstance(error, VqtkError):
@@ -135,9 +134,9 @@ def _told(error: Exception) -> str:
 
 
 def run_worker() -> None:
-    """Train the cell that the command line names."""
-    parser = argparse.ArgumentParser(prog="vqtk.study.worker", description="Train one cell of a study.")
-    parser.add_argument("cell", type=Path)
+    """Train the run that the command line names."""
+    parser = argparse.ArgumentParser(prog="vqtk.study.worker", description="Train one run of a study.")
+    parser.add_argument("run", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--threads", type=int)
@@ -145,44 +144,46 @@ def run_worker() -> None:
     parser.add_argument("--worker", default="")
     given = parser.parse_args()
     settings = Settings(given.device, given.data_dir, given.threads, given.parent)
-    reached = train_run(given.cell, settings, worker=given.worker, following=_stopped_by_sigterm())
+    reached = train_run(given.run, settings, worker=given.worker, following=_stopped_by_sigterm())
     sys.exit(1 if reached.state == "failed" else 0)
 
 
 def wants_samples(metrics: Iterable[str]) -> bool:
-    """Return whether any of a study's metrics is one of samples."""
+    """Return whether any of these metrics is one of samples."""
     return any(name in SAMPLES for name in metrics)
 
 
 def study_wants_samples(study: Path) -> bool:
-    """Return whether the study in this directory has a metric of samples; False if there is none."""
+    """Return whether the study in a directory has a metric of samples; False without a study."""
     try:
         return wants_samples(metric["name"] for metric in read_file(study / "study.json", StudyFile).get("metrics", []))
     except CheckpointError:
         return False
 
 
-def is_measured(cell: Path) -> bool:
-    """Return whether a cell's summary has the metrics of samples."""
+def is_measured(run: Path) -> bool:
+    """Return whether a run's summary has the metrics of samples."""
     try:
-        return SAMPLES.keys() <= RunDirectory(cell).summary()["test"].keys()
+        return SAMPLES.keys() <= RunDirectory(run).summary()["test"].keys()
     except CheckpointError:
         return False
 
 
 def measure_samples(experiment: Experiment, directory: RunDirectory) -> None:
-    """Compare a trained model's samples with the test images, and add what is found to its summary.
+    """Compare a trained model's samples with the test images, and add the metrics to its summary.
 
-    As many samples as test items, at most 10,000. Raises: DataError if there are no features to compare them in.
+    There are as many samples as test examples, at most 10,000.
+
+    Raises: DataError if there are no features to compare them in.
     """
     recipe, splits = experiment.recipe, experiment.splits
     name, every = recipe.data.entry.name, torch.arange(len(splits.test))
-    experiment.say("Comparing samples with test items …")
+    experiment.say("Comparing samples with test examples …")
     found = quality(experiment.trainer.model, splits, items=every, name=name, seed=recipe.seed)
     if found.note:
         experiment.say(f"{found.note} Used instead: {found.features.title}.")
     summary = directory.summary()
-    row = {**summary["test"], **{metric: getattr(found, figure) for metric, figure in SAMPLES.items()}}
+    row = {**summary["test"], **{metric: getattr(found, name) for metric, name in SAMPLES.items()}}
     directory.write_summary({**summary, "test": row, "quality": found.plain()})
 
 

@@ -1,6 +1,6 @@
-"""The contract that every component keeps to, built-in or a plugin's, as checks to be called.
+"""The contract that every component, built-in or in a plugin, must fulfil, as a list of checks to call.
 
-A plugin's own test:
+The test of a plugin:
 
     @pytest.mark.parametrize("check", plugin_contract(Path("my_plugin.py")), ids=str)
     def test_my_plugin_keeps_to_the_contract(check):

@@ -1,4 +1,4 @@
-"""The contract of stage-selection losses: their shapes, each option alone, and the gradient of a selection."""
+"""The contract of stage-selection losses: their shapes, independent options, and the gradient of a selection."""
 
 from __future__ import annotations
 
@@ -10,53 +10,58 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError, gradcheck
 
 from vqtk.nn.types import DataSpec
-from vqtk.testing._case import ITEMS, OPTIONS, Case, Clause, ContractError, Untouched, apart, compiled, draw, near
+from vqtk.testing._case import EXAMPLES, OPTIONS, Case, Clause, ContractError, Untouched, apart, compiled, draw, near
 from vqtk.testing._surroundings import own_data
 
 CODES = torch.tensor([1, 3, 0])
 _EXACT_AT_MOST = 200
-"""Values of deltas up to which each entry of a gradient is compared; beyond it random directions are."""
+"""The most values of deltas for which every entry of a gradient is compared; for more, random directions are."""
 
 
-def translates_between_reconstructions_channels_and_data(case: Case) -> None:
-    """`shape`, `channels`, `out_channels` and `size` are what `to_channels`, `from_channels` and `show` keep to."""
+def converts_between_reconstructions_channels_and_data(case: Case) -> None:
+    """`to_channels`, `from_channels` and `show` return the shapes of `shape`, `channels`, `out_channels` and `size`."""
     for loss, x, deltas, target in tried_losses(case):
-        one = draw(ITEMS, OPTIONS, loss.out_channels, *loss.size, seed=1)[:, 2]
+        one = draw(EXAMPLES, OPTIONS, loss.out_channels, *loss.size, seed=1)[:, 2]
         for call, found, expected in (
-            ("to_channels", loss.to_channels(x), (ITEMS, loss.channels, *loss.size)),
-            ("from_channels", deltas, (ITEMS, OPTIONS, *loss.shape)),
+            ("to_channels", loss.to_channels(x), (EXAMPLES, loss.channels, *loss.size)),
+            ("from_channels", deltas, (EXAMPLES, OPTIONS, *loss.shape)),
             ("show", loss.show(x), tuple(target.shape)),
         ):
             if tuple(found.shape) != tuple(expected):
                 case.fail(
-                    f"`{call}` yields shape {tuple(found.shape)}; expected {tuple(expected)}.",
-                    "Correct it, or what the loss gives its base class.",
+                    f"`{call}` returns shape {tuple(found.shape)}; expected {tuple(expected)}.",
+                    "Correct it, or the arguments to the base class.",
                 )
         if not torch.equal(loss.from_channels(one), deltas[:, 2]):
-            case.fail("`from_channels` gives one option another delta than among all.", "Count axes from the last.")
+            case.fail(
+                "`from_channels` returns another delta for one option alone than among all.",
+                "Count axes from the last.",
+            )
 
 
-def scores_each_option_alone(case: Case) -> None:
-    """A grid (n, k), finite, whose entries are the loss of that proposal for that item."""
+def scores_each_option_independently(case: Case) -> None:
+    """The grid (n, k) is finite, and each entry is the loss of its proposal for its example."""
     for loss, x, deltas, target in tried_losses(case):
         grid = loss(x[:, None] + deltas, target)
-        if tuple(grid.shape) != (ITEMS, OPTIONS):
-            case.fail(f"the grid has shape {tuple(grid.shape)}; expected {(ITEMS, OPTIONS)}.", "Average over values.")
+        if tuple(grid.shape) != (EXAMPLES, OPTIONS):
+            case.fail(
+                f"the grid has shape {tuple(grid.shape)}; expected {(EXAMPLES, OPTIONS)}.", "Average over values."
+            )
         if not grid.isfinite().all():
             case.fail("the grid is not finite.", "Look for a division, root or logarithm at 0, or an overflow.")
-        for item in range(ITEMS):
+        for example in range(EXAMPLES):
             for option in range(OPTIONS):
-                alone = loss((x + deltas[:, option])[item, None, None], target[item, None])[0, 0]
-                if not near(alone, grid[item, option]):
+                alone = loss((x + deltas[:, option])[example, None, None], target[example, None])[0, 0]
+                if not near(alone, grid[example, option]):
                     case.fail(
-                        f"the loss of option {option} for item {item} depends on what else is in the batch: "
-                        f"{apart(alone, grid[item, option])}.",
-                        "Reduce over the values of one proposal alone.",
+                        f"the loss of option {option} for example {example} depends on what else is in the batch: "
+                        f"{apart(alone, grid[example, option])}.",
+                        "Reduce only over the values of one proposal.",
                     )
 
 
-def scores_the_same_again_and_changes_nothing(case: Case) -> None:
-    """Deterministic, in either mode; proposals, reconstruction, deltas and target stay as they are."""
+def is_deterministic_and_does_not_modify_its_inputs(case: Case) -> None:
+    """The grid is the same again, in both modes; proposals, reconstruction, deltas and target are not modified."""
     for loss, x, deltas, target in tried_losses(case):
         proposals = x[:, None] + deltas
         inputs = Untouched(case, x=x, deltas=deltas, target=target, proposals=proposals)
@@ -69,14 +74,16 @@ def scores_the_same_again_and_changes_nothing(case: Case) -> None:
         loss.show(x)
         inputs.check("show")
         if not all(torch.equal(grid, grids[0]) for grid in grids):
-            case.fail("it gives another grid when called again.", "A loss draws nothing at random, and has no modes.")
+            case.fail(
+                "it returns another grid when called again.", "A loss must not be random, nor depend on the mode."
+            )
 
 
-def takes_as_from_materialised_proposals(case: Case) -> None:
-    """`grid` and `take` give the grid and the new reconstruction of the plain definition, and their gradients."""
+def agrees_with_materialised_proposals(case: Case) -> None:
+    """`grid` and `take` return the grid and reconstruction that the definition gives, and their gradients."""
     for loss, x, deltas, target in tried_losses(case):
         for shared in (False, True):
-            # Before the first choice, one example's reconstruction and deltas stand for all.
+            # Before the first choice, one example's reconstruction and deltas serve the whole batch.
             one, its = (x[:1], deltas[:1]) if shared else (x, deltas)
             for leaves in ([its.detach()], [its.detach(), one.detach()]):
                 for leaf in leaves:
@@ -87,27 +94,27 @@ def takes_as_from_materialised_proposals(case: Case) -> None:
 
 
 def _check_taken(case: Case, loss: Any, x: Tensor, deltas: Tensor, target: Tensor, leaves: list[Tensor]) -> None:
-    proposals = (x[:, None] + deltas).expand(ITEMS, *deltas.shape[1:])
-    plain = loss(proposals, target), proposals[torch.arange(ITEMS), CODES]
+    proposals = (x[:, None] + deltas).expand(EXAMPLES, *deltas.shape[1:])
+    plain = loss(proposals, target), proposals[torch.arange(EXAMPLES), CODES]
     shown = loss.grid(x, deltas, target)
     taken = loss.take(x, deltas, target, shown, CODES)
     weights = [draw(*value.shape, seed=3) for value in plain]
     gradients = [torch.autograd.grad(values, leaves, weights) for values in (taken, plain)]
     for what, found, expected in (
-        ("`grid` gives a grid", shown, plain[0]),
-        ("`take` gives a grid", taken[0], plain[0]),
-        ("`take` gives a new reconstruction", taken[1], plain[1]),
-        *(("`take` gives a gradient", *pair) for pair in zip(*gradients, strict=True)),
+        ("the grid of `grid`", shown, plain[0]),
+        ("the grid of `take`", taken[0], plain[0]),
+        ("the reconstruction of `take`", taken[1], plain[1]),
+        *(("the gradient of `take`", *pair) for pair in zip(*gradients, strict=True)),
     ):
         if not near(found, expected):
             case.fail(
-                f"{what} other than from the materialised proposals: {apart(found, expected)}.",
+                f"{what} differs from that of materialised proposals: {apart(found, expected)}.",
                 "Compute the same, or leave `grid` and `take` to the base class.",
             )
 
 
-def has_the_gradient_of_finite_differences(case: Case) -> None:
-    """Of a selection, by reconstruction and deltas."""
+def has_a_gradient_that_matches_finite_differences(case: Case) -> None:
+    """The gradient of a selection, for reconstruction and deltas."""
     for loss, x, deltas, target in tried_losses(case):
 
         def select(x: Tensor, deltas: Tensor, loss: Any = loss, target: Tensor = target) -> tuple[Tensor, Tensor]:
@@ -118,45 +125,47 @@ def has_the_gradient_of_finite_differences(case: Case) -> None:
             gradcheck(select, inputs, fast_mode=deltas.numel() > _EXACT_AT_MOST)
         except GradcheckError as error:
             case.fail(
-                f"its gradient is not that of finite differences: {' '.join(str(error).split())[:200]}.",
+                f"its gradient differs from finite differences: {' '.join(str(error).split())[:200]}.",
                 "Correct its `backward`, or what it detaches.",
             )
 
 
-def its_grid_and_choice_compile(case: Case) -> None:
-    """Under `torch.compile` it gives the grid that it gives without."""
+def compiles_its_grid(case: Case) -> None:
+    """The grid is the same under `torch.compile`."""
     for loss, x, deltas, target in tried_losses(case):
         proposals = x[:, None] + deltas
         found, expected = compiled(case, loss.forward)(proposals, target), loss(proposals, target)
         if not near(found, expected, tolerance=1e-6):
-            case.fail(f"compiled, it gives another grid: {apart(found, expected)}.", "Keep Python's control flow out.")
+            case.fail(
+                f"compiled, it returns another grid: {apart(found, expected)}.", "Avoid Python control flow on values."
+            )
         break
 
 
 CHECKS: list[Clause] = [
-    translates_between_reconstructions_channels_and_data,
-    scores_each_option_alone,
-    scores_the_same_again_and_changes_nothing,
-    takes_as_from_materialised_proposals,
-    has_the_gradient_of_finite_differences,
-    its_grid_and_choice_compile,
+    converts_between_reconstructions_channels_and_data,
+    scores_each_option_independently,
+    is_deterministic_and_does_not_modify_its_inputs,
+    agrees_with_materialised_proposals,
+    has_a_gradient_that_matches_finite_differences,
+    compiles_its_grid,
 ]
 
 
 def tried_losses(case: Case) -> Iterator[tuple[Any, Tensor, Tensor, Tensor]]:
-    """Yield a loss, reconstructions, four deltas of each as a network yields them, and targets."""
+    """Yield a loss, reconstructions, four deltas for each as a network returns them, and targets."""
     for size in case.sizes():
         loss, data = _fitting(case, len(size))
-        deltas = loss.from_channels(draw(ITEMS, OPTIONS, loss.out_channels, *loss.size, seed=1))
+        deltas = loss.from_channels(draw(EXAMPLES, OPTIONS, loss.out_channels, *loss.size, seed=1))
         if data.classes is None:
-            target = draw(ITEMS, *data.shape, seed=2)
+            target = draw(EXAMPLES, *data.shape, seed=2)
         else:
-            target = torch.arange(ITEMS * data.shape[0]).reshape(ITEMS, -1) % data.classes
-        yield loss, draw(ITEMS, *loss.shape), deltas, target
+            target = torch.arange(EXAMPLES * data.shape[0]).reshape(EXAMPLES, -1) % data.classes
+        yield loss, draw(EXAMPLES, *loss.shape), deltas, target
 
 
 def _fitting(case: Case, dimensions: int) -> tuple[Any, DataSpec]:
-    """Return the loss for its own data, or the smallest of so many dimensions that it takes, and what these are."""
+    """Return the loss, built for its own data or the smallest of these dimensions that it accepts, and their spec."""
     first: ContractError | None = None
     for data in _data(case, dimensions):
         try:

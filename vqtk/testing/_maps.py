@@ -1,4 +1,4 @@
-"""What the contract asks of maps: backbones, blocks, conditions, heads and refiners."""
+"""The contracts of maps: backbones, blocks, conditions, heads and refiners."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vqtk.nn.stage import leaves_of
 from vqtk.testing._case import (
-    ITEMS,
+    EXAMPLES,
     OPTIONS,
     STAGES,
     WIDTH,
@@ -27,36 +27,36 @@ from vqtk.testing._case import (
 )
 
 CHANNELS = 2
-"""Channels of a reconstruction, which a refiner takes and yields and a head yields."""
-CODES = (torch.arange(ITEMS)[:, None] + torch.arange(STAGES)) % OPTIONS
-"""The options that items take at each stage, on a refiner's way through the stages: (n, stages)."""
+"""The channels of a reconstruction, which are the input of a refiner and the output of refiners and heads."""
+CODES = (torch.arange(EXAMPLES)[:, None] + torch.arange(STAGES)) % OPTIONS
+"""The options that examples take at each stage (n, stages), to advance a refiner's state."""
 
 
-def yields_finite_features_of_the_shape_that_it_says(case: Case) -> None:
-    """The shape by `width` and `size` (a head: options, channels, `size`), at every stage."""
+def returns_finite_values_of_the_declared_shape(case: Case) -> None:
+    """At every stage, the shape is given by `width` and `size` (of a head: options, channels, `size`)."""
     for module, features in tried_maps(case):
         expected = _shape(case, module, features)
         for stage, found in enumerate(outputs(case, module, features, CODES)):
             if tuple(found.shape) != expected:
                 case.fail(
-                    f"at stage {stage} it yields shape {tuple(found.shape)} for input {tuple(features.shape)}; "
+                    f"at stage {stage} it returns shape {tuple(found.shape)} for input {tuple(features.shape)}; "
                     f"expected {expected}, {_meaning(case)}.",
-                    "Correct what `forward` (or `propose`) computes, or what the component says of it.",
+                    "Correct what `forward` (or `propose`) computes, or the shape that the component declares.",
                 )
             if not found.isfinite().all():
-                case.fail(f"at stage {stage} what it yields is not finite.", "Look for a division, root or log at 0.")
+                case.fail(f"at stage {stage} its output is not finite.", "Look for a division, root or log at 0.")
 
 
-def every_parameter_receives_a_gradient(case: Case) -> None:
-    """From the sum over all stages."""
+def gives_every_parameter_a_gradient(case: Case) -> None:
+    """The gradient of a sum over all stages reaches every parameter."""
     for module, features in tried_maps(case):
-        yielded = torch.stack(outputs(case, module, features.requires_grad_(), CODES))
-        (yielded * draw(*yielded.shape, seed=1)).sum().backward()
+        found = torch.stack(outputs(case, module, features.requires_grad_(), CODES))
+        (found * draw(*found.shape, seed=1)).sum().backward()
         check_gradients(case, module, over=f"all {STAGES} stages")
 
 
-def yields_the_same_each_time(case: Case) -> None:
-    """In training and in evaluation mode, whatever the default random generator's state."""
+def is_deterministic(case: Case) -> None:
+    """The output is the same again, in training and in evaluation mode, whatever the state of the default generator."""
     for module, features in tried_maps(case):
         for training in (True, False):
             module.train(training)
@@ -64,52 +64,51 @@ def yields_the_same_each_time(case: Case) -> None:
             if not all(map(torch.equal, first, second)):
                 cause = named(module, nn.modules.dropout._DropoutNd)
                 case.fail(
-                    f"it yields something else when called again in {_mode(training)} mode"
-                    f"{f'; {cause} draws at random' if cause else ''}.",
-                    "A component draws nothing at random when it is called, nor keeps what it was called with: leave "
-                    "exploration to the selector.",
+                    f"it returns something else when called again in {_mode(training)} mode"
+                    f"{f'; {cause} is random' if cause else ''}.",
+                    "A component must not be random, nor remember earlier calls: leave exploration to the selector.",
                 )
 
 
-def leaves_its_input_as_it_is(case: Case) -> None:
-    """Neither features nor a reconstruction are changed in place."""
+def does_not_modify_its_input(case: Case) -> None:
+    """Features, or a refiner's reconstruction, are not modified in place."""
     for module, features in tried_maps(case):
         inputs = Untouched(case, features=features)
         outputs(case, module, features, CODES)
         inputs.check("propose" if case.registry.kind == "refiner" else "forward")
 
 
-def treats_each_item_alone(case: Case) -> None:
-    """What it yields for an item does not depend on the others of the batch, in either mode."""
+def treats_each_example_independently(case: Case) -> None:
+    """The output for an example does not depend on the others in the batch, in both modes."""
     for module, features in tried_maps(case):
         cause = named(module, nn.modules.batchnorm._BatchNorm)
         advice = (
-            f"Likely because of {cause}, which mixes the items of a batch. Use GroupNorm or LayerNorm."
+            f"Likely because of {cause}, which mixes the examples of a batch. Use GroupNorm or LayerNorm."
             if cause
             else "Look for a mean, norm, sort or reshape over the first axis."
         )
         for training in (True, False):
             module.train(training)
             together = outputs(case, module, features, CODES)
-            for item in range(ITEMS):
-                part = slice(item, item + 1)
+            for example in range(EXAMPLES):
+                part = slice(example, example + 1)
                 try:
                     alone = outputs(case, module, features[part], CODES[part])
                 except Exception as error:
                     if not cause:
                         raise
-                    case.fail(f"it fails on a single item in {_mode(training)} mode: {error}", advice)
+                    case.fail(f"it fails on a single example in {_mode(training)} mode: {error}", advice)
                 for stage, (one, of_all) in enumerate(zip(alone, together, strict=True)):
                     if not near(one, of_all[part]):
                         case.fail(
-                            f"what item {item} gives at stage {stage} depends on the other items of its batch, in "
-                            f"{_mode(training)} mode: {apart(one, of_all[part])}.",
+                            f"the output for example {example} at stage {stage} depends on the other examples of its "
+                            f"batch, in {_mode(training)} mode: {apart(one, of_all[part])}.",
                             advice,
                         )
 
 
-def depends_on_the_stage_where_it_says_so(case: Case) -> None:
-    """A component that is `staged` yields something else at each stage for the same input."""
+def depends_on_the_stage_if_it_declares_so(case: Case) -> None:
+    """The output of a component that is registered as `staged` differs between stages for the same input."""
     if not case.entry.staged:
         return
     for module, features in tried_maps(case):
@@ -117,42 +116,42 @@ def depends_on_the_stage_where_it_says_so(case: Case) -> None:
         for stage in range(1, STAGES):
             if torch.equal(at[0], at[stage]):
                 case.fail(
-                    f"it is said to depend on the stage, and yields the same at stages 0 and {stage}.",
+                    f"it is registered as dependent on the stage, but returns the same at stages 0 and {stage}.",
                     "Apply the condition, as in `self.condition(features, stage)`, or register it with `staged=False`.",
                 )
 
 
 def works_under_autocast(case: Case) -> None:
-    """In bfloat16, forwards and backwards, as `train.precision: bfloat16` asks."""
+    """Forward and backward passes work in bfloat16, as with `train.precision: bfloat16`."""
     for module, features in tried_maps(case):
         module.float()
         with torch.autocast("cpu", torch.bfloat16):
-            yielded = torch.stack(outputs(case, module, features.float(), CODES))
-        if not yielded.isfinite().all():
-            case.fail("under autocast to bfloat16 what it yields is not finite.", "Compute that part in float32.")
-        if yielded.requires_grad:
-            yielded.float().sum().backward()
+            found = torch.stack(outputs(case, module, features.float(), CODES))
+        if not found.isfinite().all():
+            case.fail("under autocast to bfloat16 its output is not finite.", "Compute that part in float32.")
+        if found.requires_grad:
+            found.float().sum().backward()
 
 
 def compiles(case: Case) -> None:
-    """Under `torch.compile` it yields what it yields without."""
+    """The output is the same under `torch.compile`."""
     for module, features in tried_maps(case):
         found, expected = compiled(case, partial(_at, module))(features, STAGES - 1), _at(module, features, STAGES - 1)
         if not near(found, expected, tolerance=1e-6):
             case.fail(
-                f"compiled, it yields something else at stage {STAGES - 1}: {apart(found, expected)}.",
-                "Keep what depends on values out of Python's own control flow.",
+                f"compiled, it returns something else at stage {STAGES - 1}: {apart(found, expected)}.",
+                "Avoid Python control flow on values.",
             )
         break
 
 
 CHECKS: list[Clause] = [
-    yields_finite_features_of_the_shape_that_it_says,
-    every_parameter_receives_a_gradient,
-    yields_the_same_each_time,
-    leaves_its_input_as_it_is,
-    treats_each_item_alone,
-    depends_on_the_stage_where_it_says_so,
+    returns_finite_values_of_the_declared_shape,
+    gives_every_parameter_a_gradient,
+    is_deterministic,
+    does_not_modify_its_input,
+    treats_each_example_independently,
+    depends_on_the_stage_if_it_declares_so,
     works_under_autocast,
     compiles,
 ]
@@ -164,11 +163,11 @@ def tried_maps(case: Case) -> Iterator[tuple[Any, Tensor]]:
         width = CHANNELS if case.registry.kind == "refiner" else WIDTH
         deltas = (width, size, STAGES, OPTIONS, CHANNELS)
         supplied = {"condition": (width, STAGES), "head": deltas, "refiner": deltas}
-        yield case.made(*supplied.get(case.registry.kind, deltas[:3])), draw(ITEMS, width, *size)
+        yield case.made(*supplied.get(case.registry.kind, deltas[:3])), draw(EXAMPLES, width, *size)
 
 
 def outputs(case: Case, module: Any, features: Tensor, codes: Tensor) -> list[Tensor]:
-    """Return what a map yields at each stage; a refiner's state advances along the codes (n, stages)."""
+    """Return the output of a map at each stage; a refiner's state advances by the codes (n, stages)."""
     if case.registry.kind != "refiner":
         return [module(features, stage) for stage in range(STAGES)]
     after, state = [], module.initial_state(features)
@@ -190,46 +189,46 @@ def _shape(case: Case, module: Any, features: Tensor) -> tuple[int, ...]:
     needed = {"backbone": ("width", "size"), "block": ("width", "size"), "head": ("size",)}.get(kind, ())
     for name in needed:
         if not hasattr(module, name):
-            case.fail(f"it does not say its `{name}`.", f"Set `self.{name}` to that of what it yields.")
+            case.fail(f"it has no attribute `{name}`.", f"Set `self.{name}` to that of its output.")
     if kind in ("head", "refiner"):
-        return (ITEMS, OPTIONS, CHANNELS, *getattr(module, "size", size))
-    return (ITEMS, getattr(module, "width", WIDTH), *getattr(module, "size", size))
+        return (EXAMPLES, OPTIONS, CHANNELS, *getattr(module, "size", size))
+    return (EXAMPLES, getattr(module, "width", WIDTH), *getattr(module, "size", size))
 
 
 def _meaning(case: Case) -> str:
     kind = case.registry.kind
     return {
         "condition": "that of the input",
-        "head": "(items, options, out_channels, *its `size`)",
-        "refiner": "(items, options, out_channels, *its `size`, by default that of the input)",
-    }.get(kind, "(items, its `width`, *its `size`)")
+        "head": "(examples, options, out_channels, *its `size`)",
+        "refiner": "(examples, options, out_channels, *its `size`, by default that of the input)",
+    }.get(kind, "(examples, its `width`, *its `size`)")
 
 
 def _mode(training: bool) -> str:
     return "training" if training else "evaluation"
 
 
-def chooses_what_it_would_have_yielded_for_that_option(case: Case) -> None:
-    """`choose`, the decoder's path, gives the chosen options' deltas of the full path; for each option."""
+def chooses_the_same_deltas_as_it_proposes(case: Case) -> None:
+    """`choose`, which decoding uses, returns the same delta for each option as the full computation."""
     for module, x in tried_maps(case):
         for first in range(OPTIONS):
             state = module.initial_state(x) if case.registry.kind == "refiner" else None
             for stage in range(STAGES):
                 codes = (CODES[:, stage] + first) % OPTIONS
                 every, carry, chosen, kept = _both(case, module, x, stage=stage, state=state, codes=codes)
-                expected = every[torch.arange(ITEMS), codes]
+                expected = every[torch.arange(EXAMPLES), codes]
                 if not near(chosen, expected):
                     case.fail(
-                        f"at stage {stage} `choose` yields other deltas than the full path has for the chosen "
-                        f"options {codes.tolist()}: {apart(chosen, expected)}.",
-                        "Encoder and decoder would not agree. Compute the same, or leave `choose` to the base class.",
+                        f"at stage {stage} `choose` returns other deltas for options {codes.tolist()} than the full "
+                        f"computation: {apart(chosen, expected)}.",
+                        "Encoding and decoding would disagree. Compute the same, or leave `choose` to the base class.",
                     )
                 if case.registry.kind == "refiner":
                     state = _advanced(case, module, carry, kept, stage=stage, codes=codes, x=x)
 
 
-def keeps_a_state_of_tensors_with_an_entry_for_each_item(case: Case) -> None:
-    """A state is None, or a tensor, tuple, list or dict of such, whose first axis is the batch."""
+def keeps_a_state_of_batch_first_tensors(case: Case) -> None:
+    """A state is None, a tensor, or a tuple, list or dict of states; the first axis of every tensor is the batch."""
     for module, x in tried_maps(case):
         state = module.initial_state(x)
         _check_state(case, state, "initial_state")
@@ -239,8 +238,8 @@ def keeps_a_state_of_tensors_with_an_entry_for_each_item(case: Case) -> None:
             _check_state(case, state, f"advance at stage {stage}")
 
 
-def leaves_state_and_codes_as_they_are(case: Case) -> None:
-    """Neither `choose` nor `advance` changes what it is given in place, state and carry included."""
+def does_not_modify_the_state_or_the_codes(case: Case) -> None:
+    """`propose`, `choose` and `advance` do not modify their inputs in place, including state and carry."""
     for module, x in tried_maps(case):
         state = module.initial_state(x)
         for stage in range(STAGES):
@@ -254,11 +253,11 @@ def leaves_state_and_codes_as_they_are(case: Case) -> None:
             carried.check("advance")
 
 
-HEAD_CHECKS: list[Clause] = [chooses_what_it_would_have_yielded_for_that_option]
+HEAD_CHECKS: list[Clause] = [chooses_the_same_deltas_as_it_proposes]
 REFINER_CHECKS: list[Clause] = [
-    chooses_what_it_would_have_yielded_for_that_option,
-    keeps_a_state_of_tensors_with_an_entry_for_each_item,
-    leaves_state_and_codes_as_they_are,
+    chooses_the_same_deltas_as_it_proposes,
+    keeps_a_state_of_batch_first_tensors,
+    does_not_modify_the_state_or_the_codes,
 ]
 
 
@@ -279,9 +278,8 @@ def _advanced(case: Case, module: Any, carry: Any, kept: Any, *, stage: int, cod
     state, same = module.advance(carry, codes, x), module.advance(kept, codes, x)
     if len(leaves_of(state)) != len(leaves_of(same)) or not all(map(near, leaves_of(same), leaves_of(state))):
         case.fail(
-            f"at stage {stage} `advance` gives another state after `choose` than after `propose`.",
-            "Encoder and decoder would not agree. Let both leave the same for `advance`, where the chosen option is "
-            "concerned.",
+            f"at stage {stage} `advance` returns another state after `choose` than after `propose`.",
+            "Encoding and decoding would disagree. Let both pass `advance` the same about the chosen option.",
         )
     return state
 
@@ -294,13 +292,13 @@ def _check_state(case: Case, state: Any, source: str) -> None:
         for part in state.values():
             _check_state(case, part, source)
     elif isinstance(state, Tensor):
-        if state.dim() == 0 or len(state) != ITEMS:
+        if state.dim() == 0 or len(state) != EXAMPLES:
             case.fail(
-                f"`{source}` gives a state with a tensor of shape {tuple(state.shape)}, for {ITEMS} items.",
-                "The first axis of every tensor of a state is the batch.",
+                f"`{source}` returns a state with a tensor of shape {tuple(state.shape)}, for {EXAMPLES} examples.",
+                "The first axis of every tensor of a state must be the batch.",
             )
     elif state is not None:
         case.fail(
-            f"`{source}` gives a state with a {type(state).__name__} in it.",
-            "A state is None, a tensor, or a tuple, list or dict of states.",
+            f"`{source}` returns a state with a {type(state).__name__} in it.",
+            "A state must be None, a tensor, or a tuple, list or dict of states.",
         )

@@ -1,4 +1,4 @@
-"""The contract of objectives: a loss whose gradient reaches the model, terms, and codes."""
+"""The contract of objectives: a loss with a gradient for the model, terms to log, and codes."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from vqtk.errors import VqtkError
 from vqtk.models import Model
 from vqtk.recipe.build import synthetic
 from vqtk.registry import REGISTRIES
-from vqtk.testing._case import ITEMS, Case, Clause, Untouched, apart, check_gradients, near, seeded
+from vqtk.testing._case import EXAMPLES, Case, Clause, Untouched, apart, check_gradients, near, seeded
 from vqtk.testing._surroundings import moved_model, recipe_with
 
 
-def measures_a_loss_terms_and_codes(case: Case) -> None:
-    """The loss and each term are finite scalars; codes (n, stages) are options."""
+def returns_a_loss_terms_and_codes(case: Case) -> None:
+    """The loss and every term are finite scalars, and codes (n, stages) are options."""
     objective, model, batch = _made(case)
     passed = _pass(objective, batch, recompute=0)
     for name, value in {"loss": passed.loss, **passed.terms}.items():
         if value.dim() or not value.isfinite():
-            case.fail(f"`{name}` is {value}.", "The loss and every term are finite scalars, means over the batch.")
+            case.fail(f"`{name}` is {value}.", "The loss and every term must be finite scalars, means over the batch.")
     if not passed.terms:
-        case.fail("it reports no terms.", "Give at least one, for `metrics.jsonl`.")
+        case.fail("it returns no terms.", "Return at least one, for `metrics.jsonl`.")
     expected, codes = (len(batch), model.stages), passed.codes
     if tuple(codes.shape) != expected or codes.dtype != torch.int64:
-        case.fail(f"its codes are {codes.dtype} of shape {tuple(codes.shape)}.", f"Give int64 codes {expected}.")
+        case.fail(f"its codes are {codes.dtype} of shape {tuple(codes.shape)}.", f"Return int64 of shape {expected}.")
     if not ((codes >= 0) & (codes < model.options)).all():
         case.fail(
-            f"its codes go from {int(codes.min())} to {int(codes.max())}.", f"Codes are from 0 to {model.options - 1}."
+            f"its codes are from {int(codes.min())} to {int(codes.max())}.",
+            f"Codes must be from 0 to {model.options - 1}.",
         )
 
 
 def trains_every_parameter_of_its_model(case: Case) -> None:
-    """The loss has a gradient by each of them."""
+    """The loss has a gradient for every parameter."""
     objective, model, batch = _made(case)
     _pass(objective, batch, recompute=0).loss.backward()
     case.place = f"on a {type(model).__name__}"
     check_gradients(case, model, over="a pass")
 
 
-def measures_the_same_each_time_and_with_recomputed_activations(case: Case) -> None:
-    """Given the same draws; the batch stays as it is."""
+def returns_the_same_loss_again_and_with_recomputed_activations(case: Case) -> None:
+    """The loss is the same given the same draws, and the batch is not modified."""
     objective, _, batch = _made(case)
     inputs = Untouched(case, batch=batch)
     first, *others = (_pass(objective, batch, recompute=recompute) for recompute in (0, 0, 99))
@@ -51,39 +52,39 @@ def measures_the_same_each_time_and_with_recomputed_activations(case: Case) -> N
     for other in others:
         if not near(other.loss, first.loss):
             case.fail(
-                f"the loss is another when it passes over the same batch again: {apart(other.loss, first.loss)}.",
-                "Draw what is random in `draw`, with the generator that it is given.",
+                f"the loss differs when it passes over the same batch again: {apart(other.loss, first.loss)}.",
+                "Draw random numbers in `draw`, with the generator that it is given.",
             )
 
 
-def says_of_test_items_and_itself_what_a_file_can_hold(case: Case) -> None:
-    """`figures` are finite numbers; `facts` plain values."""
+def reports_values_that_a_file_can_hold(case: Case) -> None:
+    """`figures` are finite numbers, and `facts` are plain values."""
     objective, _, batch = _made(case)
     for name, value in objective.figures(lambda: batch).items():
         if not isinstance(value, (int, float)) or not isfinite(value):
-            case.fail(f"the figure `{name}` is {value!r}.", "Give finite numbers, not tensors: use `.item()`.")
+            case.fail(f"the metric `{name}` is {value!r}.", "Return finite numbers, not tensors: use `.item()`.")
     _check_plain(case, objective.facts(), "facts")
 
 
 CHECKS: list[Clause] = [
-    measures_a_loss_terms_and_codes,
+    returns_a_loss_terms_and_codes,
     trains_every_parameter_of_its_model,
-    measures_the_same_each_time_and_with_recomputed_activations,
-    says_of_test_items_and_itself_what_a_file_can_hold,
+    returns_the_same_loss_again_and_with_recomputed_activations,
+    reports_values_that_a_file_can_hold,
 ]
 
 
 def _made(case: Case) -> tuple[Any, Any, Tensor]:
-    """Return the objective for a model that it takes, the model, and a batch."""
+    """Return the objective for a model that it accepts, the model, and a batch."""
     recipe = case.kept("recipe", lambda: _recipe(case))
     model = moved_model(recipe)
-    batch = synthetic(model.data, ITEMS)
+    batch = synthetic(model.data, EXAMPLES)
     objective = _objective(case, recipe, model)
     return objective, model, batch.double() if batch.is_floating_point() else batch
 
 
 def _recipe(case: Case) -> Any:
-    """Return the recipe of the first registered model that the objective can be made for."""
+    """Return the recipe of the first registered model that the objective accepts."""
     registry, errors = REGISTRIES["model"], []
     for name in sorted(registry.entries(), key=lambda name: name != registry.default):
         try:
@@ -94,13 +95,13 @@ def _recipe(case: Case) -> Any:
         else:
             return recipe
     case.fail(
-        f"it can be made for none of the models. {' '.join(errors)}",
-        "Write an `example={…}` that fits where it is registered.",
+        f"it accepts none of the models. {' '.join(errors)}",
+        "Register it with an `example={…}` that fits.",
     )
 
 
 def _objective(case: Case, recipe: Any, model: Model) -> Any:
-    """Return the objective; whichever trained model it asks for, it gets a small vqdraw."""
+    """Return the objective; any trained model that it loads is a small vqdraw."""
     registry = REGISTRIES["model"]
     trained = recipe_with(case, {"name": "vqdraw", **registry.get("vqdraw").example})
     return seeded(lambda: recipe.train.objective(model, lambda name: moved_model(trained).eval()))
@@ -119,4 +120,4 @@ def _check_plain(case: Case, value: Any, place: str) -> None:
         for index, inner in enumerate(value):
             _check_plain(case, inner, f"{place}.{index}")
     elif not isinstance(value, (str, int, float, bool, type(None))):
-        case.fail(f"`{place}` is a {type(value).__name__}.", "Give texts, numbers, lists and mappings.")
+        case.fail(f"`{place}` is a {type(value).__name__}.", "Return text, numbers, lists and mappings.")

@@ -1,4 +1,4 @@
-"""A model around the component under test: data, and parts that fit, found by trying."""
+"""A model around the component under test: data and components that fit, found by trial."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Recipe, from_plain
 from vqtk.recipe.schema import Scope, parse
 from vqtk.registry import REGISTRIES, Settings
-from vqtk.testing._case import ITEMS, OPTIONS, Case, moved
+from vqtk.testing._case import EXAMPLES, OPTIONS, Case, moved
 
 _DATA: dict[int, Settings] = {
     2: {"name": "celeba", "size": 8},
@@ -24,47 +24,47 @@ _DATA: dict[int, Settings] = {
     3: {"name": "modelnet", "size": 4},
     0: {"name": "toy2d"},
 }
-"""What a component is tried on, by the first of these dimensions that it works in; only the data's shape matters."""
+"""The data to test a component on, by the first of these dimensions that it supports; only the shape matters."""
 
 _LOSSES = {"text": "categorical", "voxels": "bernoulli"}
 _TIMES = (1, 0, 2, 3)
-"""How often a model's backbone halves the size, or its head doubles it, in the order in which they are tried."""
+"""How many times the backbone halves the size, or the head doubles it, in the order of trial."""
 
 
 def model_of(case: Case) -> tuple[Any, Recipe, Tensor]:
-    """Return a model that the component stands in, in float64, its recipe, and items in training units."""
+    """Return a float64 model with the component in it, its recipe, and examples in training units."""
     built, recipe = case.kept("model", lambda: _built(case))
     model = copy.deepcopy(built)
-    target = synthetic(model.data, ITEMS)
+    target = synthetic(model.data, EXAMPLES)
     return model, recipe, target.double() if target.is_floating_point() else target
 
 
 def own_data(case: Case) -> DataSpec | None:
-    """Return what the component's own `data`, if it names some, say of their items."""
+    """Return the spec of the data that the component is registered with; None if there are none."""
     return None if case.entry.data is None else _spec_of(case, case.entry.data)
 
 
 def recipe_with(case: Case, model: Settings, objective: Settings | None = None) -> Recipe:
-    """Return a recipe of such a model on the component's data. Raises: RecipeError."""
+    """Return a recipe of a model on the component's data. Raises: RecipeError."""
     train = {"updates": 1, **({"objective": objective} if objective else {})}
     values = {"name": "contract", "data": data_of(case), "model": model, "train": train}
     return from_plain(values, f"the trial of {case.component}", plugins=case.plugins)
 
 
 def data_of(case: Case) -> Settings:
-    """Return the data set to try a component's model on: its own, or one of its dimensions."""
+    """Return the data set for a component's model: its own, or one of its dimensions."""
     if case.entry.data is not None:
         return dict(case.entry.data)
     return next(data for dimensions, data in _DATA.items() if dimensions in case.entry.dimensions)
 
 
 def moved_model(recipe: Recipe) -> Any:
-    """Return the model of a recipe in float64, its weights moved off their starting values."""
+    """Return the model of a recipe in float64, its initial weights perturbed."""
     return moved(build_model(recipe, dtype=torch.float64), by=0.3)
 
 
 def _built(case: Case) -> tuple[Any, Recipe]:
-    """Return the first model that can be built of the candidates, and its recipe."""
+    """Return the first of the candidate models that can be built, and its recipe."""
     errors: list[str] = []
     for candidate in _candidates(case):
         try:
@@ -72,11 +72,11 @@ def _built(case: Case) -> tuple[Any, Recipe]:
             return moved_model(recipe), recipe
         except VqtkError as error:
             errors.append(str(error))
-    telling = [error for error in errors if "the refiner's head yields size" not in error]
+    relevant = [error for error in errors if "the refiner's head returns size" not in error]
     case.fail(
-        f"no model can be built with it. {' '.join((telling or errors)[0].split())}",
-        f"{len(errors)} recipes were tried, with backbones that halve the size, and heads that double it, up to 3 "
-        "times. Write an `example={…}` that fits, or the `data={…}` that it works on, where it is registered.",
+        f"no model can be built with it. {' '.join((relevant or errors)[0].split())}",
+        f"{len(errors)} recipes were tried, with backbones that halve the size and heads that double it up to 3 times. "
+        "Register it with an `example={…}` that fits, or with the `data={…}` that it needs.",
     )
 
 
@@ -119,5 +119,8 @@ def _spec_of(case: Case, data: Settings) -> DataSpec:
     node = Node.of(data, "data")
     chosen = parse(node, Annotated[Any, REGISTRIES["dataset"]], "data", Scope(problems))
     if problems.found:
-        case.fail(f"its `data` cannot be used: {' '.join(problems.found)}", "Correct `data={…}` at its registration.")
+        case.fail(
+            f"its `data` cannot be used: {' '.join(problems.found)}",
+            "Correct the `data={…}` that it is registered with.",
+        )
     return chosen().spec

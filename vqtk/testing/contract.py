@@ -1,4 +1,4 @@
-"""The contract of a component: a list of checks, by the registry that it stands in."""
+"""The contract of a component: a list of checks, which depends on its registry."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _OWN: dict[str, list[Clause]] = {
     "guide": _choosing.GUIDE_CHECKS,
     "dataset": _datasets.CHECKS,
 }
-"""What a component is asked by itself."""
+"""The checks of a component on its own."""
 _NO_PARTS = ("objective", "guide", "dataset")
-"""The kinds that are no part of a model; the others are tried in one, too."""
+"""The kinds that are not part of a model; all others are tested within a model as well."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One clause of a component's contract, to be called; its text says which component and what it is held to.
+    """One clause of a component's contract, as a callable; its text names the component and the requirement.
 
-    `component` is the registry and the name, as in "block conv"; `origin` the file and line that define it.
+    `component` is the registry and the name, as in "block conv"; `origin` is the file and line that define it.
     """
 
     component: str
@@ -52,10 +52,10 @@ class Check:
         return f"{self.component}: {self.name}"
 
     def __call__(self) -> None:
-        """Check.
+        """Run the check.
 
-        Raises: ContractError that says what was found, where, and what to do; unittest.SkipTest, which pytest takes
-        for a skipped test, if data that it needs are not at hand.
+        Raises: ContractError that says what was found, where, and what to do; unittest.SkipTest, which pytest reports
+        as a skipped test, if the data that it needs are not available.
         """
         case = self._case
         case.place = ""
@@ -69,11 +69,9 @@ class Check:
                 found = " ".join(str(error).split()) if isinstance(error, VqtkError) else described(error)
                 place = f", {case.place}" if case.place else ""
                 small = case.registry.kind == "loss" and case.entry.data is None
-                advice = (
-                    " If it needs larger examples, name such data at its registration, `data={…}`." if small else ""
-                )
+                advice = " If it needs larger examples, register it with such data: `data={…}`." if small else ""
                 raise ContractError(
-                    f"{self.component} ({self.origin}){place}: it fails where it is checked that it {self.name}: "
+                    f"{self.component} ({self.origin}){place}: an error stopped the check that it {self.name}: "
                     f"{found}.{advice}"
                 ) from error
 
@@ -83,8 +81,13 @@ def contract(
 ) -> list[Check]:
     """Return the checks of a registered component: `contract("block", "conv")`.
 
-    It is tried with the settings that it was registered with as its example, or with these. `backend` is that of
-    `torch.compile`. `plugins` are active while it is checked.
+    Arguments:
+        kind: the registry.
+        name: the name of the component.
+        example: the settings to test it with; by default those that it is registered with.
+        backend: that of `torch.compile`.
+        plugins: plugins that are registered during the checks.
+
     Raises: RegistryError if there is no such registry or component, or a plugin cannot be loaded.
     """
     if kind not in REGISTRIES:
@@ -97,7 +100,7 @@ def contract(
 
 
 def plugin_contract(path: Path, *, backend: str = "eager") -> list[Check]:
-    """Return the checks of every component that a plugin, a file or a package folder, registers.
+    """Return the checks of every component that a plugin (a file or a package folder) registers.
 
     Raises: RegistryError if it cannot be loaded.
     """
@@ -125,7 +128,7 @@ _REGISTER = (
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one check of one component; `message` says why it failed or was skipped."""
+    """The result of one check of one component; `message` says why it failed or was skipped."""
 
     component: str
     check: str
@@ -135,9 +138,9 @@ class Result:
 
 
 def check_plugin(path: Path, *, backend: str = "eager") -> Iterator[Result]:
-    """Hold every component of a plugin, a file or a package folder, to its contract; yield each check's result.
+    """Check every component of a plugin (a file or a package folder) against its contract; yield each result.
 
-    Raises: RegistryError if it cannot be loaded, with file, line and cause, or if it registers nothing.
+    Raises: RegistryError, with file, line and cause, if it cannot be loaded; or if it registers nothing.
     """
     try:
         checks = plugin_contract(path, backend=backend)
@@ -146,7 +149,7 @@ def check_plugin(path: Path, *, backend: str = "eager") -> Iterator[Result]:
         if cycle is None:
             raise
         raise RegistryError(
-            f"{error} This is an import cycle: {' → '.join(cycle)}. Move what both need into a module of its own, or "
+            f"{error} This is an import cycle: {' → '.join(cycle)}. Move what both need into a separate module, or "
             "import it inside the function that uses it."
         ) from None
     if not checks:
@@ -166,7 +169,7 @@ def _result(check: Check) -> Result:
 
 
 def _cycle(error: BaseException | None) -> list[str] | None:
-    """Return the modules of the import cycle that an error came of, the first one again at the end; None if of none."""
+    """Return the modules of the import cycle that caused an error, the first repeated at the end; None if none did."""
     if not isinstance(error, (ImportError, AttributeError)) or "partially initialized module" not in str(error):
         return None
     half_imported = error.name if isinstance(error, ImportError) else getattr(error.obj, "__name__", None)
@@ -180,6 +183,6 @@ def _cycle(error: BaseException | None) -> list[str] | None:
 
 
 def _shown(module: str) -> str:
-    """Return a plugin module's name as its author knows it: without the prefix and the hash that it is imported by."""
+    """Return a plugin module's name as its author knows it, without the prefix and hash that vqtk imports it by."""
     package, dot, inner = module.removeprefix(PREFIX).partition(".")
     return f"{package.rpartition('_')[0]}{dot}{inner}"

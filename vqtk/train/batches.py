@@ -1,4 +1,4 @@
-"""The batches of a training: which examples, in which order, fetched and normalised."""
+"""The batches of a run: which examples in which order, fetched and normalised."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Batches:
         self.device = model.device
         self.normalise = model.data.normalise
         self.batch = recipe.batch
-        self.examples_per_update = recipe.batch * recipe.train.accumulate
+        self.examples_per_update = recipe.examples_per_update
         self._order = Order(len(data), recipe.seed)
         self._raw = batches_of(data.to(self.device), self._indices(done))
 
@@ -35,9 +35,10 @@ class Batches:
 
 
 class Order:
-    """The order in which training takes the items: each epoch a permutation of its own.
+    """The order of the training examples: another permutation for each epoch.
 
-    Any stretch can be asked for, so a resumed run goes on without replaying; no item is dropped.
+    An epoch's permutation depends only on the seed and the epoch's number, so a resumed run continues at any position
+    without replaying. No example is dropped: batches run across the ends of epochs.
     """
 
     def __init__(self, items: int, seed: int):

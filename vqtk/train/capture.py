@@ -1,4 +1,4 @@
-"""The optimiser, and an update that is captured as CUDA graphs."""
+"""The optimiser, and updates captured as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from vqtk.recipe.recipe import Optimizer
 def make_optimizer(chosen: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
     """Return the optimiser that a recipe chooses, for all of a model's parameters.
 
-    On CUDA the learning rate and the count of steps are tensors on the device, so that a captured step reads them.
+    On CUDA the learning rate and the step count are tensors on the device: a captured step reads their current values,
+    where Python numbers would be fixed in the graph.
     """
     parameters = list(model.parameters())
     on_cuda = parameters[0].device.type == "cuda"
@@ -37,7 +38,7 @@ def make_optimizer(chosen: Optimizer, model: nn.Module) -> torch.optim.Optimizer
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:
-    """Take back a state, with the form of the optimiser that takes it: it may have been saved on another device."""
+    """Load a state but keep the optimiser's own form, since the state may have been saved on another device."""
     own = [{key: group[key] for key in ("lr", "fused", "capturable")} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, form in zip(optimizer.param_groups, own, strict=True):
@@ -45,15 +46,15 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:
 
 
 Backward = Callable[[Tensor, State, float], Pass]
-"""A piece of a batch, what was drawn for it, and its share of the batch → what the pass over it left behind."""
+"""A piece of a batch, the selector's draws for it, and its share of the batch → the pass over it."""
 
 
 class CapturedUpdate:
-    """The two parts of an update that hold all of its arithmetic, captured when they are first called.
+    """The two parts of an update that do all of its arithmetic, captured when they are first called.
 
-    What an update draws, the learning rate and the batch are data: they are copied to where the graphs read them. What
-    follows the step (`after_update`) is not captured, for it may look at numbers. Where a part cannot be captured, it
-    is computed plainly, with a warning that says why.
+    The draws, the learning rate and the batch are data, copied to where the graphs read them. `after_update` is not
+    captured, because it may branch on values. If a part cannot be captured, updates are computed without graphs, with
+    a warning that says why.
     """
 
     def __init__(self, backward: Backward, optimizer: torch.optim.Optimizer, recorder: Recorder):
@@ -65,7 +66,7 @@ class CapturedUpdate:
         self.failed = False
 
     def zero_grad(self) -> None:
-        """Clear the gradients in place: the graphs add to the tensors that were there when they were captured."""
+        """Zero the gradients in place: the graphs add to the tensors that existed when they were captured."""
         self.optimizer.zero_grad(set_to_none=self.failed)
 
     def backward(self, piece: Tensor, draws: State, share: float) -> Pass:
@@ -96,11 +97,11 @@ class CapturedUpdate:
     def _fail(self, error: RuntimeError) -> None:
         self.failed = True
         reason = str(error).strip().splitlines()[0]
-        warnings.warn(f"updates cannot be captured as a graph ({reason}): they are computed plainly.", VqtkWarning, 2)
+        warnings.warn(f"updates cannot be captured as a graph ({reason}), so none is used.", VqtkWarning, 2)
 
 
 def snapshot(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """Return what puts weights, gradients and moments back, in place; those that are not there yet will be 0."""
+    """Return a function that restores weights, gradients and moments in place; those created since become 0."""
     parameters = [value for group in optimizer.param_groups for value in group["params"]]
     weights = [value.detach().clone() for value in parameters]
     gradients = [None if value.grad is None else value.grad.clone() for value in parameters]

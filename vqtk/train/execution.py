@@ -1,4 +1,4 @@
-"""Which device a run is on, and how much of its memory it took."""
+"""How a run is computed: its device, precision, compilation and recomputation; and the seeds of its generators."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vqtk.recipe.recipe import Recipe
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device for auto, cpu, cuda, cuda:N or mps; auto takes the fastest at hand. Raises: VqtkError."""
+    """Return the device for auto, cpu, cuda, cuda:N or mps; auto takes the fastest present. Raises: VqtkError."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
@@ -34,13 +34,13 @@ def choose_device(name: str) -> torch.device:
         there = ", ".join(kind for kind, is_there in present.items() if is_there)
         raise VqtkError(f"--device {name}: torch finds no such device here. Present: {there}.")
     if kind == "cuda":
-        # Convolutions in TF32 give one example in eight another code; training asks for it by `precision: tf32`.
+        # Convolutions in TF32 change the code of one example in eight; training uses it only by `precision: tf32`.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
     return torch.device(name)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given, so that a clock tells the time of the work."""
+    """Wait until a device has finished its work, so that a clock read next includes it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -48,12 +48,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory that this process has held so far, in 10⁶ bytes: on CUDA the device's, else the host's."""
+    """Return the peak memory of this process so far, in 10⁶ bytes: on CUDA the device's, otherwise the host's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
         import resource
-    except ImportError:  # Not a Unix: the host's peak is not known.
+    except ImportError:  # Not Unix: the host's peak is unknown.
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
@@ -62,21 +62,25 @@ def peak_memory_mb(device: torch.device) -> float:
 WORTH_COMPILING_S = {"cpu": 1800.0, "cuda": 120.0}
 """Estimated seconds of training from which `auto` compiles: a few times what compilation takes."""
 ASSUMED_FLOPS_PER_S = {"cpu": 1e11, "cuda": 2e13}
-"""Operations a second that the estimate assumes of any device, so that it is the same each time."""
+"""Operations per second that the estimate assumes of any device, so that it does not vary from time to time."""
 WORTH_CAPTURING = 100
-"""Updates from which `auto` captures on CUDA."""
+"""The number of updates from which `auto` captures on CUDA."""
 MEMORY_SHARE = 0.6
-"""The part of a device's memory that the activations may take before `auto` recomputes stages."""
+"""The part of a device's memory that activations may take before `auto` recomputes stages."""
 
 
 @dataclass(frozen=True)
 class Execution:
     """How updates are computed.
 
-    `inductor` compiles the stages, `graph` captures the whole update; `precision` is float32, tf32 or bfloat16;
-    `recompute` is the number of first stages whose activations are computed again. `channels_last` lays the filters of
-    images out with the channels innermost: vector units, AMX and tensor cores multiply along these. `notes` are lines
-    for the user.
+    Arguments:
+        inductor: whether the stages are compiled.
+        graph: whether whole updates are captured as CUDA graphs.
+        precision: float32, tf32 or bfloat16.
+        recompute: how many of the first stages recompute their activations in the backward pass.
+        channels_last: whether the filters of images have their channels innermost in memory; vector units, AMX and
+            tensor cores multiply along these.
+        notes: lines for the user.
     """
 
     inductor: bool = False
@@ -87,7 +91,7 @@ class Execution:
     notes: tuple[str, ...] = ()
 
     def recorded(self) -> dict[str, Any]:
-        """Return it as the manifest records it."""
+        """Return the values that the manifest records."""
         return {key: value for key, value in asdict(self).items() if key != "notes"}
 
 
@@ -97,14 +101,14 @@ def resolve(
     """Return how a recipe is computed on the model's device.
 
     Arguments:
-        recorded: what the manifest of a run to go on with records, which is kept; runs of older versions have none.
-        expected_s: how long the training will take; estimated from the recipe by default.
+        recorded: the record in the manifest of a resumed run, which takes precedence; runs of older versions have none.
+        expected_s: how long the training will take, in seconds; by default estimated from the recipe.
     """
     own = Execution().recorded()
     if isinstance(recorded, dict) and {key: type(value) for key, value in recorded.items()} == {
         key: type(own[key]) for key in own
     }:
-        return _as_far_as(model.device, Execution(**recorded))
+        return _supported_on(model.device, Execution(**recorded))
     device = model.device
     precision = recipe.train.precision
     if precision == "auto":
@@ -120,8 +124,8 @@ def resolve(
     )
 
 
-def _as_far_as(device: torch.device, execution: Execution) -> Execution:
-    """Return what a run's execution comes to on this device: it may have been started on another one."""
+def _supported_on(device: torch.device, execution: Execution) -> Execution:
+    """Return the part of an execution that this device supports; the run may have been started on another one."""
     return replace(
         execution,
         graph=execution.graph and device.type == "cuda",
@@ -130,7 +134,7 @@ def _as_far_as(device: torch.device, execution: Execution) -> Execution:
 
 
 def prepare(execution: Execution, model: Model, batch: int) -> None:
-    """Bring a model into the form that an execution computes with; `batch` is the size of its pieces."""
+    """Set a model up for an execution; `batch` is the number of examples that are computed at a time."""
     device = model.device
     if device.type == "cuda":
         tf32 = execution.precision == "tf32"
@@ -142,7 +146,7 @@ def prepare(execution: Execution, model: Model, batch: int) -> None:
     if execution.inductor:
         model.compiled = CompiledStage(model.loss, batch)
     if execution.graph:
-        model.captured_calls = CapturedCalls(CudaRecorder())  # For what is evaluated and drawn during the run.
+        model.captured_calls = CapturedCalls(CudaRecorder())  # For the evaluations and images during the run.
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -155,29 +159,29 @@ def has_bfloat16(device: torch.device) -> bool:
 def _compilation(
     recipe: Recipe, model: Model, precision: str, expected_s: float | None
 ) -> tuple[bool, bool, list[str]]:
-    """Return whether to compile and to capture, and lines that say so or why not."""
+    """Return whether to compile and whether to capture, and lines for the user about it."""
     asked, device, notes = recipe.train.compile, model.device, []
     graph = device.type == "cuda" and (
         "graph" in asked or (asked == "auto" and recipe.train.updates >= WORTH_CAPTURING)
     )
     if "graph" in asked and not graph:
-        notes.append(f"`compile: {asked}`: only CUDA captures graphs, and this run is on {device.type}.")
+        notes.append(f"`compile: {asked}`: graphs need CUDA, and this run is on {device.type}.")
     reason = None if isinstance(model, VQDraw) else f"{type(model).__name__} has no stages"
     reason = reason or _no_compiler(device.type)
     if "inductor" in asked:
         if reason:
             notes.append(f"`compile: {asked}`: {reason}, so the update is not compiled.")
         return reason is None, graph, notes
-    # In float32 a CPU's time is that of its convolutions, which compilation leaves as they are.
+    # In float32 a CPU spends its time in convolutions, which compilation does not change.
     if asked != "auto" or reason or (device.type == "cpu" and precision != "bfloat16"):
         return False, graph, notes
     if expected_s is None:
-        # Counting operations takes a second for the largest recipes: short runs are known by their length.
+        # Counting operations takes a second for the largest recipes; a short run shows by its number of updates.
         short = recipe.train.updates * recipe.train.accumulate < WORTH_CAPTURING
         expected_s = 0.0 if short else _training_s(recipe, device.type)
     worth = expected_s >= WORTH_COMPILING_S.get(device.type, float("inf"))
     if worth:
-        notes.append("This is a long run, so its stages are compiled: the first update takes a minute or so.")
+        notes.append("This is a long run, so its stages are compiled; the first update takes about a minute.")
     return worth, graph, notes
 
 
@@ -192,7 +196,7 @@ def _no_compiler(device: str) -> str | None:
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         get_cpp_compiler()
-    except Exception:  # Whatever it raises, it has found none that works.
+    except Exception:  # Whatever it raises, it found no compiler that works.
         return "there is no C++ compiler (set CXX, or install g++)"
     return None
 
@@ -207,7 +211,7 @@ def flops_of(work: Callable[[], object]) -> int:
 
 
 def _training_s(recipe: Recipe, device: str) -> float:
-    """Return an estimate of the seconds of all updates; it depends on nothing but the recipe and the kind of device."""
+    """Return an estimate of the seconds of all updates, which depends only on the recipe and the kind of device."""
     model = cast(VQDraw, build_model(recipe, device="meta")).eval()
     with torch.no_grad():
         counted = flops_of(lambda: model.walk(_meta_target(model, 2), stages=range(min(2, model.stages))))
@@ -221,7 +225,7 @@ def _training_s(recipe: Recipe, device: str) -> float:
 
 
 def _recomputed_stages(recipe: Recipe, model: Model, device: torch.device) -> int:
-    """Return how many of the first stages are computed again in the backward pass."""
+    """Return how many of the first stages the backward pass recomputes."""
     asked, stages = recipe.train.gradient_checkpointing, model.stages
     if not isinstance(model, VQDraw) or asked is False:
         return 0
@@ -235,7 +239,7 @@ def _recomputed_stages(recipe: Recipe, model: Model, device: torch.device) -> in
 
 
 def _stage_bytes(recipe: Recipe) -> float:
-    """Return the bytes that one stage keeps for the backward pass, an example, counted without computing anything."""
+    """Return the bytes that one stage keeps for the backward pass per example, counted on tensors without storage."""
     model = cast(VQDraw, build_model(recipe, device="meta"))
     with torch.no_grad():
         entered = model.walk(_meta_target(model, 2), stages=[0])
@@ -246,7 +250,7 @@ def _stage_bytes(recipe: Recipe) -> float:
         storage = value.untyped_storage()
         if storage._cdata not in weights:
             kept[storage._cdata] = storage.nbytes()
-        alive.append(value)  # A storage that is freed could lend its address to the next one.
+        alive.append(value)  # A freed storage's address could be reused by the next one, which would not be counted.
         return value
 
     alive: list[Tensor] = []
@@ -262,7 +266,7 @@ def _meta_target(model: Model, n: int) -> Tensor:
 
 
 def _memory(device: torch.device) -> float:
-    """Return the bytes of memory that a device has; of the host half of them, for it has other things to do."""
+    """Return the bytes of a device's memory; half of the host's, which other processes need as well."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:

@@ -1,11 +1,11 @@
 """The training loop, and one update of it.
 
 batches = next(fetched)                      one, or `accumulate` of them
-for each piece of them:                      of `micro_batch` examples, where batches are split
-    passed = objective(piece)                forward: the walk and its losses
+for each piece of a batch:                   the whole batch, or `micro_batch` examples
+    passed = objective(piece)                forward: the encoding pass and its losses
     (passed.loss · share).backward()         backward: gradients add up
 optimizer.step()                             at the schedule's learning rate
-log, evaluate, draw, save                    when these are due
+log, evaluate, draw, save                    when due
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from vqtk.train.capture import CapturedUpdate, make_optimizer, restore
 from vqtk.train.execution import Execution, prepare, resolve
 
 LOG_EVERY = 10
-"""Updates between two readings of the training metrics: reading waits for the device."""
+"""Updates between two readings of the training metrics; to read them is to wait for the device."""
 FIRST_PICTURES_S = 60.0
-"""When the first pictures of a run are drawn."""
+"""Seconds until the first images of a run are drawn."""
 _ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is after an update; `row` holds the newest training metrics, empty before they are first read."""
+    """The progress of a run after an update; `row` holds the newest training metrics, and is empty at first."""
 
     done: int
     updates: int
@@ -53,7 +53,7 @@ class Progress:
 
 
 class Callback:
-    """Follows a run; each method does nothing unless overridden. Set `stop` to end it after the update at hand."""
+    """Follows a run; methods do nothing unless overridden. Set `stop` to end the run after the current update."""
 
     stop: bool = False
 
@@ -61,7 +61,7 @@ class Callback:
         """Called after every update."""
 
     def on_evaluation_due(self, update: int) -> None:
-        """Called every `train.evaluate_every` updates, but for the last."""
+        """Called every `train.evaluate_every` updates, except after the last."""
 
     def on_pictures_due(self, update: int) -> None:
         """Called a minute after the start, then every `train.picture_minutes`."""
@@ -77,9 +77,11 @@ class Callback:
 
 
 def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]) -> bool:
-    """Train until the recipe's updates are done; return False if a callback asked to stop before.
+    """Train until the recipe's updates are done; return False if a callback stopped the run before.
 
-    What is due by the clock changes no number. Raises: DivergenceError if the losses are no longer finite.
+    The images and checkpoints that are due by the clock change no result.
+
+    Raises: DivergenceError if the losses are no longer finite.
     """
     settings, updates, batches = (
         trainer.settings,
@@ -127,14 +129,14 @@ def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], 
 
 
 class Trainer:
-    """A model, its objective and optimiser, how many updates they have had, and how long these took so far.
+    """A model with its objective and optimiser, the number of updates done, and the seconds that they took.
 
-    `execution` says how updates are computed; by default what the recipe asks for, on the model's device. `passes`
-    holds what the last update's pieces left behind, by batch, each with its share of the batch. `sound` is False
-    within an optimiser's step, and `logged` is the last update whose metrics were written, where they were due: what
-    fails in between must not become a checkpoint.
+    `execution` says how updates are computed; by default as the recipe asks, on the model's device. `passes` holds the
+    passes of the last update, by batch, each with its piece's share of the batch. `sound` is False during the
+    optimiser's step, and `logged` is the last update whose metrics were written if they were due: a failure in between
+    must not become a checkpoint.
 
-    Raises: RecipeError if model and objective do not fit, or an update takes more memory than there is.
+    Raises: RecipeError if model and objective do not fit, or an update needs more memory than this machine has.
     """
 
     def __init__(self, recipe: Recipe, model: Model, execution: Execution | None = None):
@@ -153,7 +155,7 @@ class Trainer:
             self.capture(CudaRecorder())
 
     def capture(self, recorder: Recorder) -> None:
-        """Capture updates from the next one on; what cannot be captured is computed plainly, with a warning."""
+        """Capture updates from the next one on; if that fails, compute them without graphs, with a warning."""
         self.captured = CapturedUpdate(self.backward, self.optimizer, recorder)
 
     def update(self, batches: Sequence[Tensor], *, updates: int) -> None:
@@ -170,7 +172,7 @@ class Trainer:
                 self.passes[-1].append((share, backward(piece, draws, share)))
         self.rate = learning_rate(self.settings.schedule, self.settings.optimizer.lr, self.done + 1, updates)
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):  # A captured step reads it there.
+            if isinstance(group["lr"], Tensor):  # A captured step reads this tensor.
                 group["lr"].fill_(self.rate)
             else:
                 group["lr"] = self.rate
@@ -182,8 +184,8 @@ class Trainer:
         self.sound = True
 
     def backward(self, piece: Tensor, draws: State, share: float) -> Pass:
-        """Pass over a piece of a batch, and add its gradient, weighted by its share; nothing waits for the device."""
-        # Without a cache a weight's gradient is cast to float32 at every stage, and summed in it.
+        """Pass over a piece of a batch, and add its gradient, weighted by its share, without waiting for the device."""
+        # With autocast's cache, stages would share a weight's bfloat16 copy, and their gradients be summed in bfloat16.
         with torch.autocast(piece.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
             passed = self.objective(piece, draws=draws, recompute=self.execution.recompute)
         (passed.loss * share).backward()
@@ -191,7 +193,10 @@ class Trainer:
         return Pass(passed.loss.detach(), terms, passed.codes)
 
     def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, State, float]]:
-        """Yield the pieces of a batch, what was drawn for each, and its share of the batch."""
+        """Yield the pieces of a batch, each with the selector's draws for it and its share of the batch.
+
+        The draws are made for the whole batch, so that they do not depend on `micro_batch`.
+        """
         draws = None
         if self.explores:
             drawn_by = generator(self.recipe.seed, "explore", self.done, index)
@@ -204,12 +209,12 @@ class Trainer:
             yield piece, drawn, len(piece) / len(batch)
 
     def usage(self) -> Tensor:
-        """Return how often the last update's examples used each option at each stage: (s, k), on the device."""
+        """Return how often the examples of the last update used each option at each stage: (s, k), on the device."""
         codes = torch.cat([passed.codes for pieces in self.passes for _, passed in pieces])
         return usage_of(codes, self.model.options)
 
     def metrics(self) -> dict[str, float]:
-        """Return the last update's terms before it changed the weights, means over its batches, and its code usage.
+        """Return the loss terms of the last update, as means over its batches before its step, and its code usage.
 
         Raises: DivergenceError if one of them is not finite.
         """
@@ -229,7 +234,7 @@ class Trainer:
         return {**row, "lr": self.rate}
 
     def check_finite(self) -> None:
-        """Raise DivergenceError if a weight, or what the optimiser holds of it, is not finite."""
+        """Raise DivergenceError if a weight or a moment of the optimiser is not finite."""
         state = self.optimizer.state
         kept = [value for moments in state.values() for value in moments.values() if isinstance(value, Tensor)]
         floating = [value for value in [*self.model.state_dict().values(), *kept] if value.is_floating_point()]
@@ -237,11 +242,11 @@ class Trainer:
             raise DivergenceError(f"training diverged: after update {self.done} the weights are not finite. {_ADVICE}")
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds besides the weights."""
+        """Return what a checkpoint stores in addition to the weights."""
         return {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take a state back."""
+        """Load a state that `state` returned."""
         self.done, self.seconds = operator.index(state["done"]), float(state["seconds"])
         self.logged = self.done
         restore(self.optimizer, state["optimizer"])
@@ -269,6 +274,4 @@ def learning_rate(schedule: Schedule, lr: float, update: int, updates: int) -> f
 def _check_finite(row: dict[str, float], done: int) -> None:
     if not all(map(math.isfinite, row.values())):
         losses = ", ".join(f"{key} {value}" for key, value in row.items() if not math.isfinite(value))
-        raise DivergenceError(
-            f"training diverged: at update {done} the losses are no longer finite: {losses}. {_ADVICE}"
-        )
+        raise DivergenceError(f"training diverged: at update {done} the losses are not finite: {losses}. {_ADVICE}")

@@ -1,4 +1,4 @@
-"""A backbone: the reconstruction, as channels, to features.
+"""A backbone: from a reconstruction, as channels, to features.
 
 In a recipe: `plugins: [example.py]`, and `backbone: {name: example, width: 64}` in `model.refiner`.
 """
@@ -15,12 +15,12 @@ from vqtk.registry import ConditionFactory, backbones
 
 @backbones.register("example", example={"width": 8, "halvings": 1})
 class Example(StageModule):
-    """Convolutions of stride 2, each conditioned on the stage and rectified.
+    """Convolutions with stride 2, each followed by the stage condition and a ReLU.
 
     Shapes: input (n, in_width, *size) → (n, width, *size halved `halvings` times, rounded up); 1, 2 or 3 dimensions.
     """
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    # The toolkit supplies the parameters before the `*`; a recipe may set those after it.
     def __init__(
         self,
         in_width: int,
@@ -37,7 +37,7 @@ class Example(StageModule):
             layers.append(layer)
             conditions.append(condition(width, stages))
             in_width = width
-        super().__init__(width, size)  # The width and size that it yields.
+        super().__init__(width, size)  # The channels and size of the output.
         self.layers, self.conditions = ModuleList(layers), ModuleList(conditions)
 
     def forward(self, features: Tensor, stage: int) -> Tensor:

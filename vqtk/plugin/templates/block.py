@@ -1,4 +1,4 @@
-"""A refiner block: features to features.
+"""A block of a refiner: from features to features.
 
 In a recipe: `plugins: [example.py]`, and `{name: example, kernel: 5}` in `model.refiner.blocks`.
 """
@@ -14,14 +14,14 @@ from vqtk.registry import ConditionFactory, blocks
 
 @blocks.register("example")
 class Example(StageModule):
-    """A convolution of the rectified features, conditioned on the stage and added to them.
+    """A residual convolution of the rectified features, conditioned on the stage.
 
     Shapes: features (n, in_width, *size) → the same; 1, 2 or 3 dimensions.
     """
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    # The toolkit supplies the parameters before the `*`; a recipe may set those after it.
     def __init__(self, in_width: int, size: Size, stages: int, *, kernel: Count = 3, condition: ConditionFactory):
-        super().__init__(in_width, size)  # The width and size that it yields.
+        super().__init__(in_width, size)  # The channels and size of the output.
         self.convolution, _ = convolution(in_width, in_width, size, kernel=kernel)
         self.condition = condition(in_width, stages)
 

@@ -1,6 +1,6 @@
 """A condition: how features depend on the stage.
 
-In a recipe: `plugins: [example.py]`, and `condition: example` in `model`, for all parts of it, or in one of them.
+In a recipe: `plugins: [example.py]`, and `condition: example` in `model`, for all of its components, or in one of them.
 """
 
 import torch
@@ -11,12 +11,12 @@ from vqtk.registry import conditions
 
 @conditions.register("example", staged=True)
 class Example(nn.Module):
-    """Channels shifted by a learned vector of the stage, drawn from a normal distribution of `spread` at the start.
+    """Add a learned vector of the stage to the channels, initialised from a normal distribution with std `spread`.
 
     Shapes: features (n, width, *size) → the same.
     """
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    # The toolkit supplies the parameters before the `*`; a recipe may set those after it.
     def __init__(self, width: int, stages: int, *, spread: float = 1.0):
         super().__init__()
         self.shifts = nn.Parameter(spread * torch.randn(stages, width))

@@ -1,4 +1,4 @@
-"""A guide: a loss by which a trained model is led, without training, in place of a whole target.
+"""A guide: a loss that leads a trained model through its stages when no complete target is known.
 
 On the command line: `vqtk complete mnist example ink=0.3 --plugin example.py`.
 """
@@ -13,18 +13,18 @@ from vqtk.registry import guides
 
 @guides.register("example")
 class Example(Guide):
-    """As bright on average as `ink` says, from 0 to 1; nothing else is asked of the picture.
+    """The squared difference between the mean brightness of an image and `ink`, from 0 to 1.
 
     Shapes: proposals (n, k, *data shape) in training units → grid (n, k).
     """
 
     observes = False
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a user may set.
+    # The toolkit supplies the parameters before the `*`; a user may set those after it.
     def __init__(self, model: Model, *, ink: Fraction = 0.2):
         super().__init__(model)
         self.ink = ink
 
     def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:
-        """Return how far each option's brightness is from what is asked, squared."""
+        """Return the grid."""
         return (self.data.pixels(proposals).flatten(2).mean(2) - self.ink).square()

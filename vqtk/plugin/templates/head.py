@@ -1,7 +1,7 @@
-"""A head: features to the deltas of every option, and of the chosen option alone.
+"""A head: from features to the deltas of every option, or of chosen ones.
 
 In a recipe: `plugins: [example.py]`, and `head: {name: example, hidden: 128}` in `model.refiner`. It keeps the size of
-the features, so the backbone must not make them coarser; or put `upsample` units into the blocks.
+the features, so the backbone must not reduce it, unless the blocks have `upsample` units.
 """
 
 from einops import rearrange
@@ -16,12 +16,12 @@ from vqtk.registry import ConditionFactory, heads
 
 @heads.register("example", example={"hidden": 8})
 class Example(Head):
-    """A 3-wide convolution, conditioned on the stage, and a 1-wide one that yields every option's delta.
+    """A 3×3 convolution, conditioned on the stage, and a 1×1 convolution that computes the deltas of all options.
 
     Shapes: features (n, in_width, *size) → (n, options, out_channels, *size); 1, 2 or 3 dimensions.
     """
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    # The toolkit supplies the parameters before the `*`; a recipe may set those after it.
     def __init__(
         self,
         in_width: int,
@@ -44,7 +44,7 @@ class Example(Head):
         return rearrange(self.output(self._before(features, stage)), "n (k c) ... -> n k c ...", k=self.options)
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
-        """Return the chosen deltas, by the chosen options' filters alone: this is how codes are decoded."""
+        """Return the chosen deltas, computed with only the filters of the chosen options; decoding uses this."""
         weight = rearrange(self.output.weight, "(k c) ... -> k c ...", k=self.options)
         bias = rearrange(self.output.bias, "(k c) -> k c", k=self.options)
         return chosen_convolution(self._before(features, stage), weight[codes], bias[codes])

@@ -1,4 +1,4 @@
-"""A stage-selection loss: the score of every option, and with it what a model learns.
+"""A stage-selection loss: the score of every option, which training minimises.
 
 In a recipe: `plugins: [example.py]`, and `loss: {name: example, bend: 0.5}` in `model`.
 """
@@ -13,12 +13,12 @@ from vqtk.registry import losses
 
 @losses.register("example")
 class Example(Loss):
-    """Huber's loss over the values of an item: squared up to a difference of `bend`, linear beyond.
+    """The Huber loss over the values of an example: quadratic up to a difference of `bend`, linear beyond.
 
     Shapes: reconstruction as the data, (c, *size).
     """
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    # The toolkit supplies the parameters before the `*`; a recipe may set those after it.
     def __init__(self, data: DataSpec, *, bend: Positive = 1.0):
         channels, *size = data.shape
         super().__init__(data, shape=data.shape, channels=channels, out_channels=channels, size=tuple(size))

@@ -1,4 +1,4 @@
-"""A model: an encoder to discrete codes, and a decoder of them.
+"""A model: an encoder of data to discrete codes, and a decoder.
 
 In a recipe: `plugins: [example.py]`, and `name: example` in `model`.
 """
@@ -20,12 +20,12 @@ _EXAMPLE = {
 
 @models.register("example", example=_EXAMPLE)
 class Example(VQDraw):
-    """VQ-DRAW without a gradient from one stage to the next: each learns to mend what it is given.
+    """VQ-DRAW without a gradient from one stage to the next: each learns to improve the reconstruction it is given.
 
     Shapes: data (n, *data shape) in training units ↔ codes (n, stages) in [0, options) ↔ reconstructions (n, *shape).
     """
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    # The toolkit supplies the parameters before the `*`; a recipe may set those after it.
     def __init__(
         self,
         data: DataSpec,

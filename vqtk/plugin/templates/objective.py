@@ -14,22 +14,22 @@ from vqtk.registry import objectives
 
 @objectives.register("example")
 class Example(Objective):
-    """Each stage's smallest loss, later stages counting more: from 1 at the first one to `emphasis` at the last.
+    """The smallest loss of each stage, weighted from 1 at the first stage to `emphasis` at the last.
 
-    `all` weighs the mean over every option, which keeps unused options in play.
+    `all` is the weight of the mean over every option, which pulls unused options back into use.
     """
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    # The toolkit supplies the parameters before the `*`; a recipe may set those after it.
     def __init__(self, model: VQDraw, load: Load, *, emphasis: NonNegative = 2.0, all: NonNegative = 0.01):
         self.model = model
         self.emphasis, self.all = emphasis, all
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:
-        """Return what the recipe's selector explores by."""
+        """Return the draws of the recipe's selector."""
         return self.model.draw(n, generator, progress=progress)
 
     def __call__(self, batch: Tensor, *, draws: Tensor | None, recompute: int) -> Pass:
-        """Walk through the stages: batch (n, *data shape) in training units."""
+        """Encode a batch (n, *data shape) in training units."""
         walk = self.model(batch, draws=draws, recompute=recompute)
         smallest = walk.grid.min(2).values.mean(0)
         weights = torch.linspace(1, self.emphasis, len(smallest), device=batch.device)

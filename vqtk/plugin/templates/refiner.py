@@ -1,4 +1,4 @@
-"""A refiner: the one network there is, from a reconstruction to proposed changes, with a state of its own.
+"""A refiner: the network that proposes changes to a reconstruction, here with a state.
 
 In a recipe: `plugins: [example.py]`, and in `model.refiner` `name: example` with a backbone, blocks and a head.
 """
@@ -19,12 +19,12 @@ _EXAMPLE = {
 
 @refiners.register("example", example=_EXAMPLE, staged=True)
 class Example(Composed):
-    """Backbone, blocks and head, as `composed`, on the reconstruction and the change that led to it.
+    """The refiner `composed`, on the reconstruction and the last change to it.
 
-    Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size); state: the last x, as x.
+    Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size); the state is the last x.
     """
 
-    # What stands before the `*` is supplied by the toolkit; what stands behind it is what a recipe may set.
+    # The toolkit supplies the parameters before the `*`; a recipe may set those after it.
     def __init__(
         self,
         in_width: int,
@@ -60,10 +60,10 @@ class Example(Composed):
         return deltas, x
 
     def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
-        """Return the chosen deltas alone, and what `advance` needs."""
+        """Return the chosen deltas, and what `advance` needs."""
         deltas, _ = super().choose(torch.cat([x, x - state], 1), stage, None, codes)
         return deltas, x
 
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
-        """Return the next stage's state: the reconstruction before this stage's change."""
+        """Return the state of the next stage: the reconstruction before this stage's change."""
         return carry

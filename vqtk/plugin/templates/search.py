@@ -1,4 +1,4 @@
-"""A search: the codes of a target, over all stages. It is how a trained model encodes.
+"""A search: finds the codes of a target, over all stages. A trained model encodes by it.
 
 In a recipe: `plugins: [example.py]`, and `search: {name: example, tries: 4}` in `model`.
 """
@@ -15,12 +15,12 @@ from vqtk.registry import searches
 
 @searches.register("example", example={"tries": 2})
 class Example:
-    """Go on greedily from each of the `tries` best options of the first stage, and keep the best outcome.
+    """Continue greedily from each of the `tries` best options of the first stage, and keep the best result.
 
     Shapes: target (n, *data shape) → codes (n, stages).
     """
 
-    # A recipe may set what stands behind the `*`.
+    # A recipe may set the parameters after the `*`.
     def __init__(self, *, tries: Count = 4):
         self.tries = tries
 
@@ -36,7 +36,7 @@ class Example:
 
 
 def _start_from(rank: int, begun: list[bool], grid: Tensor, draws: Tensor | None) -> Tensor:
-    """Take the option of that rank at the first stage, the best one at all others."""
+    """Take the option with that rank at the first stage, and the best one at all others."""
     first = not begun
     begun.append(True)
     return grid.argsort(1)[:, rank] if first else grid.argmin(1)

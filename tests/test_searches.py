@@ -1,0 +1,108 @@
+"""Searches find what a textbook finds, and never less than they were given."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.parity import ROOT
+from vqtk.models.vqdraw import VQDraw
+from vqtk.recipe.build import build_model
+from vqtk.recipe.recipe import load_recipe
+from vqtk.searches import beam as module
+from vqtk.searches.beam import Beam
+from vqtk.searches.greedy import Greedy
+from vqtk.searches.polish import Polish
+
+SMALL = ["model.stages=4", "model.options=5", "model.refiner.output_scale=3"]
+
+
+def model_of(name: str, *overrides: str) -> VQDraw:
+    """A small untrained model of a recipe, whose deltas differ enough for searches to matter."""
+    torch.manual_seed(0)
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*SMALL, *overrides])
+    model = build_model(recipe).eval()
+    assert isinstance(model, VQDraw)
+    torch.nn.init.normal_(model.bias, std=0.5)
+    return model.double()
+
+
+def targets(model: VQDraw, n: int = 6) -> Tensor:
+    return torch.randn(n, *model.data.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def textbook_beam(model: VQDraw, target: Tensor, width: int) -> list[int]:
+    """One example, one prefix at a time."""
+    kept = [((), *model.start(1))]
+    for stage in range(model.stages):
+        found = []
+        for codes, x, state in kept:
+            deltas, carry = model.step(x, state, stage)
+            for option in range(model.options):
+                new = x + deltas[:, option]
+                after = model.advance(stage, carry, torch.tensor([option]), new) if model.stateful else None
+                found.append((model.loss(new[:, None], target[None]).item(), (*codes, option), new, after))
+        kept = [one[1:] for one in sorted(found, key=lambda one: one[0])[:width]]
+    return list(kept[0][0])
+
+
+def loss_of(model: VQDraw, codes: Tensor, target: Tensor) -> Tensor:
+    return model.loss(model.decode(codes)[:, None], target)[:, 0]
+
+
+@pytest.fixture(params=["mnist", "mnist_recurrent"])
+def model(request: pytest.FixtureRequest) -> VQDraw:
+    """Without a state, and with one."""
+    return model_of(request.param)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("width", [1, 3, 30])
+def test_a_beam_is_the_textbooks(width: int, model: VQDraw, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = targets(model)
+    expected = torch.tensor([textbook_beam(model, one, width) for one in target])
+    found = model.encode(target, search=Beam(width=width))
+    assert torch.equal(found, expected)
+    if width == 1:
+        assert torch.equal(found, model.encode(target))
+    values = 5 * target[0].numel()
+    monkeypatch.setattr(module, "MOST_VALUES", 2 * width * values)
+    monkeypatch.setattr(module, "AT_ONCE", 3 * values)
+    assert torch.equal(model.encode(target, search=Beam(width=width)), expected), "in parts"
+
+
+@torch.no_grad()
+def test_polishing_makes_no_code_worse_and_some_better(model: VQDraw) -> None:
+    target = targets(model, 20)
+    greedy = model.encode(target)
+    before, once, twice = (
+        loss_of(model, codes, target)
+        for codes in (
+            greedy,
+            model.encode(target, search=Polish(after=Greedy, tries=5)),
+            model.encode(target, search=Polish(after=Greedy, tries=5, sweeps=2)),
+        )
+    )
+    assert (once <= before).all()
+    assert (twice <= once).all()
+    assert (once < before).any()
+
+
+@torch.no_grad()
+def test_polishing_one_stage_tries_every_option_there() -> None:
+    model = model_of("mnist", "model.stages=1")
+    target = targets(model)
+    greedy = model.encode(target)
+    spoiled = (greedy + 1) % model.options
+    polished = model.encode(target, search=Polish(after=lambda: lambda model, target: spoiled, tries=4))
+    assert torch.equal(polished, greedy)
+
+
+def test_a_recipe_chooses_a_search() -> None:
+    search = "model.search={name: polish, after: {name: beam, width: 3}}"
+    made = build_model(load_recipe(ROOT / "recipes" / "mnist.yaml", [*SMALL, search]))
+    assert isinstance(made, VQDraw)
+    assert isinstance(made.search, Polish)
+    assert isinstance(made.search.after, Beam)
+    assert made.search.after.width == 3

@@ -161,7 +161,7 @@ def test_validate_reports_every_recipe_and_fails(refusing: Refusing) -> None:
     assert "wrong  bad.yaml\nbad.yaml:4: model.stages: expected a whole number" in out
     assert "ok     good.yaml" in out
     assert "none.yaml: no such recipe." in out
-    assert err == "error: 2 of 3 recipes cannot be trained as they stand; see above.\n"
+    assert err == "error: 2 of 3 recipes cannot be trained; see above.\n"
 
 
 @pytest.mark.parametrize("command", ["show", "run"])

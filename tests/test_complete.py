@@ -280,7 +280,9 @@ def test_the_command_draws_a_row_an_item_and_tells_the_error(
     digits: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = told(monkeypatch, capsys, digits, "mask", "hide=left", "-n", "3", "--answers", "2")
-    assert out.startswith("tiny_mnist_complete_mask.png\nMean squared error of what is hidden, 3 items: first answer ")
+    assert out.startswith(
+        "tiny_mnist_complete_mask.png\nMean squared error of the hidden part, 3 examples: first answer "
+    )
     with Image.open("tiny_mnist_complete_mask.png") as picture:
         assert picture.size == (4 * 152, 4 * 92)
         cell = np.asarray(picture.convert("RGB"))[8:120, 128:240]
@@ -347,7 +349,7 @@ def test_the_page_about_it_says_what_works(
         (["grey"], ["grey guides models of colour images, and this model's have 1 channel"]),
         (["label"], ["`wanted` is missing"]),
         (["label", "wanted=10"], ["`wanted` is 10; expected a class of these data: 0 to 9."]),
-        (["label", "wanted=1", "--item", "3"], ["--item: this guide looks at no test items"]),
+        (["label", "wanted=1", "--item", "3"], ["--item: this guide observes no test examples"]),
         (["mask", "--stages", "3"], ["--stages 3: this model has 2 stages."]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

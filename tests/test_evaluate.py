@@ -194,7 +194,7 @@ def test_a_probe_that_learns_its_few_items_by_heart_is_said_to_overfit() -> None
     assert found.plain()["overfits"] == found.overfits()
     told = _overfits("linear", found.plain())
     assert f"falls from {max(found.linear):.4f}" in told
-    assert f"on its training items is {found.linear_train[-1]:.4f}" in told
+    assert f"its training accuracy is {found.linear_train[-1]:.4f}" in told
     many = probe((codes[:, :1], labels), (codes[:, :1], labels), options=64, seed=0)
     assert many.overfits() == []
 
@@ -319,4 +319,4 @@ def test_a_limit_for_a_probe_that_is_not_asked_for_is_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert vqtk_main(monkeypatch, "eval", run, "--probe-items", "5") == 2
-    assert "Give --probe, too" in capsys.readouterr().err
+    assert "Give both." in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_weights_that_do_not_fit_are_named_all_at_once(
     assert "these are weights of another recipe: 'bias' is (4, 1, 28, 28) in the file and (8, 1, 28, 28)" in err
     assert not Path("out").exists()
     refusing.tells("run", "--from", "none", "tiny.yaml", told=["none: no such run or weights file"])
-    refusing.tells("run", "--from", str(run), "--resume", str(run), told=["so '--from first", "cannot be taken"])
+    refusing.tells("run", "--from", str(run), "--resume", str(run), told=["so '--from first", "cannot be used"])
 
 
 def test_a_finished_run_that_is_to_go_on_for_longer_is_pointed_there(

@@ -269,7 +269,7 @@ def test_json_tells_codes_and_distortion(
 
 def test_a_path_of_another_suffix_is_refused(kind: str, weights: Path, refusing: Refusing) -> None:
     wrong = ".png" if kind == "text" else ".txt"
-    what = "text is" if kind == "text" else "pictures are"
+    what = "text is" if kind == "text" else "images are"
     told = [f"out{wrong}: {what} written as {SUFFIX[kind]}, not as {wrong}.", f"a path like out{SUFFIX[kind]}."]
     refusing.tells("sample", str(weights), "-n", "1", "-o", f"out{wrong}", told=told)
     assert not Path(f"out{wrong}").exists()

@@ -51,7 +51,7 @@ def test_where_nothing_can_be_written_results_are_printed_all_the_same(
     told = vqtk("eval", run, "--references")
     assert told.index("the whole split") < told.index("warning: ")
     assert "references.json: the references cannot be written" in told
-    assert "what was found cannot be kept there" in told
+    assert "the results cannot be written there" in told
     assert "the prior cannot be written" in vqtk(
         "sample", run, "--prior", "markov", "--prior-items", "4", "-o", "out.png"
     )

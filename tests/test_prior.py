@@ -121,7 +121,7 @@ def test_a_prior_is_fitted_once_and_kept_with_the_run(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, said = sampled(run, monkeypatch, capsys)
-    assert "Encoding 30 training and 10 test items" in said
+    assert "Encoding 30 training and 10 test examples" in said
     assert (run / "prior.safetensors").is_file()
     assert Path(first["path"]).name == "samples_markov.png"
     assert first["prior"]["items"] == 30
@@ -187,7 +187,7 @@ def test_a_prior_of_a_weights_file_is_kept_in_the_cache_and_uniform_samples_are_
 
 def test_mistakes_are_told(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert vqtk_main(monkeypatch, "sample", run, "--prior-items", "5") == 2
-    assert "Give --prior markov, too" in capsys.readouterr().err
+    assert "Give it with --prior markov." in capsys.readouterr().err
     (run / "prior.safetensors").mkdir()
     assert vqtk_main(monkeypatch, "sample", run, "--prior", "markov", "--prior-items", "5", "--device", "cpu") == 0
     out, err = capsys.readouterr()

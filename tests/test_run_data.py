@@ -132,7 +132,7 @@ def test_data_that_moved_with_the_run_are_found(moved: str, place: Path, vqtk: V
         (place / "here" / "pics").rename(place / "here" / "others")
         manifest["data"]["path"] = str(gone / "here" / "others")
     (run / "manifest.json").write_text(json.dumps(manifest))
-    assert "test items, the whole split" in vqtk("eval", run)
+    assert "test examples, the whole split" in vqtk("eval", run)
 
 
 def test_other_data_are_refused_and_nothing_is_overwritten(place: Path, vqtk: Vqtk) -> None:

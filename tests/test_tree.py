@@ -166,5 +166,5 @@ def test_the_command_writes_a_tree_and_tells_its_codes(
     told = json.loads(capsys.readouterr().out)
     assert (told["path"], told["levels"], told["nodes"], len(told["codes"])) == ("small_tree.png", 1, 2, 2)
     refusing = Refusing(monkeypatch, capsys)
-    refusing.tells("tree", "small.safetensors", "--prefix", "3;0", told=["--prefix 3;0: expected codes with commas"])
-    refusing.tells("tree", "small.safetensors", "--used", "9", told=["Give --options, too"])
+    refusing.tells("tree", "small.safetensors", "--prefix", "3;0", told=["codes separated by commas"])
+    refusing.tells("tree", "small.safetensors", "--used", "9", told=["Give both, as in --options 8."])

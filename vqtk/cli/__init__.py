@@ -1,4 +1,4 @@
-"""The command line: parsing and printing, nothing else. Torch is imported when a command runs: `--help` is quick."""
+"""The command line: parsing and printing only. Torch is imported when a command runs, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from vqtk.cli.eval import eval_command
 from vqtk.cli.exchange import export_command, import_command
@@ -20,28 +21,47 @@ from vqtk.cli.sampling import complete_command, sample_command
 from vqtk.cli.studies import ablate_command, compare_command
 
 _LESS_MEMORY = (
-    "Free some, or ask for less: data.batch or train.micro_batch, fewer examples (-n), a smaller "
+    "Free some, or use less: a smaller data.batch or train.micro_batch, fewer examples (-n), a smaller "
     "model, another --device."
 )
 
 
+class Panels(TyperGroup):
+    """Lists the commands of `--help` by panel, with whole summaries."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one section per panel, in the order of the commands."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            summary = command.short_help or (command.help or "").strip().partition("\n\n")[0]
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel, []).append((name, " ".join(summary.split())))
+        width = max(map(len, self.commands))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl([(name.ljust(width), summary) for name, summary in rows])
+
+
 app = typer.Typer(
     name="vqtk",
-    help="A research toolkit around VQ-DRAW, a sequential discrete variational auto-encoder.",
+    cls=Panels,
+    help="A research toolkit around VQ-DRAW, a sequential discrete VAE.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 _TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and components"
 
 app.command("run", rich_help_panel=_TRAIN)(run_command)
 app.command("eval", rich_help_panel=_TRAIN)(eval_command)
-app.command("ablate", rich_help_panel=_TRAIN)(ablate_command)
+app.command("ablate", rich_help_panel=_TRAIN, short_help="Run a study: train all variants and compare them.")(
+    ablate_command
+)
 app.command("bench", rich_help_panel=_TRAIN)(bench_command)
-app.command("compare", rich_help_panel=_TRAIN)(compare_command)
+app.command("compare", rich_help_panel=_TRAIN, short_help="Compare runs or variants over their seeds.")(compare_command)
 app.command("sample", rich_help_panel=_LOOK)(sample_command)
 app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct_command)
 app.command("stages", rich_help_panel=_LOOK)(stages_command)
@@ -72,7 +92,7 @@ _version.__doc__ = None
 
 
 def main() -> None:
-    """Run the command line. An expected error is one paragraph and exit code 2, never a traceback."""
+    """Run the command line. An expected error prints one paragraph and exits with 2, without a traceback."""
     from vqtk.errors import VqtkError, VqtkWarning, is_out_of_memory, told_by_system
     from vqtk.plugin.loading import described, in_plugin
 
@@ -100,7 +120,7 @@ def main() -> None:
 
 
 def _show_warning(ours: type[Warning], otherwise: Any, message: Any, category: type[Warning], *place: Any) -> None:
-    """Print a warning of ours as a line; leave others as they are."""
+    """Print a warning of vqtk as one line; pass others on."""
     if issubclass(category, ours):
         print(f"warning: {message}", file=sys.stderr)
     else:
@@ -109,7 +129,7 @@ def _show_warning(ours: type[Warning], otherwise: Any, message: Any, category: t
 
 def _end_early(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
-        print("interrupted: ended at once, without a checkpoint", file=sys.stderr)
+        print("interrupted: stopped at once, without a checkpoint", file=sys.stderr)
         sys.exit(130)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""`vqtk eval`: rate, distortion, code usage and speed; probe, sample quality and references if asked for."""
+"""`vqtk eval`: rate, distortion, code usage and speed; optionally a probe, sample quality and references."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLUMNS = {
     "token_accuracy": ("token\naccuracy", ".4f"),
     "iou": ("IoU", ".4f"),
     "distance": ("distance\n(training units)", ".5f"),
-    "bound_nats": ("bound\n(nats per item)", ".6g"),
+    "bound_nats": ("bound\n(nats per example)", ".6g"),
     "bound_bits_per_dim": ("bound\n(bits/dim)", ".5f"),
     "bound_bits_per_char": ("bound\n(bits/char)", ".5f"),
     "entropy_nats": ("entropy\n(nats)", ".3f"),
@@ -46,24 +46,26 @@ _DISTORTION = {
     "categorical": "distortion\n(nats per token)",
 }
 FEW = 1000
-"""Items below which distances between sets of features are mostly noise."""
+"""Number of examples below which distances between feature sets are mostly noise."""
 _WIDTH = 100
-"""Columns to lay a table out in where there is no terminal."""
+"""Width of tables, in columns, outside a terminal."""
 
 
 def eval_command(
     model: ModelPath,
-    items: Annotated[int | None, typer.Option(min=1, help="Only so many test items, a seeded subset.")] = None,
+    items: Annotated[int | None, typer.Option(min=1, help="Measure this many test examples, a seeded subset.")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Items encoded at a time; 100 by default, fewer of large ones.")
+        int | None, typer.Option(min=1, help="Examples encoded at a time. Default: 100, fewer of large ones.")
     ] = None,
-    probe: Annotated[bool, typer.Option("--probe", help="Train classifiers on the codes; needs labels.")] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Train classifiers on the codes (needs labels).")] = False,
     probe_items: Annotated[
-        int | None, typer.Option(min=1, help="Train them on only so many train items, a seeded subset.")
+        int | None, typer.Option(min=1, help="Train the probe on this many examples, a seeded subset.")
     ] = None,
-    quality: Annotated[bool, typer.Option("--quality", help="Compare samples with test images.")] = False,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Measure the distance of samples from test images.")
+    ] = False,
     references: Annotated[
-        bool, typer.Option("--references", help="Compare with K-means of raw pixels and a Gaussian, at the same rates.")
+        bool, typer.Option("--references", help="Compare with K-means of raw pixels and a Gaussian at the same rates.")
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
@@ -72,15 +74,16 @@ def eval_command(
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Measure rate, distortion and code usage after every stage, and speed, on the test split.
+    """Measure rate, distortion and code usage on the test split.
 
-    A run keeps what was found: RUN/eval.json, and a plot, RUN/images/rate_distortion.png; that on other data apart.
+    Measures every stage, and the speed of encoding and decoding. Of a run, writes RUN/eval.json and
+    RUN/images/rate_distortion.png.
     """
     from vqtk.errors import VqtkError
     from vqtk.evaluate.overview import EvaluationRequest, overview
 
     if probe_items and not probe:
-        raise VqtkError("--probe-items limits what --probe trains on. Give --probe, too.")
+        raise VqtkError("--probe-items limits what --probe trains on. Give both.")
     if threads:
         import torch
 
@@ -102,7 +105,7 @@ def eval_command(
 
 
 def _references(opened: Opened, unkept: list[str]) -> dict[str, Any]:
-    """Return the references as a part of what was found; a run keeps them."""
+    """Return the references as a part of the results; a run stores them."""
     from vqtk.evaluate.references import REFERENCES_FILE, references
 
     keep = opened.folder / REFERENCES_FILE if opened.folder else None
@@ -113,13 +116,13 @@ def _references(opened: Opened, unkept: list[str]) -> dict[str, Any]:
 
 
 def _kept(found: dict[str, Any], folder: Path, unkept: list[str]) -> list[Path]:
-    """Write what was found into a run's folder; return the files, none if they cannot be written."""
+    """Write the results into a run's folder. Return the files, or [] if they cannot be written."""
     from vqtk.errors import VqtkError
 
     try:
         return _write(found, folder)
     except (OSError, VqtkError) as error:
-        unkept.append(f"{folder}: what was found cannot be kept there ({error}).")
+        unkept.append(f"{folder}: the results cannot be written there ({error}).")
         return []
 
 
@@ -193,25 +196,29 @@ def _table(title: str) -> Any:
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    """Return what there is to say below the tables."""
+    """Return the lines below the tables."""
     items, every = found["items"], found["test_items"]
     whole = f"a subset of {every:,} drawn with seed {found['seed']}" if found["is_subset"] else "the whole split"
-    lines = [f"{items:,} test items, {whole}; {found['bits_per_item']:g} bits an item."]
+    lines = [f"{items:,} test examples, {whole}; {found['bits_per_item']:g} bits per example."]
     if found["kind"] == "image":
-        lines.append("Pixels lie in [0, 1], and reconstructions are clamped to them; PSNR is that of the mean MSE.")
+        lines.append(
+            "Pixels lie in [0, 1] and reconstructions are clamped to this range; PSNR is that of the mean MSE."
+        )
     lines += [found["likelihood"], _rates(found["rates"])]
     if "probe" in found:
         probed = found["probe"]
         lines.append(
-            f"Probe: {probed['epochs']} epochs on {probed['train_items']:,} train items, Adam {probed['lr']:g}, "
-            f"batches of {probed['batch']}; accuracy on {probed['test_items']:,} test items after the last epoch."
+            f"Probe: {probed['epochs']} epochs on {probed['train_items']:,} training examples, Adam {probed['lr']:g}, "
+            f"batches of {probed['batch']}; accuracy on {probed['test_items']:,} test examples after the last epoch."
         )
         lines += [_overfits(name, probed) for name in probed["overfits"]]
     if "quality" in found:
         lines += _quality(found["quality"])
     if "references" in found:
         compared = found["references"]
-        fitted = f"fitted on {compared['items']:,} training items, measured on {compared['test_items']:,} test items"
+        fitted = (
+            f"fitted on {compared['items']:,} training examples, measured on {compared['test_items']:,} test examples"
+        )
         lines += [f"{compared['kmeans']['label']}: {fitted}.", f"{compared['gaussian']['label']}."]
     return lines
 
@@ -221,18 +228,20 @@ def _overfits(name: str, probed: dict[str, Any]) -> str:
     best = max(range(len(test)), key=test.__getitem__)
     return (
         f"warning: the {'linear classifier' if name == 'linear' else 'MLP'} overfits: its test accuracy falls from "
-        f"{test[best]:.4f} after {best + 1} stages to {test[-1]:.4f}, and that on its training items is {train:.4f}. "
-        "Its last rows say less of the codes than of how few items it had: train it on more."
+        f"{test[best]:.4f} after {best + 1} stages to {test[-1]:.4f}, while its training accuracy is {train:.4f}. "
+        "Its last rows reflect the small training set more than the codes: train it on more examples."
     )
 
 
 def _rates(found: dict[str, Any]) -> str:
     threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
     counted = "1 batch" if found["batches"] == 1 else f"{found['batches']} batches"
-    over = f"medians over {counted} of {found['batch']}, a first one left out"
+    over = f"medians over {counted} of {found['batch']}, without the first one"
     if not found["warmed_up"]:
         over = f"one batch of {found['batch']}, without a warm-up"
-    speeds = f"Encodes {found['encode_items_per_s']:.4g} items/s, decodes {found['decode_items_per_s']:.4g} items/s"
+    speeds = (
+        f"Encodes {found['encode_items_per_s']:.4g} examples/s, decodes {found['decode_items_per_s']:.4g} examples/s"
+    )
     return f"{speeds}: {over}; {threads}, {found['device']}."
 
 
@@ -242,14 +251,14 @@ def _quality(found: dict[str, Any]) -> list[str]:
     frechet, kernel = ("fid", "kid") if standard else ("frechet_classifier", "kid_classifier")
     names = ("FID", "KID") if standard else ("Fréchet distance", "Kernel distance")
     where = "" if standard else f" in {found['features']}"
-    counts = f"{found['samples']:,} samples, {found['test_items']:,} test items"
+    counts = f"{found['samples']:,} samples, {found['test_items']:,} test examples"
     lines = [
-        f"{name}{where}: {found[key]:.4g}; of {found['train_items']:,} train items instead: {reference[key]:.4g}"
+        f"{name}{where}: {found[key]:.4g}; {found['train_items']:,} training examples: {reference[key]:.4g}"
         for name, key in zip(names, (frechet, kernel), strict=True)
     ]
-    lines.append(f"Both between {counts}; lower is nearer.")
+    lines.append(f"Distances between {counts}; lower is better.")
     if found["samples"] < FEW:
-        lines.append(f"Of fewer than {FEW:,} items these distances say little.")
+        lines.append(f"With fewer than {FEW:,} examples these distances are mostly noise.")
     if found["classifier_test_accuracy"] is not None:
         lines.append(f"The classifier's own test accuracy is {found['classifier_test_accuracy']:.4f}.")
     return [*lines, found["note"]] if found["note"] else lines

@@ -1,4 +1,4 @@
-"""vqtk plugin, export and import-original: what comes in from elsewhere and goes out."""
+"""vqtk plugin, export and import-original: plugins, weights files and original checkpoints."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ plugin_app = typer.Typer(
 
 @plugin_app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The component's name, and the file's.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the component and the file.")],
     registry: Annotated[
-        str | None, typer.Option("--registry", "-r", metavar="REGISTRY", help="Which registry; see `vqtk list`.")
+        str | None,
+        typer.Option("--registry", "-r", metavar="REGISTRY", help="Registry of the component; see `vqtk list`."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write into.")] = Path(),
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path(),
     json: Json = False,
 ) -> None:
-    """Write a plugin that works, to be changed, and its test: NAME.py and test_NAME.py."""
+    """Write a working plugin and its test: NAME.py and test_NAME.py."""
     from vqtk.cli.options import print_json
     from vqtk.errors import RegistryError
     from vqtk.plugin.sources import new_plugin
@@ -39,7 +40,7 @@ def new(
 
     if registry is None:
         raise RegistryError(
-            f"vqtk plugin new {name}: of which registry? Give --registry, one of: {', '.join(REGISTRIES)}."
+            f"vqtk plugin new {name}: which registry? Give --registry, one of: {', '.join(REGISTRIES)}."
         )
     plugin, test = new_plugin(name, registry, out)
     if json:
@@ -50,13 +51,17 @@ def new(
 
 @plugin_app.command("check")
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A plugin: a .py file, or a package folder.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A plugin: a .py file or a package folder.")],
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile with torch.compile's own backend, not only trace; it is slow.")
+        bool,
+        typer.Option("--compile", help="Compile with torch.compile's default backend instead of only tracing (slow)."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Hold every component of a plugin to the contract of its registry; exit with 2 if one does not keep to it."""
+    """Check every component of a plugin against its registry's contract.
+
+    Exits with 2 if a check fails.
+    """
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError
     from vqtk.testing.contract import check_plugin
@@ -72,7 +77,7 @@ def check(
 
 
 def _print(results: list[Result]) -> None:
-    """Print a table of all checks, and below it what failed or was skipped, the same message once."""
+    """Print a table of all checks, then each distinct message of a failed or skipped one."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -93,12 +98,15 @@ def _print(results: list[Result]) -> None:
 
 def export_command(
     model: ModelPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The weights file to write.")] = ...,  # type: ignore[assignment]
-    half: Annotated[bool, typer.Option("--half", help="In half precision: half the size.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Weights file to write.")] = ...,  # type: ignore[assignment]
+    half: Annotated[bool, typer.Option("--half", help="Store half precision, at half the size.")] = False,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Write a run's newest weights, with their recipe, to one file that every command takes."""
+    """Write a model's weights and recipe to one file.
+
+    Takes the newest checkpoint of a run. Every command accepts the file instead of a run directory.
+    """
     from vqtk.cli.options import print_json
     from vqtk.io.weights import load_weights, read_weights, save_weights, weights_of
 
@@ -114,14 +122,19 @@ def export_command(
 
 
 def import_command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A .pt file of the original implementation.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CKPT", help="Checkpoint of the original implementation (.pt).")
+    ],
     recipe: RecipePath,
     overrides: Overrides = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The weights file to write.")] = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option("-o", "--output", help="Weights file to write.")] = ...,  # type: ignore[assignment]
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Turn a checkpoint of the original implementation into a weights file. No code in it is executed."""
+    """Convert an original checkpoint into a weights file.
+
+    No code in the checkpoint is executed.
+    """
     from vqtk.cli.options import print_json
     from vqtk.errors import CheckpointError
     from vqtk.io.original import load_original, read_original

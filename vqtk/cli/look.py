@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 @looking
 def proposals_command(
     look: Look,
-    stage: Annotated[int, typer.Option(min=1, help="Which stage, from 1.")] = 1,
+    stage: Annotated[int, typer.Option(min=1, help="Stage to show, from 1.")] = 1,
     item: Annotated[
-        int | None, typer.Option(help="Which test item, by its index; one drawn by the recipe's seed by default.")
+        int | None, typer.Option(help="Index of the test example. Default: one drawn with the recipe's seed.")
     ] = None,
-    columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
+    columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 8,
 ) -> None:
-    """Show all options of one stage for a test item, the chosen one marked."""
+    """Show all options of one stage, the chosen one marked."""
     from vqtk.errors import VqtkError
     from vqtk.render import pictures
 
@@ -41,11 +41,11 @@ def proposals_command(
 @looking
 def reconstruct_command(
     look: Look,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many test items.")] = 32,
-    item: Annotated[list[int] | None, typer.Option(help="A test item by its index; may be repeated.")] = None,
-    columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of test examples.")] = 32,
+    item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 8,
 ) -> None:
-    """Show test items with their reconstructions below them."""
+    """Show test examples above their reconstructions."""
     from vqtk.render import pictures
 
     opened = look.open()
@@ -60,10 +60,13 @@ def reconstruct_command(
 @looking
 def stages_command(
     look: Look,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many test items.")] = 10,
-    item: Annotated[list[int] | None, typer.Option(help="A test item by its index; may be repeated.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of test examples.")] = 10,
+    item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,
 ) -> None:
-    """Show reconstructions stage by stage: one more stage a row, the item itself last; a column or a block an item."""
+    """Show reconstructions after every stage.
+
+    Each row adds a stage; the last row shows the example itself.
+    """
     from vqtk.render import pictures
 
     opened = look.open()
@@ -81,22 +84,24 @@ def tree_command(
     look: Look,
     levels: Annotated[
         int | None,
-        typer.Option(min=1, help="How many stages; for images 2, points all that can be shown, others 1."),
+        typer.Option(min=1, help="Stages to show. Default: 2 for images, as many as fit for points, otherwise 1."),
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(metavar="CODES", help="Show what is below these codes, as in 5,12.")
+        str | None, typer.Option(metavar="CODES", help="Show the subtree below these codes, as in 5,12.")
     ] = None,
-    options: Annotated[int | None, typer.Option(min=1, help="Only the first so many options of each stage.")] = None,
+    options: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Show only the first N options of each node.")
+    ] = None,
     used: Annotated[
         int | None,
         typer.Option(
             min=1,
-            metavar="ITEMS",
-            help="With --options: those that most of so many test items take, and none that no item takes.",
+            metavar="N",
+            help="With --options: encode this many test examples and show the options most of them choose.",
         ),
     ] = None,
 ) -> None:
-    """Show what all codes of the first stages stand for, as one tree: pictures in pictures, or points in the plane."""
+    """Show the first levels of the tree of codes."""
     from vqtk.render.tree import tree
 
     codes = _codes(prefix)
@@ -115,36 +120,41 @@ def tree_command(
 
 
 def _codes(prefix: str | None) -> list[int]:
-    """Return the codes that a prefix says. Raises: VqtkError if it says none."""
+    """Parse a prefix. Raises: VqtkError if it is not a list of codes."""
     from vqtk.errors import VqtkError
 
     try:
         return [int(code) for code in prefix.split(",")] if prefix else []
     except ValueError:
         raise VqtkError(
-            f"--prefix {prefix}: expected codes with commas between them, the first stage's first, as in 5,12."
+            f"--prefix {prefix}: expected codes separated by commas, the first stage's first, as in 5,12."
         ) from None
 
 
 def _used_by(opened: Opened, used: int | None, options: int | None) -> Tensor | None:
-    """Return the codes of so many test items. Raises: VqtkError if there is nothing to choose."""
+    """Return the codes of `used` test examples. Raises: VqtkError without `options`."""
     from vqtk.errors import VqtkError
     from vqtk.render.pictures import encoded
 
     if used is None:
         return None
     if options is None:
-        raise VqtkError("--used says by which items --options are chosen. Give --options, too, as in --options 8.")
+        raise VqtkError("--used chooses which --options are shown. Give both, as in --options 8.")
     targets, _ = test_items(opened, None, used)
     return encoded(opened.model, targets)
 
 
 def report_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; RUN/report.html.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/report.html.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Write report.html of a run, as it is now: curves, pictures, code usage, recipe and manifest on one page."""
+    """Write the report of a run, finished or not, as one page.
+
+    The page shows curves, images, code usage, the recipe and the manifest.
+    """
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError
     from vqtk.report.page import write_report

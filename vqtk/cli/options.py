@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments shared by several commands."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 ModelPath = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A run directory, a weights file, or mnist, which ships with vqtk."),
+    typer.Argument(metavar="MODEL", help="A run directory, a weights file, or mnist (ships with vqtk)."),
 ]
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, a .yaml file.")]
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.yaml).")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="OVERRIDE", help="dotted.path=value, as in train.updates=2000."),
+    typer.Argument(metavar="OVERRIDE", help="Override a setting: dotted.path=value, as in train.updates=2000."),
 ]
 
 
@@ -40,25 +40,25 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE",
-        help="Have the components of this file or package folder, too; may be repeated.",
+        help="Load a plugin file or package (repeatable).",
         callback=_use_plugins,
         expose_value=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write, a .png; for text a .txt.")]
-Show = Annotated[bool, typer.Option("--show", help="Draw pictures in the terminal, too; text is always printed.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write: .png, or .txt for text.")]
+Show = Annotated[bool, typer.Option("--show", help="Draw images in the terminal. Text is always printed.")]
+Device = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.")]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where data sets lie; $VQTK_DATA or ~/.cache/vqtk/data by default.")
+    Path | None, typer.Option("--data-dir", help="Folder of data sets. Default: $VQTK_DATA or ~/.cache/vqtk/data.")
 ]
 OtherData = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
         metavar="KEY=VALUE",
-        help="Take other data than the model's own, by a setting of data, as in path=photos; may be repeated. What is "
-        "found is kept apart from the run's own results.",
+        help="Use other data: override a setting of the recipe's data, as in path=photos (repeatable). Results are "
+        "stored apart from the run's own.",
     ),
 ]
 
@@ -71,7 +71,7 @@ def print_json(values: Any) -> None:
 
 
 def tracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
-    """Yield the parts; in a terminal, with a line on stderr that shows how far it is, and goes when it is done."""
+    """Yield the parts. In a terminal, show a transient progress bar on stderr."""
     from rich.console import Console
     from rich.progress import track
 
@@ -81,7 +81,7 @@ def tracked(parts: Sequence[Any], what: str) -> Iterable[Any]:
 
 @dataclass
 class Opened:
-    """The model at `path`, its recipe, and its data: its run's own, or those that `other` settings ask for."""
+    """The model at `path`, its recipe and its data: those of its run, or those that `other` settings select."""
 
     path: Path
     model: Model
@@ -91,9 +91,9 @@ class Opened:
 
     @cached_property
     def splits(self) -> Splits:
-        """The splits, read when they are first asked for; a line on stderr says if they are a substitute.
+        """The splits, read on first use. A line on stderr reports a substitute.
 
-        Raises: DataError if they are not those of the run, or do not suit the model.
+        Raises: DataError if they differ from the run's data or do not fit the model.
         """
         from vqtk.io.weights import facts_of, run_of, weights_of
         from vqtk.recipe.recipe import with_data
@@ -109,7 +109,7 @@ class Opened:
 
     @cached_property
     def folder(self) -> Path | None:
-        """Where what is found of a run is kept: in it; what is found on other data apart. None for a weights file."""
+        """Folder of results: the run's own, or a subfolder for other data. None for a weights file."""
         if not self.path.is_dir():
             return None
         return self.path / "other_data" / self._tag if self.other else self.path
@@ -119,14 +119,14 @@ class Opened:
         return f"{self.splits.fingerprint()['sha256'][:12]}"
 
     def picture(self, name: str) -> Path:
-        """Return where a picture of this name is written: into the images of a run; of a weights file here."""
+        """Return the path of an image: in the run's `images/`, or in the working directory for a weights file."""
         if self.folder:
             return self.folder / "images" / name
         return Path("_".join([self.path.stem, *([self._tag] if self.other else []), name]))
 
 
 def open_model(path: Path, device: str, data_dir: Path | None = None, other: Sequence[str] | None = None) -> Opened:
-    """Return the model of a run directory or weights file on a device; its data are read when they are needed."""
+    """Load the model of a run directory or weights file onto a device. Its data are read when needed."""
     from vqtk.io.weights import load_weights, weights_of
     from vqtk.train.execution import choose_device
 
@@ -142,7 +142,7 @@ def _say(line: str) -> None:
 
 @dataclass(frozen=True)
 class Look:
-    """What every command that looks at a model is given besides its own parameters."""
+    """Parameters shared by every command that shows a model."""
 
     model: ModelPath
     output: Output = None
@@ -158,17 +158,16 @@ class Look:
         return open_model(self.model, self.device, self.data_dir, self.data)
 
     def write(self, sheet: Sheet, opened: Opened, *, name: str, facts: dict[str, Any]) -> None:
-        """Write a sheet to `output`; by default into the run's images, or beside the caller for a weights file.
+        """Write a sheet to `output`, by default to `opened.picture`.
 
-        Text is printed, pictures are drawn with `show`, and the path comes last; with `json` the facts and the path.
-        Raises: VqtkError if the suffix of `output` is not that of the sheet, or, after all else, if it cannot be
-        written.
+        Print text, draw images with `show`, and print the path last. With `json`, print the facts and the path.
+        Raises: VqtkError if `output` has the wrong suffix, or, after printing, if it cannot be written.
         """
         from vqtk.errors import VqtkError
 
         path = self.output or opened.picture(f"{name}{sheet.suffix}")
         if path.suffix.lower() not in ("", sheet.suffix):
-            what = "pictures are" if sheet.plain is None else "text is"
+            what = "images are" if sheet.plain is None else "text is"
             raise VqtkError(
                 f"{path}: {what} written as {sheet.suffix}, not as {path.suffix}. Give -o a path like "
                 f"{path.with_suffix(sheet.suffix)}."
@@ -189,7 +188,7 @@ class Look:
 
 
 def looking(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the parameters of `Look` to a command, which takes them, gathered, as its first argument."""
+    """Add the parameters of `Look` to a command, which receives them as one `Look`, its first argument."""
     shared, hints = signature(Look).parameters, get_type_hints(Look, include_extras=True)
     own, own_hints = list(signature(command).parameters.values())[1:], get_type_hints(command, include_extras=True)
 
@@ -206,13 +205,13 @@ def looking(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def say_unkept(reasons: Iterable[str]) -> None:
-    """Say which files could not be kept, once the results are printed: they hold without them."""
+    """Warn of files that could not be written, after the results are printed."""
     for reason in reasons:
         _say(f"warning: {reason}")
 
 
 def code_facts(model: Model, targets: Any, codes: Any, indices: list[int]) -> dict[str, Any]:
-    """Return the indices, codes and distortions of test items, for `--json`."""
+    """Return the indices, codes and distortions of test examples, for `--json`."""
     from vqtk.render.pictures import distortion
 
     return {"items": indices, "codes": codes.tolist(), "distortion": distortion(model, targets, codes).tolist()}
@@ -229,11 +228,11 @@ def _show(sheet: Sheet, *, draw: bool) -> None:
     elif sheet.plain:
         print(sheet.plain)
     elif draw:
-        print("--show draws in a terminal, and this is none; the picture is in the file.", file=sys.stderr)
+        print("--show draws only in a terminal; the image is in the file.", file=sys.stderr)
 
 
 def test_items(opened: Opened, items: list[int] | None, count: int) -> tuple[Any, list[int]]:
-    """Return test items in training units, and their indices: those asked for, or the first of a seeded subset."""
+    """Return test examples in training units, and their indices: `items`, or a seeded subset of `count`."""
     import torch
 
     from vqtk.datasets import fixed_subset
@@ -242,6 +241,6 @@ def test_items(opened: Opened, items: list[int] | None, count: int) -> tuple[Any
     test = opened.splits.test
     for item in items or []:
         if not 0 <= item < len(test):
-            raise DataError(f"--item {item}: the test split has items 0 to {len(test) - 1}.")
+            raise DataError(f"--item {item}: the test split has examples 0 to {len(test) - 1}.")
     indices = torch.tensor(items) if items else fixed_subset(test, count, opened.recipe.seed)
     return opened.model.data.normalise(test[indices].to(opened.model.device)), indices.tolist()

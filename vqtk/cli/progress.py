@@ -1,4 +1,4 @@
-"""How a run and a study are shown while they run: live in a terminal, as plain lines elsewhere."""
+"""Display of a run or study in progress: live in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 10.0
 LONG_S = 3600.0
 _TELLING = 5
-"""Updates after which the time of the whole run is foretold."""
+"""Updates after which the time of the whole run is estimated."""
 
 
 def make_display(*, shorter: str | None) -> PlainDisplay | LiveDisplay:
-    """Return the watcher that suits where the output goes; `shorter` is a command for a shorter run."""
+    """Return the display that fits the output. `shorter` is a command for a shorter run."""
     console = Console(highlight=False, soft_wrap=True)
     return LiveDisplay(console, shorter) if console.is_terminal else PlainDisplay(console, shorter)
 
 
 class Shown:
-    """Prints lines to a console; what is `live` is redrawn below them while the context lasts."""
+    """Prints lines to a console and redraws `live` below them within the context."""
 
     live: RichLive | None = None
 
@@ -64,7 +64,7 @@ class Shown:
 
 
 class PlainDisplay(Shown, Callback):
-    """One line every ten seconds."""
+    """Prints one line every ten seconds."""
 
     def __init__(self, console: Console, shorter: str | None):
         super().__init__(console)
@@ -79,21 +79,21 @@ class PlainDisplay(Shown, Callback):
         self.say(line)
 
     def on_update(self, progress: Progress) -> None:
-        """Print the newest metrics, if it is time to."""
+        """Print the newest metrics when a line is due."""
         done, updates = progress.done, progress.updates
         self.foretell(done, updates)
         due = time.monotonic() - self.last_line >= LINE_EVERY_S or done == updates
         if due and progress.row and progress.row is not self.last_row:
             self.last_line, self.last_row = time.monotonic(), progress.row
-            rate, left = f"{progress.examples_per_s:.0f} items/s", self.left(done, updates)
+            rate, left = f"{progress.examples_per_s:.0f} examples/s", self.left(done, updates)
             self.on_message(f"{done}/{updates}  {_figures(progress.row)}  {rate}  {left} left")
 
     def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
-        """Print the metrics of test items."""
+        """Print the metrics of test examples."""
         self.on_message(f"test after {update}, {_on(row)}  {_figures(row)}")
 
     def foretell(self, done: int, updates: int) -> None:
-        """Say once, after a few updates, if the whole run will take hours."""
+        """After a few updates, print the estimated time once if it exceeds an hour."""
         if self.first is None:
             self.first = (time.monotonic(), done)
         if self.warned or done - self.first[1] < _TELLING:
@@ -101,23 +101,23 @@ class PlainDisplay(Shown, Callback):
         self.warned = True
         if self.left_s(done, updates) > LONG_S:
             advice = f" A shorter one: {self.shorter}" if self.shorter else ""
-            self.on_message(f"This run will take about {self.left(done, updates)} more here.{advice}")
+            self.on_message(f"This run will take about {self.left(done, updates)} more.{advice}")
 
     def left_s(self, done: int, updates: int) -> float:
-        """Return the seconds left, by the mean time of the updates so far."""
+        """Return the seconds left, from the mean time of the updates so far."""
         assert self.first
         began, before = self.first
         return (time.monotonic() - began) / max(1, done - before) * (updates - done)
 
     def left(self, done: int, updates: int) -> str:
-        """Return the time left in words."""
+        """Return the time left as text."""
         if self.first is None or done <= self.first[1] < updates - 1:
             return "…"
         return duration(self.left_s(done, updates))
 
 
 class LiveDisplay(PlainDisplay):
-    """A progress bar, and the figures below it, redrawn in place."""
+    """Redraws a progress bar with the metrics below it."""
 
     def __init__(self, console: Console, shorter: str | None):
         super().__init__(console, shorter)
@@ -125,7 +125,7 @@ class LiveDisplay(PlainDisplay):
             TextColumn("update"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.fields[speed]} items/s"),
+            TextColumn("{task.fields[speed]} examples/s"),
             TextColumn("{task.fields[left]} left"),
         )
         self.task = self.bar.add_task("", total=None, speed="…", left="…")
@@ -143,9 +143,9 @@ class LiveDisplay(PlainDisplay):
 
 
 def _on(row: dict[str, Any]) -> str:
-    """Return in words which test items a row is about: a subset may be easier, or harder, than the split."""
+    """Describe the test examples of a row: a subset may be easier or harder than the split."""
     items, every = row["items"], row.get("of", row["items"])
-    return f"all {items:,} items" if items == every else f"a fixed {items:,} of {every:,} items"
+    return f"all {items:,} examples" if items == every else f"a fixed {items:,} of {every:,} examples"
 
 
 def _figures(row: dict[str, Any]) -> str:
@@ -164,7 +164,7 @@ _SHOWN = 30
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is: its last logged update, the newest figures, and the seconds of an update."""
+    """Progress of a run: its last logged update, the newest metrics, and the seconds per update."""
 
     update: int
     figures: dict[str, Any]
@@ -172,7 +172,7 @@ class RunProgress:
 
 
 def progress_of(cell: Path) -> RunProgress:
-    """Return how far a cell is, from the end of its metrics; those of the test items go before those of training."""
+    """Return the progress of a run, from the end of its metrics. Test metrics replace those of training."""
     rows = _last_rows(cell / "metrics.jsonl")
     tested: dict[str, Any] = next((row["test"] for row in reversed(rows) if isinstance(row.get("test"), dict)), {})
     trained: dict[str, Any] = next((row for row in reversed(rows) if "step_ms" in row), {})
@@ -191,13 +191,13 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _shown(metrics: Sequence[Metric]) -> str:
-    """Return the first metric that evaluations in training have."""
+    """Return the first metric that evaluations during training report."""
     later = {"area", *SAMPLES}
     return next((one.name for one in metrics if one.stage is None and one.name not in later), "final")
 
 
 class PlainBoard(Shown):
-    """A line for each cell that begins or ends, and now and then one for each that runs."""
+    """Prints a line when a run starts or ends, and regularly one for each running one."""
 
     stop = False
 
@@ -209,18 +209,18 @@ class PlainBoard(Shown):
         self.last = time.monotonic()
 
     def happened(self, event: Event) -> None:
-        """Tell of a cell that was begun or has ended."""
+        """Print that a run has started or ended."""
         state = read_state(event.run)
         left = Counter(read_state(path).state for path in self.cells)
         counts = ", ".join(f"{left[name]} {name}" for name in STATES if left[name])
-        what = "begun" if event.what == "begun" else state.state
+        what = "started" if event.what == "begun" else state.state
         shown = f"  {self.figure(event.run)}" if what == "done" else ""
         self.say(f"{what:<8}{self.named(self.cells[event.run])}{shown}  ({counts})")
         if what == "failed" and state.error:
             self.say(f"        {state.error}")
 
     def tick(self) -> None:
-        """Print how far the running cells are, if it is time to."""
+        """Print the progress of the running ones when lines are due."""
         if time.monotonic() - self.last < LINES_EVERY_S:
             return
         self.last = time.monotonic()
@@ -230,7 +230,7 @@ class PlainBoard(Shown):
                 self.say(f"        {self.named(cell)}  {done}  {self.figure(path)}  {left} left")
 
     def named(self, cell: PlannedRun) -> str:
-        """Return a cell in words."""
+        """Return the variant and seed of a run."""
         return f"{cell.variant.name} seed {cell.seed}"
 
     def figure(self, path: Path) -> str:
@@ -239,21 +239,21 @@ class PlainBoard(Shown):
         return f"{self.metric} {value:.5g}" if isinstance(value, (int, float)) else ""
 
     def step(self, path: Path, cell: PlannedRun) -> tuple[str, str]:
-        """Return the update that a cell is at, and the time left, in words."""
+        """Return the current update of a run and the time left, as text."""
         far, updates = progress_of(path), cell.variant.recipe.train.updates
         left = duration((updates - far.update) * far.step_s) if far.step_s else "…"
         return f"{far.update}/{updates}", left
 
 
 class LiveBoard(PlainBoard):
-    """A table of the cells, redrawn in place."""
+    """Redraws a table of the runs."""
 
     def __init__(self, plan: Plan, folder: Path, console: Console):
         super().__init__(plan, folder, console)
         self.shown = self.live = RichLive(self.table(), console=console, auto_refresh=False)
 
     def close(self) -> None:
-        """Draw the table a last time."""
+        """Redraw the table once more and stop."""
         self.shown.update(self.table(), refresh=True)
         super().close()
 
@@ -263,13 +263,13 @@ class LiveBoard(PlainBoard):
         self.tick()
 
     def tick(self) -> None:
-        """Redraw, if it is time to."""
+        """Redraw when due."""
         if time.monotonic() - self.last >= DRAWN_EVERY_S:
             self.last = time.monotonic()
             self.shown.update(self.table(), refresh=True)
 
     def table(self) -> Table:
-        """Return the cells as a table: those that have come furthest, where not all of them fit."""
+        """Return the table of runs. If they do not all fit, running and failed ones come first."""
         states = {path: read_state(path) for path in self.cells}
         counts = Counter(state.state for state in states.values())
         table = Table(
@@ -292,13 +292,13 @@ class LiveBoard(PlainBoard):
 
 
 def make_board(plan: Plan, folder: Path) -> PlainBoard | LiveBoard:
-    """Return the board that suits where the output goes."""
+    """Return the board that fits the output."""
     console = Console(highlight=False, soft_wrap=True)
     return LiveBoard(plan, folder, console) if console.is_terminal else PlainBoard(plan, folder, console)
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words."""
+    """Return a time as text."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""vqtk list, show and validate: components and recipes."""
+"""vqtk list, show and validate: inspect components and recipes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 def list_command(
-    registry: Annotated[str | None, typer.Argument(metavar="REGISTRY", help="Only this one, in full.")] = None,
+    registry: Annotated[
+        str | None, typer.Argument(metavar="REGISTRY", help="List this registry, with all settings.")
+    ] = None,
     plugin: Plugins = None,
     json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page in docs/.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page, docs/reference.md.")] = False,
 ) -> None:
-    """List components: names by registry, or one registry with purpose, parameters and origin."""
+    """List components, or one registry with its settings."""
     from vqtk.cli.options import print_json
     from vqtk.errors import RegistryError, nearest
     from vqtk.registry import REGISTRIES, installed
@@ -73,7 +75,7 @@ def _print_names(described: dict[str, list[dict[str, Any]]]) -> None:
     for kind, components in described.items():
         table.add_row(kind, ", ".join(component["name"] for component in components))
     Console().print(table)
-    print("\nvqtk list REGISTRY shows what each one is, and what a recipe may set.")
+    print("\nvqtk list REGISTRY describes its components and their settings.")
 
 
 def _print_registry(registry: Registry, components: list[dict[str, Any]]) -> None:
@@ -147,7 +149,10 @@ def show_command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Show a resolved recipe with where each value came from, its parameters, bits and operations."""
+    """Show a resolved recipe and its costs.
+
+    Prints the file and line that each value came from, then bits, parameters, data and operations.
+    """
     from vqtk.cli.options import print_json
     from vqtk.datasets import data_root
     from vqtk.evaluate.profile import flops, parameters_by_part, total_parameters
@@ -169,13 +174,13 @@ def show_command(
         return
     print(as_yaml(loaded.node, [plugin.path for plugin in loaded.plugins]))
     segments = f", {model.segments} segments of {model.segment}" if model.segments > 1 else ""
-    print(f"code        {model.stages} stages × {model.options} options = {model.bits:g} bits an item{segments}")
+    print(f"code        {model.stages} stages × {model.options} options = {model.bits:g} bits per example{segments}")
     print(
         f"parameters  {total_parameters(model):,}: " + ", ".join(f"{part} {count:,}" for part, count in parts.items())
     )
     encode, decode = (_engineering(operations[key]) for key in ("encode", "decode"))
     print(f"data        {plan}")
-    print(f"operations  encode {encode}FLOPs, decode {decode}FLOPs an item")
+    print(f"operations  encode {encode}FLOPs, decode {decode}FLOPs per example")
 
 
 def _engineering(value: int) -> str:
@@ -186,11 +191,14 @@ def _engineering(value: int) -> str:
 
 
 def validate_command(
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE", help="Recipes, .yaml files.")],
+    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE", help="Recipes (.yaml).")],
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Build each recipe's model, and train and decode one item through the stages that differ."""
+    """Build each recipe's model and try it on one example.
+
+    Trains and decodes the example through the first and last stage of the first and last segment.
+    """
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError
     from vqtk.recipe.build import unchanged
@@ -215,7 +223,7 @@ def validate_command(
         print_json(results)
     failed = [result for result in results if not result["ok"]]
     if failed:
-        raise VqtkError(f"{len(failed)} of {len(results)} recipes cannot be trained as they stand; see above.")
+        raise VqtkError(f"{len(failed)} of {len(results)} recipes cannot be trained; see above.")
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -223,7 +231,7 @@ def _print(result: dict[str, Any]) -> None:
         size = f"{result['parameters']:,} parameters  {result['bits']:g} bits"
         print(f"ok     {result['recipe']}  {size}  {result['seconds']} s")
         for plugin in result["plugins"]:
-            print(f"       its plugin is held to its contract by: vqtk plugin check {plugin}")
+            print(f"       check its plugin: vqtk plugin check {plugin}")
         for warning in result["warnings"]:
             print(f"       warning: {warning}")
     else:

@@ -1,4 +1,4 @@
-"""vqtk run and bench: training, and its speed."""
+"""vqtk run and bench: train a recipe; measure its speed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ if TYPE_CHECKING:
 
 
 def run_command(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe, a .yaml file.")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe (.yaml).")] = None,
     overrides: Overrides = None,
-    budget: Annotated[str | None, typer.Option(help="Train for so long, as in 90s, 5m, 1h30m.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Fit the number of updates into this time, as in 90s, 5m, 1h30m.")
+    ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--from", metavar="WEIGHTS", help="Begin with the weights of a run, or of a weights file."),
+        typer.Option("--from", metavar="WEIGHTS", help="Start from the weights of a run or a weights file."),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a stopped run.")] = None,
     plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
-    out: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="Parent folder of run directories.")] = Path("runs"),
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
-    """Train a recipe: watch, sample, look. Ctrl-C stops it with a checkpoint."""
+    """Train a recipe.
+
+    Ctrl-C stops the run with a checkpoint; --resume continues it.
+    """
     from vqtk.cli.progress import make_display
     from vqtk.errors import RecipeError
     from vqtk.files import RUN, locked
@@ -46,7 +51,7 @@ def run_command(
     if resume and (recipe or weights or budget is not None):
         extra = str(recipe) if recipe else f"--from {weights}" if weights else f"--budget {budget}"
         raise RecipeError(
-            f"vqtk run --resume: the recipe of a run is fixed, so {extra!r} cannot be taken. Give --resume alone, or "
+            f"vqtk run --resume: the recipe of a run is fixed, so {extra!r} cannot be used. Give --resume alone, or "
             "start a new run."
         )
     if threads:
@@ -147,7 +152,7 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: PlainDispla
 
 
 class Stoppable(Protocol):
-    """What ends when it is told to."""
+    """A task that ends once `stop` is set."""
 
     stop: bool
 
@@ -160,7 +165,7 @@ STOPPING = [
 
 @contextmanager
 def stopping_on_signals(target: Stoppable) -> Iterator[list[int]]:
-    """Set `stop` at the first signal, and end at once at the second; yield the numbers that were received."""
+    """Set `stop` at the first signal and interrupt at the second; yield the signal numbers received."""
     received: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -180,17 +185,20 @@ def stopping_on_signals(target: Stoppable) -> Iterator[list[int]]:
 def bench_command(
     recipe: RecipePath,
     overrides: Overrides = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each side is timed, after one warm-up.")] = 7,
-    batch: Annotated[int | None, typer.Option(min=1, help="Examples a batch; the recipe's by default.")] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Show where an update's time goes instead.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each implementation, after one warm-up.")] = 7,
+    batch: Annotated[int | None, typer.Option(min=1, help="Examples per batch. Default: the recipe's.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Profile an update instead: time by kind of operation.")
+    ] = False,
     device: Device = "auto",
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Time an update, encoding and decoding against the plainest implementation: interleaved, medians.
+    """Time training and coding against a textbook implementation.
 
-    The recipe's own settings are measured: compare them by overrides such as train.compile=inductor or
-    train.precision=bfloat16.
+    Times an update, the training loop, encoding and decoding, and measures the memory of an update. The
+    implementations alternate in one process; medians are printed. Compare settings by overrides such as
+    train.compile=inductor or train.precision=bfloat16.
     """
     from vqtk.cli.options import print_json
     from vqtk.evaluate.bench import bench as compare
@@ -209,7 +217,7 @@ def bench_command(
 
 def _print(found: Benchmark) -> None:
     said = ", ".join(f"{key} {value}" for key, value in found.execution.items())
-    print(f"{found.device}, {found.threads} threads, batches of {found.batch}; the recipe computes with {said}.")
+    print(f"{found.device}, {found.threads} threads, batches of {found.batch}; the recipe uses {said}.")
     computed = any(one.computed is not None for one in found.comparisons)
     print(f"{'':8}{'textbook':>14}{'plain':>14}{'':8}{'as the recipe' if computed else '':>14}")
     for one in found.comparisons:
@@ -219,19 +227,19 @@ def _print(found: Benchmark) -> None:
                 line += f"{value:11.1f} {one.unit}{one.textbook / value:7.2f}×"
         print(line)
     if found.compile_s is not None:
-        earned = "never" if found.earned_back is None else f"after {found.earned_back:,} updates"
-        print(f"Compiling and capturing took {found.compile_s:.1f} s, earned back {earned}.")
+        earned = "never pays off" if found.earned_back is None else f"pays off after {found.earned_back:,} updates"
+        print(f"Compiling and capturing took {found.compile_s:.1f} s and {earned}.")
 
 
 def _print_profile(found: Profile) -> None:
-    print(f"An update takes {found.update_ms:.1f} ms. Its time by kind of work:")
+    print(f"An update takes {found.update_ms:.1f} ms. Time by kind of operation:")
     for kind, share in found.shares.items():
         print(f"{share:7.1%}  {kind}")
     print("The slowest operations:")
     for name, milliseconds in found.slowest.items():
         print(f"{milliseconds:8.1f} ms  {name}")
     print(
-        f"{found.flops / 1e9:,.1f} GFLOP of products at {found.flops_per_s / 1e9:,.0f} GFLOP/s: "
+        f"{found.flops / 1e9:,.1f} GFLOP of matrix products at {found.flops_per_s / 1e9:,.0f} GFLOP/s: "
         f"{found.share_of_peak:.0%} of the {found.peak_flops_per_s / 1e9:,.0f} that one large product reaches here. "
-        f"A large copy moves {found.peak_bytes_per_s / 1e9:,.1f} GB/s."
+        f"A large copy reaches {found.peak_bytes_per_s / 1e9:,.1f} GB/s."
     )

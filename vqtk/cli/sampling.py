@@ -1,4 +1,4 @@
-"""vqtk sample and complete: samples from priors, and guided ones."""
+"""vqtk sample and complete: samples from a prior, and guided sampling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PriorName(str, Enum):
-    """How codes are drawn."""
+    """The prior over codes."""
 
     uniform = "uniform"
     markov = "markov"
@@ -32,28 +32,28 @@ class PriorName(str, Enum):
 @looking
 def sample_command(
     look: Look,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many samples.")] = 64,
-    columns: Annotated[int, typer.Option(min=1, help="How many pictures in a row.")] = 8,
-    stages: Annotated[int | None, typer.Option(min=1, help="Decode only the first so many stages.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which codes are drawn.")] = 0,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of samples.")] = 64,
+    columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 8,
+    stages: Annotated[int | None, typer.Option(min=1, help="Decode only this many stages.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the codes drawn.")] = 0,
     prior: Annotated[
         PriorName,
-        typer.Option(help="Draw codes uniformly, or each given the last one, as they follow in training items."),
+        typer.Option(help="Draw codes uniformly, or from a Markov model of the codes of training examples."),
     ] = PriorName.uniform,
     prior_items: Annotated[
-        int | None, typer.Option(min=1, help="Fit the prior on so many training items; 2,000 by default.")
+        int | None, typer.Option(min=1, help="Fit the prior on this many training examples. Default: 2,000.")
     ] = None,
     stl: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write samples of voxels as meshes, too, into this folder.")
+        Path | None, typer.Option(metavar="FOLDER", help="Also write voxel samples as meshes into this folder.")
     ] = None,
 ) -> None:
-    """Decode random codes into a grid of samples, or into lines of text."""
+    """Draw samples: decode random codes."""
     from vqtk.errors import VqtkError
     from vqtk.render.pictures import random_codes, require_stepwise
     from vqtk.render.voxels import check_meshes
 
     if prior_items and prior is PriorName.uniform:
-        raise VqtkError("--prior-items says on how many items a prior is fitted. Give --prior markov, too.")
+        raise VqtkError("--prior-items sets how many examples a prior is fitted on. Give it with --prior markov.")
     opened = look.open()
     loaded = opened.model
     if stages and stages > loaded.stages:
@@ -82,7 +82,7 @@ def sample_command(
 
 
 def _sheet(opened: Opened, codes: Tensor, *, columns: int) -> Sheet:
-    """Return the samples; those of points over as many test items."""
+    """Return the samples; points are drawn over as many test examples."""
     from vqtk.render.pictures import decoded, form
 
     over = test_items(opened, None, len(codes))[0] if form(opened.model.data) == "points" else None
@@ -90,7 +90,7 @@ def _sheet(opened: Opened, codes: Tensor, *, columns: int) -> Sheet:
 
 
 def _fitted(opened: Opened, *, items: int | None, unkept: Callable[[str], object]) -> Fitted:
-    """Return the prior that is kept for a model, or fit it, telling the user that it takes a while."""
+    """Return the stored prior of a model, or fit it and report the encoding pass on stderr."""
     import sys
 
     from vqtk.cli.options import tracked
@@ -105,7 +105,10 @@ def _fitted(opened: Opened, *, items: int | None, unkept: Callable[[str], object
     def splits() -> Any:
         loaded = opened.splits
         train, test = min(asked, len(loaded.train)), min(TEST_ITEMS, len(loaded.test))
-        print(f"Encoding {train:,} training and {test:,} test items, once; kept in {place}.", file=sys.stderr)
+        print(
+            f"Encoding {train:,} training and {test:,} test examples once; the prior is stored in {place}.",
+            file=sys.stderr,
+        )
         return loaded
 
     return fitted_prior(
@@ -136,14 +139,14 @@ def _write_meshes(model: Model, codes: Tensor, folder: Path) -> dict[str, list[A
 
 
 def _lines(facts: dict[str, Any], stl: Path | None) -> list[str]:
-    """Return what there is to say of the prior and of the meshes."""
+    """Return the lines about the prior and the meshes."""
     lines = []
     if "prior" in facts:
         prior = facts["prior"]
         bits = prior["nats"] / log(2)
         lines.append(
-            f"Prior: {prior['nats']:.2f} nats ({bits:.2f} bits) a code, mean of {prior['test_items']:,} test items. "
-            f"Fitted on {prior['items']:,} training items from {prior['source']}. "
+            f"Prior: {prior['nats']:.2f} nats ({bits:.2f} bits) per code, the mean of {prior['test_items']:,} test "
+            f"examples. Fitted on {prior['items']:,} training examples from {prior['source']}. "
             f"Uniform: {prior['uniform_nats']:.2f} nats."
         )
     if stl:
@@ -156,23 +159,26 @@ def _lines(facts: dict[str, Any], stl: Path | None) -> list[str]:
 @looking
 def complete_command(
     look: Look,
-    guide: Annotated[str | None, typer.Argument(metavar="GUIDE", help="A guide, as `vqtk list guide` shows.")] = None,
+    guide: Annotated[str | None, typer.Argument(metavar="GUIDE", help="A guide; see `vqtk list guide`.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of the guide, as in hide=left.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="A setting of the guide, as in hide=left.")
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many test items.")] = 8,
-    item: Annotated[list[int] | None, typer.Option(help="A test item by its index; may be repeated.")] = None,
-    answers: Annotated[int, typer.Option(min=1, help="Answers an item; the first is the best, the others drawn.")] = 4,
-    beam: Annotated[int, typer.Option(min=1, help="Paths kept for each answer; takes as many times as long.")] = 1,
-    stages: Annotated[int | None, typer.Option(min=1, help="Stop after so many stages.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of test examples.")] = 8,
+    item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,
+    answers: Annotated[
+        int, typer.Option(min=1, help="Answers per example: the first takes the best options, the others are drawn.")
+    ] = 4,
+    beam: Annotated[int, typer.Option(min=1, help="Beam width per answer; time grows in proportion.")] = 1,
+    stages: Annotated[int | None, typer.Option(min=1, help="Stop after this many stages.")] = None,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="How far drawn answers stray; 1 as far as the mean option is from the best.")
+        float,
+        typer.Option(min=0.0, help="Temperature of drawn answers, in units of the gap between mean and best option."),
     ] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Which answers are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the answers drawn.")] = 0,
 ) -> None:
-    """Choose codes by a guide in place of a whole target: inpainting, super-resolution, or a guide of one's own.
+    """Sample with a guide: inpainting, super-resolution, a class.
 
-    A row an item: the item, what is seen of it, the answers, and the mean of them.
+    Options are chosen by the guide's loss. Each row shows an example, its visible part, the answers and their mean.
     """
     from vqtk.cli.options import tracked
     from vqtk.errors import VqtkError
@@ -201,7 +207,7 @@ def complete_command(
 
 
 def _observable(opened: Opened, guide: Any, items: list[int] | None, count: int) -> tuple[Tensor, list[int]]:
-    """Return test items and their indices; empty ones, counted from 0, for a guide that looks at none."""
+    """Return test examples and their indices; empty tensors for a guide that observes nothing."""
     import torch
 
     from vqtk.errors import VqtkError
@@ -209,12 +215,14 @@ def _observable(opened: Opened, guide: Any, items: list[int] | None, count: int)
     if guide.observes:
         return test_items(opened, items, count)
     if items:
-        raise VqtkError("--item: this guide looks at no test items. Leave it out, and say how many answers with -n.")
+        raise VqtkError(
+            "--item: this guide observes no test examples. Leave it out, and set the number of rows with -n."
+        )
     return torch.empty(count, 0, device=opened.model.device), list(range(count))
 
 
 def _facts(guide: Any, targets: Tensor, found: Answers, indices: list[int]) -> dict[str, Any]:
-    """Return codes and losses, and errors of the answers (n, answers) and of their mean (n,) where they are known."""
+    """Return codes and losses; where known, errors of the answers (n, answers) and of their mean (n,)."""
     from vqtk.sampling.guided import errors
 
     facts = {"items": indices, "codes": found.codes.tolist(), "losses": found.losses.tolist()}
@@ -247,18 +255,18 @@ def _guided_sheet(guide: Any, targets: Tensor, observed: Tensor, found: Answers)
         seen = [guide.seen(observed).float().cpu()] if guide.data.kind == "image" else []
         mean = [pictures(guide.data, found.shown.mean(1), alike=every)] if answers > 1 else []
         columns = [pictures(guide.data, targets, alike=every), *seen, *columns, *mean]
-        told = f"{n} items, each with what is seen of it and {answers} answers"
-        told += ", and their mean last" if mean else ""
+        told = f"{n} examples, each with its visible part and {answers} answers"
+        told += ", the mean last" if mean else ""
     cells = [column.expand(-1, 3, -1, -1) for column in columns]
     return ImageSheet(grid(torch.stack(cells, 1).flatten(0, 1), len(cells)), told)
 
 
 def _guided_lines(facts: dict[str, Any]) -> list[str]:
-    """Return what there is to say of the errors."""
+    """Return the line about the errors."""
     if "hidden_mse_pixels" not in facts:
         return []
     units, pixels = ([row[0] for row in facts[name]] for name in ("hidden_mse", "hidden_mse_pixels"))
-    line = f"Mean squared error of what is hidden, {len(units)} items: first answer {_averages(units, pixels)}"
+    line = f"Mean squared error of the hidden part, {len(units)} examples: first answer {_averages(units, pixels)}"
     if len(facts["hidden_mse"][0]) > 1:
         mean = _averages(facts["hidden_mse_of_mean"], facts["hidden_mse_pixels_of_mean"])
         line += f"; mean of the answers {mean}"

@@ -18,8 +18,7 @@ from vqtk.compare.notes import format_mean_std
 from vqtk.compare.page import pareto_front
 from vqtk.compare.result import RunComparison
 from vqtk.compare.statistics import main_effects
-from vqtk.compare.terms import units_of
-from vqtk.compare.variants import measured_variant
+from vqtk.compare.variants import measured_variant, units_of
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
 from vqtk.recipe.show import Change, as_yaml, changes

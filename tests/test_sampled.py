@@ -13,7 +13,7 @@ from vqtk.compare.collect import collect
 from vqtk.compare.comparison import ComparisonRequest, compare
 from vqtk.compare.page import compared_rate_distortion
 from vqtk.compare.result import RunComparison
-from vqtk.compare.terms import differing
+from vqtk.compare.variants import differing
 from vqtk.errors import DataError, VqtkError
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -12,7 +12,7 @@ from vqtk.errors import RecipeError
 from vqtk.evaluate.profile import flops
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.study.equal import training_flops
+from vqtk.study.design import training_flops
 from vqtk.study.plan import Plan, plan
 from vqtk.study.runner import try_out
 from vqtk.study.study import Study, load_study

@@ -35,7 +35,7 @@ def ablate_command(
 ) -> None:
     """Train every variant of a study at every seed, and compare them. If stopped, the same command resumes."""
     from vqtk.files import locked, sweep
-    from vqtk.study.equal import step_s
+    from vqtk.study.design import step_s
     from vqtk.study.plan import plan as planned
     from vqtk.study.protocol import Settings
     from vqtk.study.study import load_study

@@ -16,8 +16,7 @@ from vqtk.compare.page import write_page
 from vqtk.compare.result import ComparedVariant, Difference, RunComparison
 from vqtk.compare.statistics import LEVEL, Effect, Paired, holm, main_effects, paired
 from vqtk.compare.tables import as_csv, as_markdown, as_tex
-from vqtk.compare.terms import differing, differing_units, require_equal
-from vqtk.compare.variants import measured_variant
+from vqtk.compare.variants import differing, differing_units, measured_variant, require_equal
 from vqtk.errors import VqtkError, nearest
 from vqtk.evaluate.references import REFERENCES_FILE, kept
 from vqtk.files import write_text

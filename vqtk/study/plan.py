@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.compare.metrics import SAMPLES, SHARED, is_of_the_loss
-from vqtk.compare.terms import units_of
+from vqtk.compare.variants import units_of
 from vqtk.errors import CheckpointError, RecipeError
 from vqtk.files import write_text
 from vqtk.io.run_files import StudyFile, read_file
@@ -19,8 +19,7 @@ from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.recipe.show import changes
 from vqtk.runs.directory import RunDirectory
-from vqtk.study.design import Choices, name_of
-from vqtk.study.equal import Equal, updates_of
+from vqtk.study.design import Choices, Equal, name_of, updates_of
 from vqtk.study.protocol import State, read_state, write_state
 from vqtk.study.study import Study, Value
 from vqtk.study.worker import is_measured, wants_samples

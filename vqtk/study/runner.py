@@ -18,7 +18,7 @@ from vqtk.recipe.build import Validation, build_dataset, build_model, fingerprin
 from vqtk.recipe.node import shown_path
 from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
-from vqtk.study.equal import step_s, training_flops
+from vqtk.study.design import step_s, training_flops
 from vqtk.study.plan import Plan, PlannedVariant, to_run
 from vqtk.study.protocol import STOP, Event, Executor, State, read_state, write_state
 from vqtk.study.worker import wants_samples

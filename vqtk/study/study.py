@@ -15,8 +15,7 @@ from vqtk.nn.types import Whole
 from vqtk.recipe.node import Node, Problems, below, beside, is_file, read, shown_path
 from vqtk.recipe.recipe import FolderName
 from vqtk.recipe.schema import INVALID, Scope, parse
-from vqtk.study.design import Choices, baseline_of, variants_of, word
-from vqtk.study.equal import Equal, equal_of
+from vqtk.study.design import Choices, Equal, baseline_of, equal_of, variants_of, word
 
 KEYS = ("name", "base", "overrides", "axes", "seeds", "baseline", "metrics", "equal", "cells", "exclude")
 DECIDED = {"seed": "`seeds`", "name": "the names of the axes' values", "train.updates": "`equal`"}

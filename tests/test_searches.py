@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.parity import ROOT
+from tests.running import vqtk_main, without_data
+from vqtk.errors import RecipeError
 from vqtk.models.vqdraw import VQDraw
-from vqtk.recipe.build import build_model
+from vqtk.recipe.build import build_model, build_search
 from vqtk.recipe.recipe import load_recipe
 from vqtk.searches import beam as module
 from vqtk.searches.beam import Beam
@@ -106,3 +111,46 @@ def test_a_recipe_chooses_a_search() -> None:
     assert isinstance(made.search, Polish)
     assert isinstance(made.search.after, Beam)
     assert made.search.after.width == 3
+
+
+def test_a_search_is_named_by_its_first_setting_or_as_in_a_recipe() -> None:
+    assert isinstance(build_search("greedy"), Greedy)
+    assert build_search("beam:8").width == 8  # type: ignore[attr-defined]
+    polish = build_search("{name: polish, after: {name: beam, width: 2}, tries: 3}")
+    assert (polish.after.width, polish.tries) == (2, 3)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("beem:4", "Did you mean 'beam'"),
+        ("beam:none", "expected a whole number"),
+        ("beam:0", "expected a whole number"),
+        ("{name: beam, wide: 3}", "wide"),
+        ("", "expected"),
+    ],
+)
+def test_a_search_that_is_none_is_refused_with_its_place(text: str, told: str) -> None:
+    with pytest.raises(RecipeError, match="--search") as refused:
+        build_search(text, origin="--search")
+    assert told in str(refused.value)
+
+
+def test_eval_and_pictures_encode_by_the_search_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_data(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    errors = {}
+    for search in ("greedy", "beam:4"):
+        assert vqtk_main(monkeypatch, "eval", "mnist", "--items", "12", "--search", search, "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["search"] == search
+        errors[search] = found["stages"][-1]["distortion"]
+        assert (
+            vqtk_main(monkeypatch, "reconstruct", "mnist", "-n", "2", "--search", search, "-o", f"{search[:4]}.png")
+            == 0
+        )
+        capsys.readouterr()
+    assert errors["beam:4"] < errors["greedy"]
+    assert Path("beam.png").read_bytes() != Path("gree.png").read_bytes()

@@ -15,9 +15,11 @@ from vqtk.cli.options import (
     Opened,
     OtherData,
     Plugins,
+    Searched,
     open_model,
     print_json,
     say_unkept,
+    search_by,
     tracked,
 )
 
@@ -67,6 +69,7 @@ def eval_command(
     references: Annotated[
         bool, typer.Option("--references", help="Compare with K-means of raw pixels and a Gaussian at the same rates.")
     ] = False,
+    search: Searched = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -89,7 +92,10 @@ def eval_command(
 
         torch.set_num_threads(threads)
     opened, unkept = open_model(model, device, data_dir, data), list[str]()
-    asked = EvaluationRequest(items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality)
+    search_by(opened, search)
+    asked = EvaluationRequest(
+        items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality, search=search
+    )
     splits = opened.splits
     compared = _references(opened, unkept) if references else {}
     found = {**overview(opened.model, opened.recipe, splits, asked=asked, track=tracked), **compared}
@@ -204,6 +210,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines.append(
             "Pixels lie in [0, 1] and reconstructions are clamped to this range; PSNR is that of the mean MSE."
         )
+    if found["search"]:
+        lines.append(f"Encoded by the search {found['search']}.")
     lines += [found["likelihood"], _rates(found["rates"])]
     if "probe" in found:
         probed = found["probe"]

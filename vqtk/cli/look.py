@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtk.cli.options import Json, Look, Opened, code_facts, looking, test_items
+from vqtk.cli.options import Json, Look, Opened, Searched, code_facts, looking, search_by, test_items
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,11 +44,13 @@ def reconstruct_command(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of test examples.")] = 32,
     item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,
     columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 8,
+    search: Searched = None,
 ) -> None:
     """Show test examples above their reconstructions."""
     from vqtk.render import pictures
 
     opened = look.open()
+    search_by(opened, search)
     loaded = opened.model
     targets, indices = test_items(opened, item, count)
     codes = pictures.encoded(loaded, targets)
@@ -62,6 +64,7 @@ def stages_command(
     look: Look,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of test examples.")] = 10,
     item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,
+    search: Searched = None,
 ) -> None:
     """Show reconstructions after every stage.
 
@@ -70,6 +73,7 @@ def stages_command(
     from vqtk.render import pictures
 
     opened = look.open()
+    search_by(opened, search)
     loaded = opened.model
     pictures.require_stepwise(loaded)
     targets, indices = test_items(opened, item, count)

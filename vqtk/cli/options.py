@@ -62,6 +62,15 @@ OtherData = Annotated[
     ),
 ]
 
+Searched = Annotated[
+    str | None,
+    typer.Option(
+        "--search",
+        metavar="SEARCH",
+        help="Encode by another search than the recipe's, as in beam:8, polish or {name: polish, after: beam}.",
+    ),
+]
+
 
 def print_json(values: Any) -> None:
     """Print values as JSON."""
@@ -132,6 +141,19 @@ def open_model(path: Path, device: str, data_dir: Path | None = None, other: Seq
 
     model, recipe = load_weights(weights_of(path), device=choose_device(device))
     return Opened(path, model, recipe, data_dir, other or ())
+
+
+def search_by(opened: Opened, search: str | None) -> None:
+    """Make a model encode by the search that `--search` names. Raises: VqtkError if it works without one."""
+    from vqtk.errors import VqtkError
+    from vqtk.models.vqdraw import VQDraw
+    from vqtk.recipe.build import build_search
+
+    if search is None:
+        return
+    if not isinstance(opened.model, VQDraw):
+        raise VqtkError(f"--search {search}: {type(opened.model).__name__} has no stages to search. Leave it out.")
+    opened.model.search = build_search(search, origin="--search")
 
 
 def _say(line: str) -> None:

@@ -1,1 +1,1 @@
-"""Any runs compared: statistics, tables, a page. Knows nothing of studies."""
+"""Runs compared, whoever trained them: statistics, tables, a page. Nothing here plans or trains."""

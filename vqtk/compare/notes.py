@@ -10,7 +10,7 @@ from vqtk.compare.result import ComparedVariant, Difference, RunComparison
 from vqtk.compare.statistics import LEAST, MeanStd
 
 STILL_FALLING = 0.02
-"""A curve that improves by at most this part of itself over the last fifth of the updates has converged."""
+"""A curve that improves by more than this share of itself over the last fifth of the updates has not converged."""
 _MACHINE = ("device", "processor", "cores", "threads")
 
 

@@ -259,7 +259,13 @@ def _at_the_end(values: list[float], stages: int) -> list[float | None]:
 
 
 def suited_batch(model: Model) -> int:
-    """Return how many examples to encode at a time: 100, or fewer if their proposals would take much memory."""
+    """Return how many examples to encode at a time: 100, or fewer if their proposals would take much memory.
+
+    A search that gains from more at once, and bounds its memory itself, says how many.
+    """
+    wanted = getattr(getattr(model, "search", None), "examples_at_once", None)
+    if wanted is not None:
+        return wanted(model)
     most = MOST_PROPOSED.get(model.device.type, 1 << 28)
     return max(1, min(100, most // (model.options * prod(model.loss.shape))))
 

@@ -26,6 +26,7 @@ class EvaluationRequest:
         probe: whether to train classifiers on the codes.
         probe_items: the number of train examples for these; by default all.
         quality: whether to measure the quality of samples.
+        search: what the model encodes by, if not by its recipe's search; recorded.
     """
 
     items: int | None = None
@@ -33,6 +34,7 @@ class EvaluationRequest:
     probe: bool = False
     probe_items: int | None = None
     quality: bool = False
+    search: str | None = None
 
 
 def overview(
@@ -71,6 +73,7 @@ def overview(
         "test_items": len(test),
         "is_subset": len(items) < len(test),
         "seed": recipe.seed,
+        "search": asked.search,
         "test": measured.row(),
         "stages": measured.stages(),
         "likelihood": _likelihood(loss, model),

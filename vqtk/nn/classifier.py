@@ -36,12 +36,14 @@ class Classifier(nn.Module):
         return self.head(self.body(images))
 
 
-def fit_classifier(model: nn.Module, codes: Tensor, labels: Tensor, *, seed: int, epochs: int) -> None:
-    """Train a classifier on codes (n, s) and labels (n,), reshuffled in each epoch, the last smaller batch included."""
+def fit_classifier(model: nn.Module, inputs: Tensor, labels: Tensor, *, seed: int, epochs: int) -> None:
+    """Train a classifier on inputs (n, …) and labels (n,), reshuffled in each epoch; the last batch may be smaller."""
     optimizer = torch.optim.Adam(model.parameters(), lr=CLASSIFIER_LR, fused=True)
     for epoch in range(epochs):
-        order = torch.randperm(len(codes), generator=generator(seed, "probe", "epoch", epoch))
-        for some, aims in zip(codes[order].split(CLASSIFIER_BATCH), labels[order].split(CLASSIFIER_BATCH), strict=True):
+        order = torch.randperm(len(inputs), generator=generator(seed, "probe", "epoch", epoch))
+        for some, aims in zip(
+            inputs[order].split(CLASSIFIER_BATCH), labels[order].split(CLASSIFIER_BATCH), strict=True
+        ):
             optimizer.zero_grad()
             F.cross_entropy(model(some), aims).backward()
             optimizer.step()

@@ -6,7 +6,7 @@ import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,13 +15,16 @@ from torch import Tensor
 from vqtk.datasets import Dataset
 from vqtk.errors import RecipeError, VqtkError
 from vqtk.models import Model
-from vqtk.models.vqdraw import VQDraw
+from vqtk.models.vqdraw import Search, VQDraw
 from vqtk.nn.types import DataSpec
 from vqtk.plugin.loading import described
 from vqtk.recipe.affordable import affordable, check_update
-from vqtk.recipe.node import shown_path
+from vqtk.recipe.node import Problems, parse_text, shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.schema import Scope, parse
 from vqtk.recipe.show import changes
+from vqtk.recipe.signature import parameters
+from vqtk.registry import searches
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
@@ -50,6 +53,22 @@ def build(recipe: str | Path, *overrides: str, device: str = "cpu") -> Model:
     Raises: RecipeError with every problem of the recipe at once.
     """
     return build_model(load_recipe(recipe, overrides), device=device)
+
+
+def build_search(text: str, *, origin: str = "search") -> Search:
+    """Return a search by its name, `beam`; with its first setting, `beam:8`; or as a recipe has it, in braces.
+
+    Raises: RecipeError that names `origin`, if there is no such search or setting.
+    """
+    name, colon, value = text.partition(":")
+    if colon and not text.lstrip().startswith("{"):
+        entry = searches.get(name.strip()) if name.strip() in searches.entries() else None
+        settings = list(parameters(entry.component)) if entry else []
+        text = f"{{name: {name}, {settings[0]}: {value}}}" if settings else name
+    node, problems = parse_text(text, origin, lines=False), Problems()
+    chosen = parse(node, Annotated[Any, searches], "search", Scope(problems))
+    problems.raise_any()
+    return chosen()
 
 
 @dataclass(frozen=True)

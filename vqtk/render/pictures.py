@@ -15,7 +15,6 @@ from vqtk.errors import VqtkError
 from vqtk.models import Model
 from vqtk.nn.types import DataSpec
 from vqtk.render import points, text
-from vqtk.render import points as lines
 from vqtk.render.sheets import ImageSheet, Sheet, grid, pairs, stage_strip
 from vqtk.render.voxels import render_voxels
 
@@ -66,8 +65,8 @@ def pictures(data: DataSpec, items: Tensor, *, over: Tensor | None = None, alike
     require_drawn(data)
     if form(data) == "lines":
         channels = [_channels(one) for one in (items, *([] if over is None else [over]), *alike)]
-        return lines.render_signal(
-            channels[0], scale=lines.span_of(*channels), over=None if over is None else channels[1]
+        return points.render_signal(
+            channels[0], scale=points.span_of(*channels), over=None if over is None else channels[1]
         )
     values = data.pixels(items.detach().float().cpu())
     if data.kind == "voxels":

@@ -1,1 +1,1 @@
-"""What a model looks like, as pictures, text and meshes; and the report of a run."""
+"""Plots, in one style, and the page of a run."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from vqtk.datasets import Split
-from vqtk.errors import VqtkError
-from vqtk.runs.experiment import Experiment
-from vqtk.train.batches import Batches
-from vqtk.train.execution import synchronize
-from vqtk.train.loop import FIRST_PICTURES_S
-from vqtk.train.loop import Trainer
 import copy
 import re
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
+from vqtk.datasets import Split
+from vqtk.errors import VqtkError
+from vqtk.runs.experiment import Experiment
+from vqtk.train.batches import Batches
+from vqtk.train.execution import synchronize
+from vqtk.train.loop import FIRST_PICTURES_S, Trainer
 
 WARM_UP = 20
 MOST_OF_BUDGET = 0.5

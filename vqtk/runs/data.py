@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from vqtk.datasets import Dataset
-from vqtk.datasets import Splits
-from vqtk.datasets import data_root
-from vqtk.datasets._paths import existing
-from vqtk.datasets._paths import expanded
-from vqtk.errors import CheckpointError
-from vqtk.errors import DataError
+
+from vqtk.datasets import Dataset, Splits, data_root
+from vqtk.datasets._paths import existing, expanded
+from vqtk.errors import CheckpointError, DataError
 from vqtk.models import Model
 from vqtk.recipe.build import build_dataset
 from vqtk.recipe.recipe import Recipe
 from vqtk.runs.directory import RunDirectory
-import os
 
 
 @dataclass(frozen=True)

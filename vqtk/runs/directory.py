@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from datetime import timezone
-from pathlib import Path
-from typing import Any
-from vqtk.errors import CheckpointError
-from vqtk.errors import VqtkError
-from vqtk.files import file_sha256
-from vqtk.files import new_folder
-from vqtk.files import sweep
-from vqtk.files import write_bytes
-from vqtk.files import write_text
-from vqtk.io.run_files import ManifestFile
-from vqtk.io.run_files import SummaryFile
-from vqtk.io.run_files import read_file
-from vqtk.io.run_files import read_metrics
-from vqtk.io.run_files import read_rows
-from vqtk.io.weights import checkpoints
-from vqtk.io.weights import copy_into
-from vqtk.io.weights import nearest_run
-from vqtk.io.weights import read_weights
-from vqtk.io.weights import save_weights
-from vqtk.plugin.sources import check_copies
-from vqtk.plugin.sources import keep
-from vqtk.recipe.node import Node
-from vqtk.recipe.node import walk
-from vqtk.recipe.recipe import Recipe
-from vqtk.recipe.recipe import from_plain
-from vqtk.recipe.recipe import load_recipe
-from vqtk.recipe.show import as_yaml
-from vqtk.train.loop import Trainer
 import errno
 import hashlib
 import io
 import json
 import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
 import torch
 
+from vqtk.errors import CheckpointError, VqtkError
+from vqtk.files import file_sha256, new_folder, sweep, write_bytes, write_text
+from vqtk.io.run_files import ManifestFile, SummaryFile, read_file, read_metrics, read_rows
+from vqtk.io.weights import checkpoints, copy_into, nearest_run, read_weights, save_weights
+from vqtk.plugin.sources import check_copies, keep
+from vqtk.recipe.node import Node, walk
+from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
+from vqtk.recipe.show import as_yaml
+from vqtk.train.loop import Trainer
 
 _STATE = ".trainer.pt"
 KEPT = 2

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from torch import Tensor
 from typing import Any
-from vqtk.datasets import Splits
+
+import torch
+from torch import Tensor
+
+from vqtk.datasets import Splits, fixed_subset
 from vqtk.errors import CheckpointError
 from vqtk.evaluate.evaluation import evaluate
-from vqtk.datasets import fixed_subset
-from vqtk.evaluate.references import REFERENCES_FILE
-from vqtk.evaluate.references import are_worth_it
-from vqtk.evaluate.references import references
+from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
 from vqtk.files import file_sha256
-from vqtk.io.weights import checkpoints
-from vqtk.io.weights import copy_into
-from vqtk.io.weights import read_weights
+from vqtk.io.weights import checkpoints, copy_into, read_weights
 from vqtk.plugin.sources import records
 from vqtk.process import environment
-from vqtk.recipe.build import build_dataset
-from vqtk.recipe.build import build_model
+from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.registry import installed
-from vqtk.render.pictures import form
-from vqtk.render.pictures import write_all
+from vqtk.render.pictures import form, write_all
 from vqtk.report.page import write_report
-from vqtk.runs.data import recorded_place
-from vqtk.runs.data import require_same
+from vqtk.runs.data import recorded_place, require_same
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.failure import failure
-from vqtk.train.execution import peak_memory_mb
-from vqtk.train.execution import resolve
-from vqtk.train.loop import Callback
-from vqtk.train.loop import Trainer
-from vqtk.train.loop import train
-import os
-import torch
+from vqtk.train.execution import peak_memory_mb, resolve
+from vqtk.train.loop import Callback, Trainer, train
 
 
 @dataclass

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterator
+import shlex
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from vqtk.errors import CheckpointError
-from vqtk.errors import DataError
-from vqtk.errors import DivergenceError
-from vqtk.errors import VqtkError
-from vqtk.errors import is_out_of_memory
-from vqtk.errors import told_by_system
-from vqtk.io.weights import checkpoints
-from vqtk.io.weights import read_weights
+
+from vqtk.errors import CheckpointError, DataError, DivergenceError, VqtkError, is_out_of_memory, told_by_system
+from vqtk.io.weights import checkpoints, read_weights
 from vqtk.plugin.loading import in_plugin
 from vqtk.runs.directory import RunDirectory
 from vqtk.train.loop import Trainer
-import shlex
-import traceback
 
 
 def failure(

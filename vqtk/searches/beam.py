@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 1 << 28
 """Values that the deltas of all distinct prefixes hold at most; more examples are searched for in several parts."""
+MOST_AT_ONCE = 1024
+"""Examples that are encoded together at most."""
 AT_ONCE = 1 << 21
 """Values of deltas that are computed at a time: on a CPU they should fit its cache."""
 
@@ -41,9 +43,13 @@ class Beam:
     @torch.no_grad()
     def __call__(self, model: VQDraw, target: Tensor) -> Tensor:
         """Encode."""
-        each = self.width * model.options * prod(model.loss.shape)
-        parts = target.split(max(1, MOST_VALUES // each))
+        parts = target.split(self.examples_at_once(model))
         return torch.cat([self._searched(model, part) for part in parts])
+
+    def examples_at_once(self, model: VQDraw) -> int:
+        """Return how many examples are encoded together; more share more prefixes, and take more memory."""
+        each = self.width * model.options * prod(model.loss.shape)
+        return min(MOST_AT_ONCE, max(1, MOST_VALUES // each))
 
     def _searched(self, model: VQDraw, target: Tensor) -> Tensor:
         n, k = len(target), model.options

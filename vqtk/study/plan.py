@@ -216,10 +216,11 @@ def _check_units(study: Study, variants: list[PlannedVariant]) -> None:
     if len(names) < 2 or not named:
         return
     listed = "; ".join(f"{units} ({name})" for units, name in names.items())
-    shared = ", ".join(SHARED[build_dataset(variants[0].recipe).spec.kind])
+    shared = ", ".join(SHARED.get(build_dataset(variants[0].recipe).spec.kind, ()))
+    advice = f"Name metrics that all of them share: metrics: [{shared}]." if shared else "Compare variants of one loss."
     raise RecipeError(
         f"{shown_path(study.path)}: metrics: {', '.join(named)}: the variants' losses differ: {listed}. A metric in "
-        f"units of the loss cannot rank them. Name metrics that all of them share: metrics: [{shared}]."
+        f"units of the loss cannot rank them. {advice}"
     )
 
 

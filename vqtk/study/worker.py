@@ -16,13 +16,19 @@ from typing import Any
 import torch
 
 from vqtk.compare.metrics import SAMPLES
+from vqtk.datasets import data_root
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.evaluate.quality import quality
 from vqtk.files import RUN, locked
 from vqtk.io.run_files import StudyFile, read_file
+from vqtk.plugin.loading import described
+from vqtk.recipe.build import build_dataset
+from vqtk.recipe.recipe import load_recipe
+from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.experiment import Experiment
+from vqtk.runs.experiment import Experiment, go_on, run_experiment
 from vqtk.study.protocol import STOP, Settings, State, read_state, write_state
+from vqtk.train.execution import choose_device
 from vqtk.train.loop import Callback, Progress
 
 ORPHAN_S = 120.0
@@ -76,16 +82,6 @@ def train_run(run: Path, settings: Settings, *, worker: str = "", following: Fol
 
 
 def _train(run: Path, settings: Settings, following: Following, *, samples: bool) -> bool:
-    import torch
-
-    from vqtk.datasets import data_root
-    from vqtk.recipe.build import build_dataset
-    from vqtk.recipe.recipe import load_recipe
-    from vqtk.runs.data import own_splits
-    from vqtk.runs.directory import RunDirectory
-    from vqtk.runs.experiment import Experiment, go_on, run_experiment
-    from vqtk.train.execution import choose_device
-
     begun = (run / "manifest.json").is_file()
     directory, recipe = RunDirectory.open(run) if begun else (RunDirectory(run), load_recipe(run / "recipe.yaml"))
     torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
@@ -125,27 +121,10 @@ def _stopped_by_sigterm() -> Following:
 
 
 def _reason(error: Exception) -> str:
-    from vqtk.plugin.loading import described
-
     if isinstance(error, VqtkError):
         return str(error)
     traceback.print_exc()
     return described(error)
-
-
-def run_worker() -> None:
-    """Train the run that the command line names."""
-    parser = argparse.ArgumentParser(prog="vqtk.study.worker", description="Train one run of a study.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--parent", type=int)
-    parser.add_argument("--worker", default="")
-    given = parser.parse_args()
-    settings = Settings(given.device, given.data_dir, given.threads, given.parent)
-    reached = train_run(given.run, settings, worker=given.worker, following=_stopped_by_sigterm())
-    sys.exit(1 if reached.state == "failed" else 0)
 
 
 def wants_samples(metrics: Iterable[str]) -> bool:
@@ -185,6 +164,21 @@ def measure_samples(experiment: Experiment, directory: RunDirectory) -> None:
     summary = directory.summary()
     row = {**summary["test"], **{metric: getattr(found, name) for metric, name in SAMPLES.items()}}
     directory.write_summary({**summary, "test": row, "quality": found.plain()})
+
+
+def run_worker() -> None:
+    """Train the run that the command line names."""
+    parser = argparse.ArgumentParser(prog="vqtk.study.worker", description="Train one run of a study.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--parent", type=int)
+    parser.add_argument("--worker", default="")
+    given = parser.parse_args()
+    settings = Settings(given.device, given.data_dir, given.threads, given.parent)
+    reached = train_run(given.run, settings, worker=given.worker, following=_stopped_by_sigterm())
+    sys.exit(1 if reached.state == "failed" else 0)
 
 
 if __name__ == "__main__":

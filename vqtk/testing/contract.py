@@ -15,15 +15,14 @@ from vqtk.errors import RegistryError, VqtkError, nearest
 from vqtk.plugin.loading import PREFIX, described, load_plugin, loaded_plugins
 from vqtk.registry import REGISTRIES, Entry, Registry, Settings
 from vqtk.testing import _choosing, _datasets, _losses, _maps, _models, _objectives
-from vqtk.testing import _maps as _deltas
 from vqtk.testing._case import Case, Clause, ContractError
 
 _OWN: dict[str, list[Clause]] = {
     "backbone": _maps.CHECKS,
     "block": _maps.CHECKS,
     "condition": _maps.CHECKS,
-    "head": [*_maps.CHECKS, *_deltas.HEAD_CHECKS],
-    "refiner": [*_maps.CHECKS, *_deltas.REFINER_CHECKS],
+    "head": [*_maps.CHECKS, *_maps.HEAD_CHECKS],
+    "refiner": [*_maps.CHECKS, *_maps.REFINER_CHECKS],
     "loss": _losses.CHECKS,
     "selector": _choosing.SELECTION_CHECKS,
     "objective": _objectives.CHECKS,

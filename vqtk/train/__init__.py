@@ -1,1 +1,1 @@
-"""The training loop, and the run directory that it writes."""
+"""The training loop, its batches, and how updates are computed and captured."""

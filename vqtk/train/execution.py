@@ -1,4 +1,4 @@
-"""How a run is computed: its device, precision, compilation and recomputation; and the seeds of its generators."""
+"""How a run is computed: its device, precision, compilation and recomputation."""
 
 from __future__ import annotations
 

@@ -83,11 +83,8 @@ def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], 
 
     Raises: DivergenceError if the losses are no longer finite.
     """
-    settings, updates, batches = (
-        trainer.settings,
-        trainer.settings.updates,
-        Batches(trainer.recipe, trainer.model, data, done=trainer.done),
-    )
+    settings, updates = trainer.settings, trainer.settings.updates
+    batches = Batches(trainer.recipe, trainer.model, data, done=trainer.done)
     pictures_every, checkpoints_every = 60 * settings.picture_minutes, 60 * settings.checkpoint_minutes
     pictures_at = time.monotonic() + min(FIRST_PICTURES_S, pictures_every)
     checkpoint_at = time.monotonic() + checkpoints_every

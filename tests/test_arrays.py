@@ -227,7 +227,9 @@ def test_signals_are_trained_on_measured_and_drawn(
     for command in ("sample", "reconstruct", "stages", "proposals", "tree", "eval", "report"):
         assert vqtk_main(monkeypatch, command, str(run)) == 0, command
     assert "MSE" in capsys.readouterr().out
-    assert "with its reconstruction below it (blue), over the item (grey)" in (run / "report.html").read_text("utf-8")
+    assert "with its reconstruction below it (blue), over the example (grey)" in (run / "report.html").read_text(
+        "utf-8"
+    )
 
 
 PLUGIN = """
@@ -257,7 +259,7 @@ def test_data_that_cannot_be_drawn_are_trained_on_and_it_is_said_once(
     Path("films.yaml").write_text("plugins: [films.py]" + recipe)
     assert vqtk_main(monkeypatch, "run", "films.yaml", "--device", "cpu", "--out", "runs", "train.updates=4") == 0
     printed = capsys.readouterr()
-    assert (printed.out + printed.err).count("No pictures: image data of shape (1, 4, 4, 4) cannot be drawn") == 1
+    assert (printed.out + printed.err).count("No images: image data of shape (1, 4, 4, 4) cannot be drawn") == 1
     (run,) = Path("runs/signals").iterdir()
     assert not list(run.glob("images/*"))
     assert vqtk_main(monkeypatch, "sample", str(run)) == 2

@@ -166,7 +166,7 @@ def test_resizing_is_bilinear() -> None:
         ({"model": "resnet19"}, r"has no model 'resnet19'\. Did you mean 'resnet18'\?"),
         ({"model": "test_resnet", "out_index": 9}, r"no level 9: .*\(0 to 4\)\. Choose another `out_index`"),
         ({"model": "hardcorenas_a"}, "no feature levels for hardcorenas_a .* such as resnet18"),
-        ({"model": "test_resnet", "out_index": 0}, "divides the size by 2, `stride` 4 by more"),
+        ({"model": "test_resnet", "out_index": 0}, "divides the size by 2, less than `stride` 4"),
     ],
 )
 def test_a_network_of_timm_that_cannot_be_had_is_told_what_can(settings: dict[str, Any], told: str) -> None:

@@ -81,13 +81,13 @@ class Checked:
 
 def test_a_wrong_shape_is_told_with_the_shape_that_it_says(checked: Checked) -> None:
     source = BLOCK.format(layer="None", yielded="self.map(features).repeat(1, 2, 1)")
-    told = "block broken", "in 1 dimensions", "yields shape (3, 16, 8)", "expected (3, 8, 8)", "its `width`"
+    told = "block broken", "in 1 dimensions", "returns shape (3, 16, 8)", "expected (3, 8, 8)", "its `width`"
     checked.tells(source, *told)
 
 
 def test_a_parameter_without_a_gradient_is_named(checked: Checked) -> None:
     source = BLOCK.format(layer="nn.Linear(3, 5)", yielded="self.map(features)")
-    checked.tells(source, "parameter `layer.weight` (5, 3) receives no gradient", "all 3 stages", "leave it out")
+    checked.tells(source, "parameter `layer.weight` (5, 3) receives no gradient", "all 3 stages", "remove it")
 
 
 def test_leakage_between_items_is_put_down_to_the_batch_norm(checked: Checked) -> None:

@@ -62,7 +62,7 @@ def test_a_validation_folder_is_not_used_where_there_is_one_to_test_on() -> None
     assert layout.train == paths("train/3")
     assert layout.test == paths("test/2", "holdout/4")
     assert layout.notes[0].endswith("train on `train`, test on `holdout` and `test`.")
-    assert layout.notes[1] == "1 file in `dev` not used."
+    assert layout.notes[1] == "Not used: 1 file in `dev`."
 
 
 def test_splits_may_lie_below_each_class() -> None:

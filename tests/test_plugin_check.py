@@ -349,7 +349,7 @@ def test_json_holds_every_check_and_a_failure_still_exits_with_2(
     assert outcomes["does not modify its input"]["outcome"] == "failed"
     assert "in place" in outcomes["does not modify its input"]["message"]
     assert outcomes["does not modify its input"]["origin"] == f"{sound}:9"
-    assert outcomes["is deterministic"]["outcome"] == "ok"
+    assert outcomes["returns the same each time"]["outcome"] == "ok"
     assert err.startswith("error: ")
 
 

@@ -133,7 +133,7 @@ def test_the_plan_counts_characters(tmp_path: Path) -> None:
 def test_a_text_shorter_than_a_window_is_an_error_with_both_lengths(characters: int, part: str, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("x" * characters)
     message = failure(Text(path="t.txt", length=64), tmp_path)
-    for word in (str(tmp_path / "t.txt"), f"has {characters} characters", f"the {part} part", "window of 64"):
+    for word in (str(tmp_path / "t.txt"), f"has {characters} characters", f"the {part} split", "window of 64"):
         assert word in message
 
 

@@ -108,7 +108,7 @@ class Textbook:
         """Walk with each target; along the best options, or along the codes to follow (n, s)."""
         grids, codes, reconstructions = [], [], []
         for item, target in enumerate(targets):
-            x, state = self.start()
+            x, state = self._start()
             losses, path = [], []
             for stage in range(self.stages):
                 x, state = self._enter(x, state)
@@ -129,7 +129,7 @@ class Textbook:
         """The reconstructions of codes (n, s), of all stages or of the first ones."""
         reconstructions = []
         for code in codes.tolist():
-            x, state = self.start()
+            x, state = self._start()
             for stage, option in enumerate(code):
                 x, state = self._enter(x, state)
                 proposals, carry = self._propose(x, stage, state)

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from scipy.integrate import trapezoid
 
 LEVEL = 0.95
 """The confidence of intervals; 1 − LEVEL is the allowed rate of false findings."""
@@ -37,6 +35,8 @@ def paired(variant: ArrayLike, baseline: ArrayLike) -> Paired:
 
     Pairs that all differ by the same amount have an interval of no width: p is 1 if that amount is 0, else 0.
     """
+    from scipy import stats  # Here, for it takes a second to import.
+
     differences = np.asarray(variant, dtype=float) - np.asarray(baseline, dtype=float)
     pairs, shape = differences.shape[-1], differences.shape[:-1]
     unknown = np.full(shape, np.nan)
@@ -64,6 +64,8 @@ def holm(p: ArrayLike) -> Floats:
 
 def area(bits: ArrayLike, distortion: ArrayLike, *, low: float, high: float) -> float:
     """Return the area under a rate–distortion curve between two rates in bits, linear between its points."""
+    from scipy.integrate import trapezoid  # Here, for it takes a second to import.
+
     rates, values = np.asarray(bits, dtype=float), np.asarray(distortion, dtype=float)
     inside = rates[(rates > low) & (rates < high)]
     points = np.concatenate([[low], inside, [high]])

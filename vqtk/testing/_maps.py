@@ -55,7 +55,7 @@ def gives_every_parameter_a_gradient(case: Case) -> None:
         check_gradients(case, module, over=f"all {STAGES} stages")
 
 
-def is_deterministic(case: Case) -> None:
+def returns_the_same_each_time(case: Case) -> None:
     """The output is the same again, in training and in evaluation mode, whatever the state of the default generator."""
     for module, features in tried_maps(case):
         for training in (True, False):
@@ -148,7 +148,7 @@ def compiles(case: Case) -> None:
 CHECKS: list[Clause] = [
     returns_finite_values_of_the_declared_shape,
     gives_every_parameter_a_gradient,
-    is_deterministic,
+    returns_the_same_each_time,
     does_not_modify_its_input,
     treats_each_example_independently,
     depends_on_the_stage_if_it_declares_so,

@@ -170,7 +170,10 @@ def usage_plot(usage: Sequence[Sequence[int]]) -> Figure:
     shown = sorted({0, len(shares) // 2, len(shares) - 1})
     axes.set_yticks(shown, [str(stage + 1) for stage in shown])
     axes.grid(False)
-    figure.colorbar(drawn, ax=axes, label="share of examples")
+    bar = figure.colorbar(drawn, ax=axes)
+    set_style(bar.ax, "", "share of examples")
+    bar.ax.grid(False)
+    bar.outline.set_edgecolor(INK)
     return figure
 
 

@@ -26,4 +26,6 @@ class ConvBackbone(StageModule):
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Apply the units in order."""
-        return self.layers(features, stage)
+        for unit in self.layers.layers:
+            features = unit(features, stage)
+        return features

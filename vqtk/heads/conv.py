@@ -41,16 +41,22 @@ class ConvHead(Head):
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Return all deltas."""
-        deltas = self.output(self.layers(features, stage))
+        deltas = self.output(self._refined(features, stage))
         return deltas.unflatten(1, (self.options, -1))
 
     def scaled(self, features: Tensor, stage: int, scale: Tensor) -> Tensor:
         """Return all deltas multiplied by a scalar, by multiplying the filters."""
         output = self.output
-        deltas = self.convolve(self.layers(features, stage), output.weight * scale, output.bias * scale)
+        deltas = self.convolve(self._refined(features, stage), output.weight * scale, output.bias * scale)
         return deltas.unflatten(1, (self.options, -1))
 
     def choose(self, features: Tensor, stage: int, codes: Tensor) -> Tensor:
         """Return the chosen deltas, computed with only the filters of the chosen options."""
         weight, bias = (value.unflatten(0, (self.options, -1)) for value in (self.output.weight, self.output.bias))
-        return chosen_convolution(self.layers(features, stage), weight[codes], bias[codes])
+        return chosen_convolution(self._refined(features, stage), weight[codes], bias[codes])
+
+    def _refined(self, features: Tensor, stage: int) -> Tensor:
+        """Return the features after the layer units."""
+        for unit in self.layers.layers:
+            features = unit(features, stage)
+        return features

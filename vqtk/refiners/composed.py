@@ -60,10 +60,14 @@ class Composed(Refiner):
 
     def features(self, x: Tensor, stage: int, state: State) -> Tensor:
         """Return the features for the head; a subclass with a state reads it here."""
+        skips = None
         if self.rise is None:
-            return self.blocks(self.backbone(x, stage), stage)
-        features, skips = self.backbone.descend(x, stage)
-        return self.rise(self.blocks(features, stage), skips, stage)
+            features = self.backbone(x, stage)
+        else:
+            features, skips = self.backbone.descend(x, stage)
+        for block in self.blocks.layers:
+            features = block(features, stage)
+        return features if self.rise is None else self.rise(features, skips, stage)
 
     def carry(self, features: Tensor, stage: int, state: State) -> State:
         """Return what `advance` needs after the stage; None without a state."""

@@ -47,7 +47,7 @@ def sample_command(
         Path | None, typer.Option(metavar="FOLDER", help="Also write voxel samples as meshes into this folder.")
     ] = None,
 ) -> None:
-    """Sample: decode random codes."""
+    """Draw samples by decoding random codes."""
     from vqtk.errors import VqtkError
     from vqtk.render.pictures import random_codes, require_stepwise
     from vqtk.render.voxels import check_meshes
@@ -161,7 +161,7 @@ def complete_command(
     look: Look,
     guide: Annotated[str | None, typer.Argument(metavar="GUIDE", help="A guide; see `vqtk list guide`.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="A setting of the guide, as in hide=left.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="A setting of the guide, e.g. hide=left.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of test examples.")] = 8,
     item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,

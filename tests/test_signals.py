@@ -50,7 +50,7 @@ def test_a_closed_terminal_stops_a_run_that_no_other_process_resumes(
     process.send_signal(signal.SIGHUP)
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 129, told
-    assert "with a checkpoint. Go on: vqtk run --resume" in told
+    assert "with a checkpoint. Resume: vqtk run --resume" in told
     assert list(run.glob("checkpoints/update_*.safetensors"))
     assert refused == 2
     assert len(refusal.splitlines()) == 1

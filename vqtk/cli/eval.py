@@ -55,19 +55,23 @@ _WIDTH = 100
 
 def eval_command(
     model: ModelPath,
-    items: Annotated[int | None, typer.Option(min=1, help="Measure this many test examples, a seeded subset.")] = None,
+    items: Annotated[
+        int | None,
+        typer.Option(min=1, help="Evaluate on a random subset of this many test examples (fixed seed)."),
+    ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Examples encoded at a time. Default: 100, fewer of large ones.")
+        int | None, typer.Option(min=1, help="Batch size. Default: up to 100, less for large examples.")
     ] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Train classifiers on the codes (needs labels).")] = False,
     probe_items: Annotated[
-        int | None, typer.Option(min=1, help="Train the probe on this many examples, a seeded subset.")
+        int | None,
+        typer.Option(min=1, help="Train the probe on a random subset of this many training examples (fixed seed)."),
     ] = None,
     quality: Annotated[
         bool, typer.Option("--quality", help="Measure the distance of samples from test images.")
     ] = False,
     references: Annotated[
-        bool, typer.Option("--references", help="Compare with K-means of raw pixels and a Gaussian at the same rates.")
+        bool, typer.Option("--references", help="Compare with K-means on raw pixels and a Gaussian at the same rates.")
     ] = False,
     search: Searched = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -79,14 +83,14 @@ def eval_command(
 ) -> None:
     """Measure rate, distortion and code usage on the test split.
 
-    Measures every stage, and the speed of encoding and decoding. Of a run, writes RUN/eval.json and
+    Measures every stage, and the speed of encoding and decoding. For a run directory, also writes RUN/eval.json and
     RUN/images/rate_distortion.png.
     """
     from vqtk.errors import VqtkError
     from vqtk.evaluate.overview import EvaluationRequest, overview
 
     if probe_items and not probe:
-        raise VqtkError("--probe-items limits what --probe trains on. Give both.")
+        raise VqtkError("--probe-items limits the training examples of --probe. Give both.")
     if threads:
         import torch
 

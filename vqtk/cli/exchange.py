@@ -99,7 +99,7 @@ def _print(results: list[Result]) -> None:
 def export_command(
     model: ModelPath,
     output: Annotated[Path, typer.Option("-o", "--output", help="Weights file to write.")] = ...,  # type: ignore[assignment]
-    half: Annotated[bool, typer.Option("--half", help="Store half precision, at half the size.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store weights in half precision, at half the size.")] = False,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:

@@ -18,11 +18,11 @@ def proposals_command(
     look: Look,
     stage: Annotated[int, typer.Option(min=1, help="Stage to show, from 1.")] = 1,
     item: Annotated[
-        int | None, typer.Option(help="Index of the test example. Default: one drawn with the recipe's seed.")
+        int | None, typer.Option(help="Index of the test example. Default: chosen at random with the recipe's seed.")
     ] = None,
     columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 8,
 ) -> None:
-    """Show all options of one stage, the chosen one marked."""
+    """Show all options of one stage, with the chosen one marked."""
     from vqtk.errors import VqtkError
     from vqtk.render import pictures
 
@@ -91,7 +91,7 @@ def tree_command(
         typer.Option(min=1, help="Stages to show. Default: 2 for images, as many as fit for points, otherwise 1."),
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(metavar="CODES", help="Show the subtree below these codes, as in 5,12.")
+        str | None, typer.Option(metavar="CODES", help="Show the subtree below these codes, e.g. 5,12.")
     ] = None,
     options: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Show only the first N options of each node.")
@@ -101,7 +101,7 @@ def tree_command(
         typer.Option(
             min=1,
             metavar="N",
-            help="With --options: encode this many test examples and show the options most of them choose.",
+            help="With --options: encode this many test examples and show the options that they choose most often.",
         ),
     ] = None,
 ) -> None:

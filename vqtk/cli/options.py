@@ -24,7 +24,7 @@ ModelPath = Annotated[
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.yaml).")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="OVERRIDE", help="Override a setting: dotted.path=value, as in train.updates=2000."),
+    typer.Argument(metavar="OVERRIDE", help="Override a setting: dotted.path=value, e.g. train.updates=2000."),
 ]
 
 
@@ -57,8 +57,8 @@ OtherData = Annotated[
     typer.Option(
         "--data",
         metavar="KEY=VALUE",
-        help="Use other data: override a setting of the recipe's data, as in path=photos (repeatable). Results are "
-        "stored apart from the run's own.",
+        help="Override a data setting of the recipe, e.g. path=photos (repeatable). Results are stored separately from "
+        "the run's own.",
     ),
 ]
 
@@ -67,7 +67,7 @@ Searched = Annotated[
     typer.Option(
         "--search",
         metavar="SEARCH",
-        help="Encode by another search than the recipe's, as in beam:8, polish or {name: polish, after: beam}.",
+        help="Encode with this search instead of the recipe's, e.g. beam:8, polish or {name: polish, after: beam}.",
     ),
 ]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def list_command(
     registry: Annotated[
-        str | None, typer.Argument(metavar="REGISTRY", help="List this registry, with all settings.")
+        str | None, typer.Argument(metavar="REGISTRY", help="Registry to list, with all settings.")
     ] = None,
     plugin: Plugins = None,
     json: Json = False,

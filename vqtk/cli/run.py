@@ -25,11 +25,12 @@ def run_command(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe (.yaml).")] = None,
     overrides: Overrides = None,
     budget: Annotated[
-        str | None, typer.Option(help="Fit the number of updates into this time, as in 90s, 5m, 1h30m.")
+        str | None,
+        typer.Option(help="Train for about this long: 90s, 5m or 1h30m. Sets the number of updates."),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--from", metavar="WEIGHTS", help="Start from the weights of a run or a weights file."),
+        typer.Option("--from", metavar="WEIGHTS", help="Start a new run from the weights of a run or a weights file."),
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a stopped run.")] = None,
     plugin: Plugins = None,
@@ -40,7 +41,7 @@ def run_command(
 ) -> None:
     """Train a recipe.
 
-    Ctrl-C stops the run with a checkpoint; --resume continues it.
+    Ctrl-C writes a checkpoint and stops the run; --resume resumes it.
     """
     from vqtk.cli.progress import make_display
     from vqtk.errors import RecipeError
@@ -147,7 +148,7 @@ def _train(experiment: Experiment, directory: RunDirectory, watcher: PlainDispla
         experiment.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
     else:
         done = experiment.trainer.done
-        experiment.say(f"Stopped after update {done}, with a checkpoint. Go on: vqtk run --resume {directory.path}")
+        experiment.say(f"Stopped after update {done}, with a checkpoint. Resume: vqtk run --resume {directory.path}")
         raise typer.Exit(128 + received[0] if received else 0)
 
 
@@ -186,7 +187,7 @@ def bench_command(
     recipe: RecipePath,
     overrides: Overrides = None,
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each implementation, after one warm-up.")] = 7,
-    batch: Annotated[int | None, typer.Option(min=1, help="Examples per batch. Default: the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Batch size. Default: the recipe's.")] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Profile an update instead: time by kind of operation.")
     ] = False,
@@ -197,7 +198,7 @@ def bench_command(
     """Time training and coding against a textbook implementation.
 
     Times an update, the training loop, encoding and decoding, and measures the memory of an update. The
-    implementations alternate in one process; medians are printed. Compare settings by overrides such as
+    implementations alternate in one process; medians are printed. Compare settings with overrides such as
     train.compile=inductor or train.precision=bfloat16.
     """
     from vqtk.cli.options import print_json

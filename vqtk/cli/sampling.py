@@ -35,19 +35,19 @@ def sample_command(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of samples.")] = 64,
     columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 8,
     stages: Annotated[int | None, typer.Option(min=1, help="Decode only this many stages.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the codes drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed for the codes.")] = 0,
     prior: Annotated[
         PriorName,
-        typer.Option(help="Draw codes uniformly, or from a Markov model of the codes of training examples."),
+        typer.Option(help="Prior over codes: uniform, or a Markov model fitted to the codes of training examples."),
     ] = PriorName.uniform,
     prior_items: Annotated[
-        int | None, typer.Option(min=1, help="Fit the prior on this many training examples. Default: 2,000.")
+        int | None, typer.Option(min=1, help="Fit the prior to this many training examples. Default: 2,000.")
     ] = None,
     stl: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also write voxel samples as meshes into this folder.")
     ] = None,
 ) -> None:
-    """Draw samples: decode random codes."""
+    """Draw samples by decoding random codes."""
     from vqtk.errors import VqtkError
     from vqtk.render.pictures import random_codes, require_stepwise
     from vqtk.render.voxels import check_meshes
@@ -161,24 +161,27 @@ def complete_command(
     look: Look,
     guide: Annotated[str | None, typer.Argument(metavar="GUIDE", help="A guide; see `vqtk list guide`.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="A setting of the guide, as in hide=left.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="A setting of the guide, e.g. hide=left.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of test examples.")] = 8,
     item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,
     answers: Annotated[
-        int, typer.Option(min=1, help="Answers per example: the first takes the best options, the others are drawn.")
+        int, typer.Option(min=1, help="Completions per example: the first is greedy, the others are sampled.")
     ] = 4,
-    beam: Annotated[int, typer.Option(min=1, help="Beam width per answer; time grows in proportion.")] = 1,
+    beam: Annotated[int, typer.Option(min=1, help="Beam width; run time is proportional to it.")] = 1,
     stages: Annotated[int | None, typer.Option(min=1, help="Stop after this many stages.")] = None,
     temperature: Annotated[
         float,
-        typer.Option(min=0.0, help="Temperature of drawn answers, in units of the gap between mean and best option."),
+        typer.Option(
+            min=0.0,
+            help="Sampling temperature, relative to the gap between the mean and the lowest loss of the options.",
+        ),
     ] = 0.1,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the answers drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed for the sampled completions.")] = 0,
 ) -> None:
     """Sample with a guide: inpainting, super-resolution, a class.
 
-    Options are chosen by the guide's loss. Each row shows an example, its visible part, the answers and their mean.
+    The guide's loss chooses the options. Each row shows an example, its visible part, its completions and their mean.
     """
     from vqtk.cli.options import tracked
     from vqtk.errors import VqtkError

@@ -19,21 +19,26 @@ if TYPE_CHECKING:
 
 
 def ablate_command(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study, a .yaml file.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the variants and their cost; run nothing.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Run those that failed again.")] = False,
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (.yaml).")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the variants and their cost, without training.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Retrain failed runs.")] = False,
     executor: Annotated[str, typer.Option(help="local: processes on this machine; ray: a Ray cluster.")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs at a time.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of runs to train in parallel.")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each run; by default a share of the cores.")
+        int | None, typer.Option(min=1, help="CPU threads per run. Default: an equal share of the cores.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="The Ray cluster's; by default one is started here.")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of the Ray cluster. Default: start a local one.")] = None,
     plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
-    out: Annotated[Path, typer.Option(help="Where studies are kept.")] = Path("studies"),
+    out: Annotated[Path, typer.Option(help="Parent folder of studies.")] = Path("studies"),
 ) -> None:
-    """Train every variant of a study at every seed, and compare them. If stopped, the same command resumes."""
+    """Train every variant of a study with every seed and compare the results.
+
+    Run the same command again to resume a stopped study.
+    """
     from vqtk.files import locked, sweep
     from vqtk.study.design import step_s
     from vqtk.study.plan import plan as planned
@@ -61,7 +66,7 @@ def _executor(name: str, settings: Settings, workers: int | None, address: str |
     if name not in ("local", "ray"):
         raise VqtkError(f"--executor {name!r}: expected local or ray.")
     if name == "local" and address:
-        raise VqtkError("--address names a Ray cluster: give --executor ray with it.")
+        raise VqtkError("--address names a Ray cluster, so it needs --executor ray.")
     if name == "local" or dry_run:
         return Local(settings, workers=workers)
     from vqtk.study.executors import Ray
@@ -84,7 +89,7 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
 
     runs, left = plan.runs(), to_run(plan, folder, retry=retry)
     board = make_board(plan, folder)
-    board.say(f"{folder}: {len(runs)} runs, {len(left)} of them to do. {plan.equal.sentence()}")
+    board.say(f"{folder}: {len(runs)} runs, {len(left)} of them to train. {plan.equal.sentence()}")
     if left:
         for variant, tried, warnings in try_out(plan):
             board.say(f"ok     {variant.name}  {tried.parameters:,} parameters  {tried.bits:g} bits")
@@ -108,11 +113,13 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | No
     done = [state for state in states if state.state == "done"]
     left = len(states) - len(failed) - len(done)
     if left:
-        print(f"Stopped: {left} of {len(states)} runs are not done. The same command resumes them.")
+        print(f"Stopped: {left} of {len(states)} runs are not done. Run the same command again to resume them.")
         raise typer.Exit(130)
     problems = []
     if failed:
-        problems = [f"{len(failed)} of {len(states)} runs failed; --retry tries again. The first: {failed[0].error}"]
+        problems = [
+            f"{len(failed)} of {len(states)} runs failed; --retry retrains them. The first error: {failed[0].error}"
+        ]
     try:
         if done:
             compute_references(plan, folder, data_dir, print)
@@ -151,14 +158,15 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
         console.print(f"warning: {warning}", markup=False)
     console.print(
         f"{plan.equal.sentence()} {len(plan.runs())} runs, {workers} at a time: about {duration(total / workers)} of "
-        "training here, estimated from a few updates of each variant on synthetic examples; evaluation takes more.",
+        "training on this machine, estimated from a few updates of each variant on synthetic examples. Evaluation "
+        "takes extra time.",
         markup=False,
     )
     done = len(plan.runs()) - len(to_run(plan, folder, retry=True))
     if done:
         console.print(f"{done} of them are done and will not run again.")
     if seeds < LEAST:
-        console.print(f"Differences cannot be judged by fewer than {LEAST} seeds.")
+        console.print(f"With fewer than {LEAST} seeds, differences cannot be tested for significance.")
 
 
 _WIDTH = 140
@@ -172,20 +180,25 @@ class CostAxis(str, Enum):
 
 
 def compare_command(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Runs, folders of runs, or a study.")],
-    baseline: Annotated[str | None, typer.Option(help="The variant to compare with.")] = None,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Run directories, folders of runs, or a study.")
+    ],
+    baseline: Annotated[str | None, typer.Option(help="Variant to compare the others with.")] = None,
     metric: Annotated[
-        str | None, typer.Option(help="A test metric, such as final; stages.K.distortion of a stage K; or area.")
+        str | None,
+        typer.Option(help="Metric to compare: a test metric such as final, stages.K.distortion for stage K, or area."),
     ] = None,
     higher: Annotated[bool, typer.Option("--higher", help="Higher is better.")] = False,
-    against: Annotated[CostAxis, typer.Option(help="The cost to plot quality against.")] = CostAxis.time,
-    unequal: Annotated[bool, typer.Option("--unequal", help="Compare unequal terms; every output is marked.")] = False,
+    against: Annotated[CostAxis, typer.Option(help="Cost to plot quality against.")] = CostAxis.time,
+    unequal: Annotated[
+        bool, typer.Option("--unequal", help="Compare runs with unequal budgets or data; every output is marked.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
             "--output",
-            help="The folder to write to; by default a study's own, if no option changes its comparison.",
+            help="Folder to write to. Default: the study's own, unless an option changes its comparison.",
         ),
     ] = None,
     json: Json = False,
@@ -220,7 +233,7 @@ def compare_command(
         for path in written:
             print(f"Written: {path}")
         if own and not folder:
-            print(f"Not written: {own} keeps the comparison that its study asks for. Write this one elsewhere with -o.")
+            print(f"Not written: {own} keeps the comparison of the study file. Write this one elsewhere with -o.")
 
 
 def _print_comparison(found: RunComparison) -> None:

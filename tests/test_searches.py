@@ -20,13 +20,18 @@ from vqtk.searches.beam import Beam
 from vqtk.searches.greedy import Greedy
 from vqtk.searches.polish import Polish
 
-SMALL = ["model.stages=4", "model.options=5", "model.refiner.output_scale=3"]
+UNITS = "[{width: 6, kernel: 3, stride: 2}, {width: 6, kernel: 3, stride: 2}]"
+PARTS = f"backbone: {{name: conv, layers: {UNITS}}}, blocks: [], head: {{name: conv, layers: {UNITS}}}"
+PARTS = "upsample: 2".join(PARTS.rsplit("stride: 2", 2))  # The head's units.
+SMALL = ["model.stages=4", "model.options=5"]
+REFINERS = {"mnist": "{", "mnist_recurrent": "{name: recurrent, memory: 3, "}
 
 
 def model_of(name: str, *overrides: str) -> VQDraw:
     """A small untrained model of a recipe, whose deltas differ enough for searches to matter."""
     torch.manual_seed(0)
-    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*SMALL, *overrides])
+    refiner = f"model.refiner={REFINERS[name]}{PARTS}, output_scale: 3}}"
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*SMALL, refiner, *overrides])
     model = build_model(recipe).eval()
     assert isinstance(model, VQDraw)
     torch.nn.init.normal_(model.bias, std=0.5)
@@ -79,7 +84,7 @@ def test_a_beam_is_the_textbooks(width: int, model: VQDraw, monkeypatch: pytest.
 
 @torch.no_grad()
 def test_polishing_makes_no_code_worse_and_some_better(model: VQDraw) -> None:
-    target = targets(model, 20)
+    target = targets(model, 12)
     greedy = model.encode(target)
     before, once, twice = (
         loss_of(model, codes, target)

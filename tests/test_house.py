@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import vqtk
 from vqtk import registry
+from vqtk.errors import RegistryError
+from vqtk.plugin.loading import load_plugin
 from vqtk.registry import ConditionFactory
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +38,19 @@ def test_plugins_kept_with_runs_of_the_first_version_find_the_factories_by_their
     assert registry.Condition is ConditionFactory
     with pytest.raises(AttributeError, match="no attribute 'Conditions'"):
         _ = registry.Conditions
+
+
+def test_plugins_kept_with_runs_of_the_first_version_find_what_has_moved(tmp_path: Path) -> None:
+    plugin = tmp_path / "kept.py"
+    plugin.write_text(
+        "from vqtk.io.atomic import replacing\nfrom vqtk.nn.state import State, chosen_of\n"
+        "from vqtk.train.loop import Order\n"
+    )
+    assert load_plugin(plugin).entries == ()
+    assert "vqtk.nn.state" not in sys.modules, "the old address is for plugins alone"
+    plugin.write_text("from vqtk.nn.states import State\n")
+    with pytest.raises(RegistryError, match=r"kept\.py:1: the import failed with ModuleNotFoundError"):
+        load_plugin(plugin)
 
 
 # ── chapters ─────────────────────────────────────────────────────────────────────────────────────

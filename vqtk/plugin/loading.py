@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 import traceback
@@ -15,6 +16,8 @@ from vqtk.errors import RegistryError, nearest, on_one_line
 from vqtk.registry import REGISTRIES, Entry, Registry
 
 PREFIX = "vqtk_plugin_"
+_MOVED = {"vqtk.nn.state": "vqtk.nn.stage", "vqtk.io.atomic": "vqtk.files"}
+"""Modules of version 0.1 that plugins import, and where their contents are now: runs keep copies of their plugins."""
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,13 @@ def _execute(name: str, path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.modules.update({old: importlib.import_module(new) for old, new in _MOVED.items()})
     try:
         spec.loader.exec_module(module)
     finally:
         sys.dont_write_bytecode = kept
+        for old in _MOVED:
+            sys.modules.pop(old, None)
 
 
 def _where(error: BaseException, path: Path) -> str:

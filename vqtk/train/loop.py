@@ -272,3 +272,12 @@ def _check_finite(row: dict[str, float], done: int) -> None:
     if not all(map(math.isfinite, row.values())):
         losses = ", ".join(f"{key} {value}" for key, value in row.items() if not math.isfinite(value))
         raise DivergenceError(f"training diverged: at update {done} the losses are not finite: {losses}. {_ADVICE}")
+
+
+def __getattr__(name: str) -> Any:
+    """Return `Order`, which plugins kept with runs of version 0.1 import from here."""
+    if name == "Order":
+        from vqtk.train.batches import Order
+
+        return Order
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""Tests run two at a time, so each takes one thread; and a run draws its page only where a test looks at it."""
+"""Tests run three at a time, for some of them wait, each with one thread.
+
+A run draws its page only where a test looks at it.
+"""
 
 from __future__ import annotations
 

@@ -87,11 +87,11 @@ def _print(results: list[Result]) -> None:
     for result in results:
         table.add_row(escape(result.component), result.check, f"[{styles[result.outcome]}]{result.outcome}[/]")
     Console().print(table)
-    told: dict[str, list[Result]] = {}
+    by_message: dict[str, list[Result]] = {}
     for result in results:
         if result.message:
-            told.setdefault(result.message, []).append(result)
-    for message, same in told.items():
+            by_message.setdefault(result.message, []).append(result)
+    for message, same in by_message.items():
         print(f"\n{same[0].outcome}: {same[0].component}: {'; '.join(result.check for result in same)}")
         print(message)
 

@@ -253,15 +253,15 @@ def _guided_sheet(guide: Any, targets: Tensor, observed: Tensor, found: Answers)
         return points.sample_plots(found.shown.flatten(0, 1).cpu(), over=targets.cpu() if guide.observes else None)
     every = [found.shown.flatten(0, 1), *([targets] if guide.observes else [])]
     columns = [pictures(guide.data, found.shown[:, answer], alike=every) for answer in range(answers)]
-    told = f"{n} rows of {answers} answers"
+    alt = f"{n} rows of {answers} answers"
     if guide.observes:
         seen = [guide.seen(observed).float().cpu()] if guide.data.kind == "image" else []
         mean = [pictures(guide.data, found.shown.mean(1), alike=every)] if answers > 1 else []
         columns = [pictures(guide.data, targets, alike=every), *seen, *columns, *mean]
-        told = f"{n} examples, each with its visible part and {answers} answers"
-        told += ", the mean last" if mean else ""
+        alt = f"{n} examples, each with its visible part and {answers} answers"
+        alt += ", the mean last" if mean else ""
     cells = [column.expand(-1, 3, -1, -1) for column in columns]
-    return ImageSheet(grid(torch.stack(cells, 1).flatten(0, 1), len(cells)), told)
+    return ImageSheet(grid(torch.stack(cells, 1).flatten(0, 1), len(cells)), alt)
 
 
 def _guided_lines(facts: dict[str, Any]) -> list[str]:

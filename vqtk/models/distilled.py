@@ -16,7 +16,7 @@ from vqtk.registry import LossFactory, models
 
 @models.register("distilled", example={"stages": 4, "options": 4, "loss": "mse", "width": 8})
 class Distilled(Model):
-    """Feed-forward networks in place of the stages: one predicts the codes, the other decodes whole codes.
+    """Feed-forward networks instead of stages: one predicts the codes, the other decodes whole codes.
 
     `codes` is how the codes of the stages are predicted: one after another by a GRU, or all at once. The model is
     trained by the objective `distillation`. Prefixes of a code cannot be decoded.

@@ -179,12 +179,12 @@ def begin_with(experiment: Experiment, weights: Path) -> dict[str, Any]:
     return {"path": os.path.abspath(weights), "sha256": file_sha256(weights), "update": facts.get("update")}
 
 
-def go_on(experiment: Experiment, directory: RunDirectory, *, anew: bool = False) -> None:
-    """Restore an experiment to its run's newest checkpoint; with `anew`, to the start if there is no checkpoint.
+def go_on(experiment: Experiment, directory: RunDirectory, *, from_start: bool = False) -> None:
+    """Restore an experiment to its run's newest checkpoint; with `from_start`, to the start if there is no checkpoint.
 
     Raises: CheckpointError if no checkpoint can be read, DataError if the data are not the same.
     """
-    note = None if anew and not checkpoints(directory.path) else directory.restore(experiment.trainer)
+    note = None if from_start and not checkpoints(directory.path) else directory.restore(experiment.trainer)
     if note:
         experiment.say(note)
     experiment.check_same_data(directory.manifest())

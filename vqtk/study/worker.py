@@ -97,7 +97,7 @@ def _train(run: Path, settings: Settings, following: Following, *, samples: bool
         recorded=directory.manifest(),
     )
     if begun:
-        go_on(experiment, directory, anew=True)
+        go_on(experiment, directory, from_start=True)
     else:
         directory.write_manifest(experiment.manifest())
     finished = run_experiment(experiment, directory, again="the study's command with --retry")

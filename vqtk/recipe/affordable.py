@@ -76,6 +76,10 @@ class _Counting(TorchDispatchMode):
         super().__init__()
         self.most, self.asked = most, 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # To keep the compiler away, torch would import it first, which takes two seconds.
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         sizes = args[0] if args else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.running import TINY, vqtk_main, without_data
 from vqtk.cli import app
 from vqtk.io.original import map_original
 from vqtk.io.weights import load_weights, shipped, weights_of
+from vqtk.models import CompiledStage
 from vqtk.plugin.sources import new_plugin
 from vqtk.recipe.recipe import load_recipe
 from vqtk.registry import REGISTRIES
@@ -89,6 +91,7 @@ def test_a_command_in_the_documents_runs(
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception in tests"))
     monkeypatch.setattr("vqtk.evaluate.quality.UPDATES", 5)
     monkeypatch.setattr("vqtk.runs.budget.WARM_UP", 4)
+    monkeypatch.setattr("vqtk.train.execution.CompiledStage", partial(CompiledStage, backend="aot_eager"))
     monkeypatch.setattr("vqtk.study.runner.step_s", lambda recipe, device, *, steps: 0.1)
     assert vqtk_main(monkeypatch, *_small(words, stopped)) == 0
 

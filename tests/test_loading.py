@@ -29,6 +29,12 @@ train: {updates: 5, evaluate_items: 4}
 """
 
 
+@pytest.fixture(autouse=True)
+def _one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process takes seconds to start."""
+    monkeypatch.setattr(Files, "workers", 1)
+
+
 def folder_of_pictures(folder: Path, count: int) -> Path:
     draws = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     folder.mkdir()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,12 +29,14 @@ def test_a_new_plugin_registers_its_name_and_keeps_to_its_contract(kind: str, tm
         check()
 
 
-def test_a_new_plugins_own_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_plugins_own_test_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert vqtk_main(monkeypatch, "plugin", "new", "doubt", "--registry", "selector", "--out", "parts") == 0
-    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "parts"], capture_output=True, text=True, cwd=tmp_path)
-    assert run.returncode == 0, run.stdout
-    assert " passed" in run.stdout
+    capsys.readouterr()
+    assert pytest.main(["-q", "-p", "no:cacheprovider", "-o", "addopts=", "parts"]) == 0
+    assert " passed" in capsys.readouterr().out
 
 
 def test_a_class_does_not_take_the_name_of_what_the_template_imports(tmp_path: Path) -> None:

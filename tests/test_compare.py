@@ -18,6 +18,7 @@ from vqtk.compare.notes import format_mean_std
 from vqtk.compare.page import pareto_front
 from vqtk.compare.result import RunComparison
 from vqtk.compare.statistics import main_effects
+from vqtk.compare.tables import remarks
 from vqtk.compare.variants import measured_variant, units_of
 from vqtk.errors import VqtkError
 from vqtk.recipe.recipe import load_recipe
@@ -389,3 +390,27 @@ def test_the_last_fifth_is_judged_on_one_set_of_items_to_the_end_or_not_at_all(t
     del lines[:]
     found = of({"update": 100, "test": whole, "end": True})
     assert any("It is unknown whether" in note for note in found.notes)
+
+
+def test_codes_of_a_search_are_compared_only_where_every_run_has_them(tmp_path: Path) -> None:
+    pairs = [(lr, seed) for lr in (1e-3, 2e-3) for seed in (0, 1)]
+    runs = [made(tmp_path / f"{lr}-{seed}", seed, 1.0, f"train.optimizer.lr={lr}") for lr, seed in pairs]
+    usage = {"entropy_nats": 2.0, "used": 7}
+    stages = [{"stage": s, "bits": 3.0 * s, "distortion": 0.5, **usage} for s in (1, 2, 3, 4)]
+    asked = ComparisonRequest(search="beam:4")
+    for index, run in enumerate(runs):
+        with pytest.raises(VqtkError, match=f"{4 - index} of 4 runs were not evaluated") as refused:
+            compare(runs, asked)
+        assert f"vqtk eval {run} --search beam:4" in str(refused.value)
+        found = {"search": "beam:4", "updates": 100, "is_subset": False, "test": {"final": 0.5 + index}}
+        for wrong in ({"search": None}, {"updates": 50}, {"is_subset": True}, {}):
+            (run / "eval.json").write_text(json.dumps({**found, "stages": stages, **wrong}))
+            if wrong:
+                with pytest.raises(VqtkError, match=re.escape(str(run))):
+                    compare(runs, asked)
+    compared = compare(runs, asked)
+    assert [variant.result.mean for variant in compared.variants] == [1.0, 3.0]
+    assert compared.to_json()["search"] == "beam:4"
+    assert "All runs encoded the test examples with the search beam:4" in remarks(compared)[0]
+    assert compare(runs).variants[0].result.mean == 1.0
+    assert compare(runs).search is None

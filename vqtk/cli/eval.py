@@ -102,7 +102,8 @@ def eval_command(
     )
     splits = opened.splits
     compared = _references(opened, unkept) if references else {}
-    found = {**overview(opened.model, opened.recipe, splits, asked=asked, track=tracked), **compared}
+    measured = overview(opened.model, opened.recipe, splits, asked=asked, track=tracked)
+    found = {**measured, "updates": opened.updates, **compared}
     if json:
         print_json(found)
     else:

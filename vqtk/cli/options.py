@@ -116,6 +116,13 @@ class Opened:
         trained_on = None if self.other else facts_of(weights_of(self.path)).get("data_sha256")
         return suited_splits(recipe, self.model, data_dir=self.data_dir, say=_say, trained_on=trained_on)
 
+    @property
+    def updates(self) -> int | None:
+        """The number of updates that the weights were trained for; None if the file does not say."""
+        from vqtk.io.weights import facts_of, weights_of
+
+        return facts_of(weights_of(self.path)).get("update")
+
     @cached_property
     def folder(self) -> Path | None:
         """Folder of results: the run's own, or a subfolder for other data. None for a weights file."""

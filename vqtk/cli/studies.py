@@ -193,6 +193,10 @@ def compare_command(
     unequal: Annotated[
         bool, typer.Option("--unequal", help="Compare runs with unequal budgets or data; every output is marked.")
     ] = False,
+    search: Annotated[
+        str | None,
+        typer.Option(help="Compare codes found by this search; vqtk eval RUN --search must have run for every run."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -213,10 +217,12 @@ def compare_command(
     from vqtk.compare.comparison import compare as compared
     from vqtk.errors import VqtkError
 
-    asked = ComparisonRequest(baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal)
+    asked = ComparisonRequest(
+        baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal, search=search
+    )
     found = compared(paths, asked)
     own = paths[0] if len(paths) == 1 and (paths[0] / STUDY).is_file() else None
-    as_planned = not (baseline or metric or higher or unequal)
+    as_planned = not (baseline or metric or higher or unequal or search)
     folder = output or (own if as_planned else None)
     if json:
         print_json(found.to_json())

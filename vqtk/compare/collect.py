@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.io.run_files import CellFile, StudyFile, read_file, read_metrics
+from vqtk.io.run_files import CellFile, SearchedFile, StudyFile, read_file, read_metrics
 from vqtk.recipe.recipe import Recipe
 from vqtk.runs.directory import RunDirectory
 
@@ -124,6 +125,29 @@ def without_diverged(collected: Collected) -> Collected:
     if not variants:
         raise VqtkError(f"every run to compare diverged. The first: {left_out[0].path}.")
     return Collected(variants, left_out, collected.study)
+
+
+def encoded_by(collected: Collected, search: str) -> Collected:
+    """Replace the greedy results of every run by those of a search, which `vqtk eval` wrote into the run.
+
+    Raises: VqtkError with the commands to run, if results by this search are missing.
+    """
+    missing = []
+    for run in collected.runs:
+        found = read_file(run.path / "eval.json", SearchedFile) if (run.path / "eval.json").is_file() else {}
+        if found.get("search") != search or found.get("is_subset") or found.get("updates") != run.summary["updates"]:
+            missing.append(run.path)
+            continue
+        summary = {**run.summary, "test": {**run.summary["test"], **found["test"]}, "stages": found["stages"]}
+        variant = next(one for one in collected.variants if one.runs.get(run.recipe.seed) is run)
+        variant.runs[run.recipe.seed] = replace(run, summary=summary)
+    if missing:
+        commands = "\n".join(f"  vqtk eval {path} --search {shlex.quote(search)}" for path in missing)
+        raise VqtkError(
+            f"--search {search}: {len(missing)} of {len(collected.runs)} runs were not evaluated by this search on the "
+            f"whole test split. Run:\n{commands}"
+        )
+    return collected
 
 
 def read_study(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
-from vqtk.compare.collect import Collected, Run, Variant, collect, without_diverged
+from vqtk.compare.collect import Collected, Run, Variant, collect, encoded_by, without_diverged
 from vqtk.compare.metrics import BETTER, SHARED, Span, common_span, finite, is_of_the_loss, require_known, value_of
 from vqtk.compare.notes import notes, verdicts
 from vqtk.compare.page import write_page
@@ -32,6 +32,7 @@ class ComparisonRequest:
     higher: bool = False
     against: Literal["time", "flops"] = "time"
     unequal: bool = False
+    search: str | None = None
 
 
 def compare(paths: Sequence[Path], asked: ComparisonRequest = ComparisonRequest()) -> RunComparison:
@@ -40,6 +41,8 @@ def compare(paths: Sequence[Path], asked: ComparisonRequest = ComparisonRequest(
     Raises: VqtkError if there is nothing to compare, or if terms are unequal and `asked` does not allow it.
     """
     collected = without_diverged(collect(paths))
+    if asked.search:
+        collected = encoded_by(collected, asked.search)
     unequal = differing(collected)
     if not asked.unequal:
         require_equal(unequal)
@@ -60,6 +63,7 @@ def compare(paths: Sequence[Path], asked: ComparisonRequest = ComparisonRequest(
         against=asked.against,
         kind=collected.runs[0].manifest.get("kind"),
         terms=study.get("terms", {}).get("said"),
+        search=asked.search,
         unequal=unequal,
         units=units,
         confidence=LEVEL,

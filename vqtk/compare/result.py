@@ -206,6 +206,7 @@ class RunComparison:
         against: the cost to plot the metric against: `time` or `flops`.
         kind: of data.
         terms: what a study holds equal, in words.
+        search: how all runs encoded the test examples for the metrics; None if greedily.
         unequal: a sentence for each term that differs between runs.
         units: a sentence if the losses are in different units, otherwise empty.
         confidence: of the intervals.
@@ -227,6 +228,7 @@ class RunComparison:
     against: str
     kind: str | None
     terms: str | None
+    search: str | None
     unequal: list[str]
     units: str
     confidence: float

@@ -19,6 +19,7 @@ from vqtk.errors import printable
 STAGES_SHOWN = 12
 """The most stages that a table has rows for, evenly spaced."""
 
+SEARCHED = "All runs encoded the test examples with the search {search}; curves over updates are greedy."
 Rows = list[list[str]]
 """A table as text, the header first."""
 
@@ -133,8 +134,9 @@ def remarks(comparison: RunComparison) -> list[str]:
     """Return the sentences of a comparison: unequal terms first, then terms, verdicts, notes and what is left out."""
     unequal = ["UNEQUAL TERMS. " + " ".join(comparison.unequal)] if comparison.unequal else []
     terms = [comparison.terms] if comparison.terms else []
+    search = [SEARCHED.format(search=comparison.search)] if comparison.search else []
     left_out = [f"Left out: {one.path}: {one.why}" for one in comparison.left_out]
-    return [*unequal, *terms, *comparison.verdicts, *comparison.notes, *left_out]
+    return [*unequal, *search, *terms, *comparison.verdicts, *comparison.notes, *left_out]
 
 
 def as_markdown(comparison: RunComparison) -> str:

@@ -74,7 +74,7 @@ def overview(
         "is_subset": len(items) < len(test),
         "seed": recipe.seed,
         "search": asked.search,
-        "test": measured.row(),
+        "test": {**measured.row(), **measured.shared()},
         "stages": measured.stages(),
         "likelihood": _likelihood(loss, model),
         "rates": measured.rates.plain() if measured.rates else None,

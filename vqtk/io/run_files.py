@@ -121,6 +121,17 @@ class QualityRecord(File):
     features: str | None = None
 
 
+class SearchedFile(File):
+    """`eval.json`, as far as a comparison by a search reads it."""
+
+    what: ClassVar[str] = "the results of vqtk eval"
+    search: str | None = None
+    updates: int | None = None
+    is_subset: bool = True
+    test: TestedRecord
+    stages: StageRecords
+
+
 class SummaryFile(File):
     """`summary.json`."""
 

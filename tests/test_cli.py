@@ -40,7 +40,7 @@ def test_help_comes_without_torch() -> None:
     told = subprocess.run(
         [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
     )
-    assert "Train a recipe" in told.stdout
+    assert "Train the model that a recipe describes" in told.stdout
     assert told.stdout.rstrip().endswith("False")
 
 

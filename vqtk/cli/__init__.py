@@ -57,11 +57,11 @@ _TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and c
 
 app.command("run", rich_help_panel=_TRAIN)(run_command)
 app.command("eval", rich_help_panel=_TRAIN)(eval_command)
-app.command("ablate", rich_help_panel=_TRAIN, short_help="Run a study: train all variants and compare them.")(
+app.command("ablate", rich_help_panel=_TRAIN, short_help="Train all variants of a study and compare them.")(
     ablate_command
 )
 app.command("bench", rich_help_panel=_TRAIN)(bench_command)
-app.command("compare", rich_help_panel=_TRAIN, short_help="Compare runs or variants over their seeds.")(compare_command)
+app.command("compare", rich_help_panel=_TRAIN)(compare_command)
 app.command("sample", rich_help_panel=_LOOK)(sample_command)
 app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct_command)
 app.command("stages", rich_help_panel=_LOOK)(stages_command)

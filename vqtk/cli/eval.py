@@ -1,4 +1,4 @@
-"""`vqtk eval`: rate, distortion, code usage and speed; optionally a probe, sample quality and references."""
+"""vqtk eval: rate, distortion, code usage and speed; optionally a probe, sample quality and reference curves."""
 
 from __future__ import annotations
 
@@ -57,21 +57,34 @@ def eval_command(
     model: ModelPath,
     items: Annotated[
         int | None,
-        typer.Option(min=1, help="Evaluate on a random subset of this many test examples (fixed seed)."),
+        typer.Option(
+            min=1, help="Measure on a random subset of N test examples, drawn with a fixed seed.", metavar="N"
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Batch size. Default: up to 100, less for large examples.")
+        int | None, typer.Option(min=1, help="Batch size. Default: 100, or less for large examples.")
     ] = None,
-    probe: Annotated[bool, typer.Option("--probe", help="Train classifiers on the codes (needs labels).")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also train classifiers on the codes. The data need labels.")
+    ] = False,
     probe_items: Annotated[
         int | None,
-        typer.Option(min=1, help="Train the probe on a random subset of this many training examples (fixed seed)."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With --probe: train on a random subset of N training examples, drawn with a fixed seed.",
+        ),
     ] = None,
     quality: Annotated[
-        bool, typer.Option("--quality", help="Measure the distance of samples from test images.")
+        bool, typer.Option("--quality", help="Also measure how far samples are from test images.")
     ] = False,
     references: Annotated[
-        bool, typer.Option("--references", help="Compare with K-means on raw pixels and a Gaussian at the same rates.")
+        bool,
+        typer.Option(
+            "--references",
+            help="Also compute two reference curves from the data alone: K-means on raw pixels, and the "
+            "rate–distortion function of a Gaussian.",
+        ),
     ] = False,
     search: Searched = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -83,8 +96,8 @@ def eval_command(
 ) -> None:
     """Measure rate, distortion and code usage on the test split.
 
-    Measures every stage, and the speed of encoding and decoding. For a run directory, also writes RUN/eval.json and
-    RUN/images/rate_distortion.png.
+    Prints a row for each stage, and the speed of encoding and decoding. For a run directory, also writes
+    RUN/eval.json and RUN/images/rate_distortion.png.
     """
     from vqtk.errors import VqtkError
     from vqtk.evaluate.overview import EvaluationRequest, overview
@@ -216,7 +229,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
             "Pixels lie in [0, 1] and reconstructions are clamped to this range; PSNR is that of the mean MSE."
         )
     if found["search"]:
-        lines.append(f"Encoded by the search {found['search']}.")
+        lines.append(f"Encoded with the search {found['search']}.")
     lines += [found["likelihood"], _rates(found["rates"])]
     if "probe" in found:
         probed = found["probe"]

@@ -24,10 +24,12 @@ plugin_app = typer.Typer(
 
 @plugin_app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the component and the file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the component, and of the file.")],
     registry: Annotated[
         str | None,
-        typer.Option("--registry", "-r", metavar="REGISTRY", help="Registry of the component; see `vqtk list`."),
+        typer.Option(
+            "--registry", "-r", metavar="REGISTRY", help="Registry of the component, e.g. block. `vqtk list` shows all."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path(),
     json: Json = False,
@@ -54,13 +56,15 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A plugin: a .py file or a package folder.")],
     compile: Annotated[
         bool,
-        typer.Option("--compile", help="Compile with torch.compile's default backend instead of only tracing (slow)."),
+        typer.Option(
+            "--compile", help="Compile with the default backend of torch.compile (slow), instead of only tracing."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check every component of a plugin against its registry's contract.
+    """Check that every component of a plugin satisfies the contract of its registry.
 
-    Exits with 2 if a check fails.
+    The exit code is 2 if a check fails.
     """
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError
@@ -105,7 +109,7 @@ def export_command(
 ) -> None:
     """Write a model's weights and recipe to one file.
 
-    Takes the newest checkpoint of a run. Every command accepts the file instead of a run directory.
+    If MODEL is a run directory, exports the newest checkpoint. Every command that takes a MODEL accepts this file.
     """
     from vqtk.cli.options import print_json
     from vqtk.io.weights import load_weights, read_weights, save_weights, weights_of
@@ -131,9 +135,9 @@ def import_command(
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Convert an original checkpoint into a weights file.
+    """Convert a checkpoint of the original implementation into a weights file.
 
-    No code in the checkpoint is executed.
+    RECIPE must describe the network of the checkpoint. No code in the checkpoint is executed.
     """
     from vqtk.cli.options import print_json
     from vqtk.errors import CheckpointError

@@ -18,11 +18,11 @@ def proposals_command(
     look: Look,
     stage: Annotated[int, typer.Option(min=1, help="Stage to show, from 1.")] = 1,
     item: Annotated[
-        int | None, typer.Option(help="Index of the test example. Default: chosen at random with the recipe's seed.")
+        int | None, typer.Option(help="Index of the test example. Default: drawn with the recipe's seed.")
     ] = None,
     columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 8,
 ) -> None:
-    """Show all options of one stage, with the chosen one marked."""
+    """Show the proposals of all options of one stage, with the chosen one marked."""
     from vqtk.errors import VqtkError
     from vqtk.render import pictures
 
@@ -66,9 +66,9 @@ def stages_command(
     item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,
     search: Searched = None,
 ) -> None:
-    """Show reconstructions after every stage.
+    """Show the reconstructions of test examples after every stage.
 
-    Each row adds a stage; the last row shows the example itself.
+    There is one row for each stage. The last row shows the examples themselves.
     """
     from vqtk.render import pictures
 
@@ -88,24 +88,30 @@ def tree_command(
     look: Look,
     levels: Annotated[
         int | None,
-        typer.Option(min=1, help="Stages to show. Default: 2 for images, as many as fit for points, otherwise 1."),
+        typer.Option(
+            min=1,
+            help="Number of stages to show. Default: 2 for images, as many as fit for points, and 1 for other data.",
+        ),
     ] = None,
     prefix: Annotated[
-        str | None, typer.Option(metavar="CODES", help="Show the subtree below these codes, e.g. 5,12.")
+        str | None, typer.Option(metavar="CODES", help="Show only codes that begin with these, e.g. 5,12.")
     ] = None,
     options: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Show only the first N options of each node.")
+        int | None, typer.Option(min=1, metavar="N", help="Show only the first N options of each stage.")
     ] = None,
     used: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="N",
-            help="With --options: encode this many test examples and show the options that they choose most often.",
+            help="With --options: encode N test examples, and show the options that they choose most often.",
         ),
     ] = None,
 ) -> None:
-    """Show the first levels of the tree of codes."""
+    """Show all reconstructions of the first stages as a tree.
+
+    Each node of the tree is a reconstruction. Its children are the proposals of the next stage.
+    """
     from vqtk.render.tree import tree
 
     codes = _codes(prefix)
@@ -155,9 +161,9 @@ def report_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the report of a run, finished or not, as one page.
+    """Write a report of a run to one HTML page.
 
-    The page shows curves, images, code usage, the recipe and the manifest.
+    The page shows curves, images, code usage, the recipe and the manifest. The run need not be finished.
     """
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ModelPath = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A run directory, a weights file, or mnist (ships with vqtk)."),
+    typer.Argument(metavar="MODEL", help="A run directory, a weights file, or mnist, which ships with vqtk."),
 ]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.yaml).")]
 Overrides = Annotated[
@@ -40,25 +40,26 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE",
-        help="Load a plugin file or package (repeatable).",
+        help="Load a plugin: a .py file or a package folder (repeatable).",
         callback=_use_plugins,
         expose_value=False,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write: .png, or .txt for text.")]
-Show = Annotated[bool, typer.Option("--show", help="Draw images in the terminal. Text is always printed.")]
+Show = Annotated[bool, typer.Option("--show", help="Also draw images in the terminal. Text is always printed.")]
 Device = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.")]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Folder of data sets. Default: $VQTK_DATA or ~/.cache/vqtk/data.")
+    Path | None,
+    typer.Option("--data-dir", help="Folder that contains the data sets. Default: $VQTK_DATA, or ~/.cache/vqtk/data."),
 ]
 OtherData = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
         metavar="KEY=VALUE",
-        help="Override a data setting of the recipe, e.g. path=photos (repeatable). Results are stored separately from "
-        "the run's own.",
+        help="Use other data: override a data setting of the recipe, e.g. path=photos (repeatable). For a run, results "
+        "on other data are written to RUN/other_data.",
     ),
 ]
 

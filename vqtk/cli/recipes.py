@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 def list_command(
     registry: Annotated[
-        str | None, typer.Argument(metavar="REGISTRY", help="Registry to list, with all settings.")
+        str | None, typer.Argument(metavar="REGISTRY", help="Registry to list in detail, e.g. block.")
     ] = None,
     plugin: Plugins = None,
     json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference page, docs/reference.md.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print all components as a Markdown page (docs/reference.md).")
+    ] = False,
 ) -> None:
-    """List components, or one registry with its settings."""
+    """List all components, or the components of one registry with their settings."""
     from vqtk.cli.options import print_json
     from vqtk.errors import RegistryError, nearest
     from vqtk.registry import REGISTRIES, installed
@@ -149,9 +151,10 @@ def show_command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Show a resolved recipe and its costs.
+    """Show a recipe with all defaults and overrides applied, and its costs.
 
-    Prints the file and line that each value came from, then bits, parameters, data and operations.
+    Prints the origin of each value, then the length of a code, the number of parameters, the data, and the number of
+    operations.
     """
     from vqtk.cli.options import print_json
     from vqtk.datasets import data_root
@@ -195,9 +198,9 @@ def validate_command(
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Build each recipe's model and try it on one example.
+    """Build the model of each recipe and try it on one example.
 
-    Trains and decodes the example through the first and last stage of the first and last segment.
+    To save time, the example passes only through the first and the last stage of the first and the last segment.
     """
     from vqtk.cli.options import print_json
     from vqtk.errors import VqtkError

@@ -1,4 +1,4 @@
-"""vqtk run and bench: train a recipe; measure its speed."""
+"""vqtk run and bench: train a model; measure the speed of a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def run_command(
     overrides: Overrides = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="Train for about this long: 90s, 5m or 1h30m. Sets the number of updates."),
+        typer.Option(
+            help="Train for about this time, e.g. 90s, 5m or 1h30m, instead of the recipe's number of updates."
+        ),
     ] = None,
     weights: Annotated[
         Path | None,
@@ -39,9 +41,9 @@ def run_command(
     out: Annotated[Path, typer.Option(help="Parent folder of run directories.")] = Path("runs"),
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
-    """Train a recipe.
+    """Train the model that a recipe describes.
 
-    Ctrl-C writes a checkpoint and stops the run; --resume resumes it.
+    Ctrl-C writes a checkpoint and stops the run. Resume it with --resume RUN.
     """
     from vqtk.cli.progress import make_display
     from vqtk.errors import RecipeError
@@ -186,19 +188,22 @@ def stopping_on_signals(target: Stoppable) -> Iterator[list[int]]:
 def bench_command(
     recipe: RecipePath,
     overrides: Overrides = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each implementation, after one warm-up.")] = 7,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Number of measurements of each implementation, after a warm-up.")
+    ] = 7,
     batch: Annotated[int | None, typer.Option(min=1, help="Batch size. Default: the recipe's.")] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Profile an update instead: time by kind of operation.")
+        bool,
+        typer.Option("--profile", help="Instead, show how the time of an update divides among kinds of operations."),
     ] = False,
     device: Device = "auto",
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Time training and coding against a textbook implementation.
+    """Compare the speed and memory of a recipe with a textbook implementation.
 
     Times an update, the training loop, encoding and decoding, and measures the memory of an update. The
-    implementations alternate in one process; medians are printed. Compare settings with overrides such as
+    implementations alternate in one process. Prints medians. To time other settings, use overrides such as
     train.compile=inductor or train.precision=bfloat16.
     """
     from vqtk.cli.options import print_json

@@ -34,14 +34,17 @@ def sample_command(
     look: Look,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of samples.")] = 64,
     columns: Annotated[int, typer.Option(min=1, help="Images per row.")] = 8,
-    stages: Annotated[int | None, typer.Option(min=1, help="Decode only this many stages.")] = None,
+    stages: Annotated[int | None, typer.Option(min=1, help="Decode only the first N stages.", metavar="N")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed for the codes.")] = 0,
     prior: Annotated[
         PriorName,
-        typer.Option(help="Prior over codes: uniform, or a Markov model fitted to the codes of training examples."),
+        typer.Option(
+            help="Distribution to draw codes from: uniform, or a Markov model fitted to codes of training examples."
+        ),
     ] = PriorName.uniform,
     prior_items: Annotated[
-        int | None, typer.Option(min=1, help="Fit the prior to this many training examples. Default: 2,000.")
+        int | None,
+        typer.Option(min=1, help="With --prior markov: fit to N training examples. Default: 2,000.", metavar="N"),
     ] = None,
     stl: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also write voxel samples as meshes into this folder.")
@@ -159,29 +162,33 @@ def _lines(facts: dict[str, Any], stl: Path | None) -> list[str]:
 @looking
 def complete_command(
     look: Look,
-    guide: Annotated[str | None, typer.Argument(metavar="GUIDE", help="A guide; see `vqtk list guide`.")] = None,
+    guide: Annotated[
+        str | None, typer.Argument(metavar="GUIDE", help="A guide, e.g. mask. `vqtk list guide` shows all.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="A setting of the guide, e.g. hide=left.")
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of test examples.")] = 8,
     item: Annotated[list[int] | None, typer.Option(help="Index of a test example (repeatable).")] = None,
     answers: Annotated[
-        int, typer.Option(min=1, help="Completions per example: the first is greedy, the others are sampled.")
+        int, typer.Option(min=1, help="Number of completions per example. The first is greedy, the others are sampled.")
     ] = 4,
-    beam: Annotated[int, typer.Option(min=1, help="Beam width; run time is proportional to it.")] = 1,
-    stages: Annotated[int | None, typer.Option(min=1, help="Stop after this many stages.")] = None,
+    beam: Annotated[int, typer.Option(min=1, help="Beam width. The run time is proportional to the width.")] = 1,
+    stages: Annotated[int | None, typer.Option(min=1, help="Stop after N stages.", metavar="N")] = None,
     temperature: Annotated[
         float,
         typer.Option(
             min=0.0,
-            help="Sampling temperature, relative to the gap between the mean and the lowest loss of the options.",
+            help="Temperature for sampling options, in units of the difference between the mean and the lowest loss of "
+            "a stage's options.",
         ),
     ] = 0.1,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed for the sampled completions.")] = 0,
 ) -> None:
-    """Sample with a guide: inpainting, super-resolution, a class.
+    """Complete images, e.g. by inpainting or super-resolution, or sample images of a class.
 
-    The guide's loss chooses the options. Each row shows an example, its visible part, its completions and their mean.
+    A guide scores the options at each stage with its own loss. Each row shows an example, its visible part, its
+    completions, and the mean of the completions.
     """
     from vqtk.cli.options import tracked
     from vqtk.errors import VqtkError

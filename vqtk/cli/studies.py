@@ -23,9 +23,14 @@ def ablate_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the variants and their cost, without training.")
     ] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Retrain failed runs.")] = False,
-    executor: Annotated[str, typer.Option(help="local: processes on this machine; ray: a Ray cluster.")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Number of runs to train in parallel.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Train failed runs again.")] = False,
+    executor: Annotated[str, typer.Option(help="local (processes on this machine) or ray (a Ray cluster).")] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of runs to train in parallel. Default: one per GPU or, without a GPU, per two cores."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads per run. Default: an equal share of the cores.")
     ] = None,
@@ -35,9 +40,9 @@ def ablate_command(
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option(help="Parent folder of studies.")] = Path("studies"),
 ) -> None:
-    """Train every variant of a study with every seed and compare the results.
+    """Train every variant of a study with every seed, and compare the results.
 
-    Run the same command again to resume a stopped study.
+    To resume a study, run the same command again.
     """
     from vqtk.files import locked, sweep
     from vqtk.study.design import step_s
@@ -181,17 +186,23 @@ class CostAxis(str, Enum):
 
 def compare_command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Run directories, folders of runs, or a study.")
+        list[Path], typer.Argument(metavar="PATH...", help="Run directories, folders of runs, or study directories.")
     ],
-    baseline: Annotated[str | None, typer.Option(help="Variant to compare the others with.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Variant to compare the others with. Default: the study's baseline, or the first."),
+    ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Metric to compare: a test metric such as final, stages.K.distortion for stage K, or area."),
+        typer.Option(
+            help="Metric to compare by: a test metric such as final; stages.K.distortion, the loss after stage K; or "
+            "area, the area under the rate–distortion curve. Default: the study's first metric, or final.",
+        ),
     ] = None,
-    higher: Annotated[bool, typer.Option("--higher", help="Higher is better.")] = False,
-    against: Annotated[CostAxis, typer.Option(help="Cost to plot quality against.")] = CostAxis.time,
+    higher: Annotated[bool, typer.Option("--higher", help="Treat higher values of the metric as better.")] = False,
+    against: Annotated[CostAxis, typer.Option(help="Cost on the horizontal axis of the quality plot.")] = CostAxis.time,
     unequal: Annotated[
-        bool, typer.Option("--unequal", help="Compare runs with unequal budgets or data; every output is marked.")
+        bool, typer.Option("--unequal", help="Compare runs even if budgets or data differ. Every output states this.")
     ] = False,
     search: Annotated[
         str | None,
@@ -202,14 +213,16 @@ def compare_command(
         typer.Option(
             "-o",
             "--output",
-            help="Folder to write to. Default: the study's own, unless an option changes its comparison.",
+            help="Folder to write to. Default: the study directory, if PATH is one study and no option changes its "
+            "comparison. Otherwise, nothing is written.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare runs over their seeds: differences to a baseline with intervals, costs, a table and a page.
+    """Compare runs across seeds.
 
-    Writes comparison.json, .md, .csv and .tex, and report.html.
+    Prints how much each variant differs from a baseline, with confidence intervals, and the costs of each variant.
+    With -o, or if PATH is one study, also writes comparison.json, .md, .csv and .tex, and report.html.
     """
     from vqtk.cli.options import print_json, say_unkept
     from vqtk.compare.collect import STUDY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,11 @@ def read(path: Path) -> Node:
 
 def parse_text(text: str, shown: str, *, lines: bool = True) -> Node:
     """Parse YAML 1.2 text; origins are `shown:line`, or `shown` without `lines`. Raises: RecipeError with the line."""
+    return _parsed(text, shown, lines).copy()  # Callers change it.
+
+
+@lru_cache(maxsize=64)  # A study reads its base recipe once for every variant.
+def _parsed(text: str, shown: str, lines: bool) -> Node:
     if len(text) > MOST_BYTES:
         raise RecipeError(
             f"{shown}: {len(text):,} characters are too many for a recipe; expected at most {MOST_BYTES:,}."
@@ -228,7 +234,7 @@ def _scalar(yaml: ScalarNode, origin: str) -> Any:
     if str(yaml.tag).endswith(":timestamp"):  # YAML 1.2 has no dates, and a name may look like one.
         return yaml.value
     try:
-        value = YAML(typ="safe", pure=True).constructor.construct_object(yaml)
+        value = _constructed(str(yaml.tag), yaml.value)
     except (YAMLError, ValueError):
         value = yaml
     if not isinstance(value, (str, int, float, bool, type(None))):
@@ -238,6 +244,11 @@ def _scalar(yaml: ScalarNode, origin: str) -> Any:
             "a tag."
         )
     return value
+
+
+@lru_cache(maxsize=4096)
+def _constructed(tag: str, text: str) -> Any:
+    return YAML(typ="safe", pure=True).constructor.construct_object(ScalarNode(tag=tag, value=text))
 
 
 def _unreadable(path: Path, shown: str, error: Exception) -> str:

@@ -166,14 +166,16 @@ def _compilation(
     )
     if "graph" in asked and not graph:
         notes.append(f"`compile: {asked}`: graphs need CUDA, and this run is on {device.type}.")
+    # In float32 a CPU spends its time in convolutions, which compilation does not change.
+    if "inductor" not in asked and (asked != "auto" or (device.type == "cpu" and precision != "bfloat16")):
+        return False, graph, notes
     reason = None if isinstance(model, VQDraw) else f"{type(model).__name__} has no stages"
-    reason = reason or _no_compiler(device.type)
+    reason = reason or _no_compiler(device.type)  # To look for a compiler takes seconds.
     if "inductor" in asked:
         if reason:
             notes.append(f"`compile: {asked}`: {reason}, so the update is not compiled.")
         return reason is None, graph, notes
-    # In float32 a CPU spends its time in convolutions, which compilation does not change.
-    if asked != "auto" or reason or (device.type == "cpu" and precision != "bfloat16"):
+    if reason:
         return False, graph, notes
     if expected_s is None:
         # Counting operations takes a second for the largest recipes; a short run shows by its number of updates.

@@ -262,6 +262,7 @@ conditions = Registry("condition", package="vqtk.conditions", supplied=("width",
 losses = Registry("loss", package="vqtk.losses", supplied=("data",))
 selectors = Registry("selector", package="vqtk.selectors", supplied=(), default="argmin")
 searches = Registry("search", package="vqtk.searches", supplied=(), default="greedy")
+revivals = Registry("revival", package="vqtk.revivals", supplied=("model",))
 objectives = Registry("objective", package="vqtk.objectives", supplied=("model", "load"), default="stages")
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
@@ -287,6 +288,7 @@ ConditionFactory = Annotated[Factory, conditions]
 LossFactory = Annotated[Factory, losses]
 SelectorFactory = Annotated[Factory, selectors]
 SearchFactory = Annotated[Factory, searches]
+RevivalFactory = Annotated[Factory, revivals]
 ObjectiveFactory = Annotated[Factory, objectives]
 GuideFactory = Annotated[Factory, guides]
 DatasetFactory = Annotated[Factory, datasets]

@@ -88,7 +88,8 @@ def _started(
     from vqtk.recipe.recipe import load_recipe
     from vqtk.runs.budget import seconds, updates_within
     from vqtk.runs.directory import RunDirectory
-    from vqtk.runs.experiment import Experiment, begin_with
+    from vqtk.runs.experiment import Experiment
+    from vqtk.runs.start import begin_with
     from vqtk.train.execution import choose_device
 
     begun = weights_of(weights) if weights else None

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from vqtk.datasets import Split
 from vqtk.errors import DataError
 from vqtk.evaluate.evaluation import Track, untracked
-from vqtk.nn.classifier import CLASSIFIER_BATCH, CLASSIFIER_LR, fit_classifier
+from vqtk.guides._classifier import CLASSIFIER_BATCH, CLASSIFIER_LR, fit_classifier
 from vqtk.process import generator
 
 EPOCHS = 10

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from vqtk.datasets import Split, Splits, batches_of
 from vqtk.errors import DataError
 from vqtk.evaluate.evaluation import Track, untracked
+from vqtk.guides._classifier import CLASSIFIER_BATCH, CLASSIFIER_LR, Classifier
 from vqtk.models import Model
-from vqtk.nn.classifier import CLASSIFIER_BATCH, CLASSIFIER_LR, Classifier
 from vqtk.nn.types import DataSpec
 from vqtk.process import generator
 from vqtk.train.batches import Order

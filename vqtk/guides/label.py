@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from vqtk.datasets import Splits, fixed_subset
 from vqtk.errors import DataError
 from vqtk.guides._base import Guide
+from vqtk.guides._classifier import CLASSIFIER_BATCH, Classifier, fit_classifier
 from vqtk.models import Model
-from vqtk.nn.classifier import CLASSIFIER_BATCH, Classifier, fit_classifier
 from vqtk.nn.types import Count, Whole
 from vqtk.process import generator
 from vqtk.registry import guides

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from vqtk.nn.stage import chosen_of
+from vqtk.nn.stage import OptionRows, chosen_of
 from vqtk.nn.types import Size
 
 
@@ -35,3 +35,11 @@ class Head(nn.Module, ABC):
         A head should override this if it can compute them without the others, because decoding uses it.
         """
         return chosen_of(self(features, stage), codes)
+
+    def option_rows(self, stage: int) -> list[OptionRows]:
+        """Return the rows of each option in the parameters that end the computation of a stage's deltas.
+
+        `revive` copies them from option to option, and `zero_output` starts them at zero; a head without them cannot be
+        used with either.
+        """
+        return []

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vqtk.heads._base import Head
 from vqtk.nn.convolution import applied_with, chosen_convolution, convolution
+from vqtk.nn.stage import OptionRows
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import ConditionFactory, heads
@@ -59,6 +60,11 @@ class ConvPerStageHead(Head):
         """Return the chosen deltas, computed with only the filters of the chosen options."""
         weight, bias = (value.unflatten(0, (self.options, -1)) for value in self._of(stage))
         return chosen_convolution(self.layers(features, stage), weight[codes], bias[codes])
+
+    def option_rows(self, stage: int) -> list[OptionRows]:
+        """Return the stage's filters and biases of each option."""
+        output: Any = self.outputs[stage]
+        return [OptionRows(output.weight), OptionRows(output.bias)]
 
     def _of(self, stage: int) -> tuple[Tensor, Tensor]:
         """Return the weight and bias of a stage's convolution.

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from vqtk.heads._base import Head
 from vqtk.nn.convolution import chosen_convolution, convolution
+from vqtk.nn.stage import OptionRows
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import ConditionFactory, heads
@@ -72,6 +73,10 @@ class LowRankHead(Head):
         return chosen_convolution(
             self.layers(features, stage), torch.tensordot(mixtures, weight, 1), torch.tensordot(mixtures, bias, 1)
         )
+
+    def option_rows(self, stage: int) -> list[OptionRows]:
+        """Return the mixtures of each option."""
+        return [OptionRows(self.mixtures, stage if len(self.mixtures) > 1 else 0)]
 
     def _of(self, stage: int) -> Tensor:
         """Return the mixtures of a stage: (k, rank)."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from vqtk.errors import ShapeError
 from vqtk.heads._base import Head
 from vqtk.nn.convolution import applied_with, chosen_convolution, convolution
+from vqtk.nn.stage import OptionRows
 from vqtk.nn.types import Count, Size
 from vqtk.nn.unit import Unit, units
 from vqtk.registry import ConditionFactory, heads
@@ -69,6 +70,10 @@ class SubpixelHead(Head):
         """Return the chosen deltas, computed with only the filters of the chosen options."""
         weight, bias = (value.unflatten(0, (self.options, -1)) for value in (self.output.weight, self.output.bias))
         return self._shuffled(chosen_convolution(self.layers(features, stage), weight[codes], bias[codes]))
+
+    def option_rows(self, stage: int) -> list[OptionRows]:
+        """Return the filters and biases of each option."""
+        return [OptionRows(self.output.weight), OptionRows(self.output.bias)]
 
     def _shuffled(self, x: Tensor) -> Tensor:
         """Rearrange channels to pixels: (…, c · factor^d, *size) → (…, c, *factor times the size)."""

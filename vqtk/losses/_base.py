@@ -59,6 +59,13 @@ class Loss(nn.Module, ABC):
         n = len(codes)
         return grid, x + (deltas[torch.arange(n, device=codes.device), codes] if len(deltas) == n else deltas[0, codes])
 
+    def residual(self, x: Tensor, target: Tensor) -> Tensor | None:
+        """Return the change (n, *shape) that would make reconstructions (n, *shape) equal to the target, as a delta.
+
+        None if reconstructions and data differ in kind, such as logits and tokens.
+        """
+        return None
+
     def to_channels(self, x: Tensor) -> Tensor:
         """Return reconstructions as a network's input: (n, *shape) → (n, channels, *size)."""
         return x

@@ -30,6 +30,10 @@ class MSE(Loss):
         """Return the grid, by its definition."""
         return (proposals - target[:, None]).square().flatten(2).mean(2)
 
+    def residual(self, x: Tensor, target: Tensor) -> Tensor:
+        """Return the target minus the reconstruction."""
+        return target - x
+
     def grid(self, x: Tensor, deltas: Tensor, target: Tensor) -> Tensor:
         """Return the grid from the residual r = x - target and the deltas d, as the mean of (r + d)².
 

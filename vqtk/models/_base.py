@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vqtk.errors import VqtkError
 from vqtk.losses import Loss
 from vqtk.nn.graph import is_capturing
+from vqtk.nn.stage import OptionRows
 from vqtk.nn.types import DataSpec
 
 
@@ -91,6 +92,10 @@ class Model(nn.Module, ABC):
         """Return uniformly drawn codes (n, stages), drawn on the CPU so that a seed gives the same ones everywhere."""
         codes = torch.randint(self.options, (n, self.stages), generator=generator)
         return codes.to(self.device)
+
+    def option_rows(self, stage: int) -> list[OptionRows]:
+        """Return the rows of each option in the parameters that belong to single options at a stage; [] if unknown."""
+        return []
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
         """Revive unused options after an update; usage (s, k) counts how often each option was chosen."""

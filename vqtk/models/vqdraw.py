@@ -26,7 +26,7 @@ from vqtk.models._base import Model
 from vqtk.models._recompute import recomputed
 from vqtk.models._walk import Walk
 from vqtk.nn.graph import is_capturing
-from vqtk.nn.stage import State, chosen_of, decay_gradient, repeat_batch, tree_map
+from vqtk.nn.stage import OptionRows, State, chosen_of, decay_gradient, repeat_batch, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction, Options, Stages
 from vqtk.registry import ConditionFactory, LossFactory, RefinerFactory, SearchFactory, SelectorFactory, models
 
@@ -55,7 +55,8 @@ class VQDraw(Model):
     """The sequential discrete variational auto-encoder of the paper.
 
     Each `segment` of that many stages shares one refiner (null: all stages do). `grad_decay` is the fraction of the
-    gradient that is removed where reconstruction and state enter a stage. With `active_stages`, only that many first
+    gradient that is removed where reconstruction and state enter a stage. A learned bias is added to the deltas of the
+    first stage; with `stage_biases`, each stage has one. With `active_stages`, only that many first
     stages are used. A code has `active_stages` × log2(`options`) bits.
 
     Shapes: data (n, *data shape) in training units ↔ codes (n, stages) in [0, options) ↔ reconstructions (n, *shape).
@@ -80,6 +81,7 @@ class VQDraw(Model):
         refiner: RefinerFactory,
         segment: Count | None = None,
         grad_decay: Fraction = 0.0,
+        stage_biases: bool = False,
         active_stages: Count | None = None,
         selector: SelectorFactory,
         search: SearchFactory,
@@ -92,7 +94,8 @@ class VQDraw(Model):
         self.grad_decay = grad_decay
         self.loss = loss(data)
         self.selector, self.search = selector(), search()
-        self.bias = nn.Parameter(torch.zeros(options, *self.loss.shape))
+        self.stage_biases = stage_biases
+        self.bias = nn.Parameter(torch.zeros(*([stages] if stage_biases else []), options, *self.loss.shape))
         supplied = self.loss.channels, self.loss.size, self.segment, options, self.loss.out_channels
         self.refiners: Any = nn.ModuleList(refiner(*supplied) for _ in range(ceil(stages / self.segment)))
         self.revives = any(one.revives for one in self.refiners)
@@ -128,9 +131,23 @@ class VQDraw(Model):
         else:
             deltas, carry = refiner.choose_many(channels, local, state, codes)
         deltas = self.loss.from_channels(deltas)
-        if stage == 0:
-            deltas = deltas + (self.bias if codes is None else self.bias[codes])
+        bias = self.bias_of(stage)
+        if bias is not None:
+            deltas = deltas + (bias if codes is None else bias[codes])
         return deltas, carry
+
+    def bias_of(self, stage: int) -> Tensor | None:
+        """Return what is added to the deltas of a stage, (k, *shape); None if it has no bias."""
+        if self.stage_biases:
+            return self.bias[stage]
+        return self.bias if stage == 0 else None
+
+    def option_rows(self, stage: int) -> list[OptionRows]:
+        """Return the rows of the refiner and of the bias, if the refiner says which rows are an option's."""
+        rows = self.refiners[stage // self.segment].option_rows(stage % self.segment)
+        if rows and self.bias_of(stage) is not None:
+            rows = [*rows, OptionRows(self.bias, stage if self.stage_biases else None)]
+        return rows
 
     def walk(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -63,6 +64,28 @@ class ChannelAffine(nn.Module):
         vector = (-1, *[1] * (features.dim() - 2))
         scale = self.scales[stage].reshape(vector)
         return features * scale if self.shifts is None else self.shifts[stage].reshape(vector).addcmul(features, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class OptionRows:
+    """The part of a parameter that belongs to the options: its rows, option by option.
+
+    Arguments:
+        parameter: (k · c, …), or (stages, k · c, …) if each stage has rows of its own.
+        stage: the index of the stage in the second case.
+    """
+
+    parameter: nn.Parameter
+    stage: int | None = None
+
+    def of(self, value: Tensor, options: int) -> Tensor:
+        """Return a view (k, c, …) of a tensor with the shape of the parameter, such as a moment of the optimiser."""
+        return (value if self.stage is None else value[self.stage]).unflatten(0, (options, -1))
+
+    @property
+    def key(self) -> tuple[int, int | None]:
+        """Equal for equal rows."""
+        return id(self.parameter), self.stage
 
 
 State = Any

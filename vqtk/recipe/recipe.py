@@ -15,7 +15,7 @@ from vqtk.plugin.loading import Plugin, loaded_plugins, used_plugins
 from vqtk.recipe.merge import gather, merge, overridden
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
-from vqtk.registry import DatasetFactory, ModelFactory, ObjectiveFactory
+from vqtk.registry import DatasetFactory, ModelFactory, ObjectiveFactory, RevivalFactory
 
 FolderName = Annotated[
     str,
@@ -56,6 +56,9 @@ class Schedule:
 class Train:
     """How a model is trained.
 
+    - `revive` is what happens to options that training does not choose; null: nothing.
+    - `init` is where the biases of the options start: at zero (random, as the other weights are), or at the centres of
+      a residual K-means of the training examples (kmeans), of the first stage or of all, by `model.stage_biases`.
     - `accumulate` is the number of batches in an update; their gradients are summed.
     - `micro_batch` splits each batch into parts of this size to save memory, and changes nothing else.
     - `gradient_checkpointing` recomputes activations in the backward pass to save memory: those of every stage (true),
@@ -72,6 +75,8 @@ class Train:
     objective: ObjectiveFactory
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
+    revive: RevivalFactory | None = None
+    init: Literal["random", "kmeans"] = "random"
     accumulate: Count = 1
     micro_batch: Count | None = field(default=None, metadata=BESIDE)
     gradient_checkpointing: bool | Count | Literal["auto"] = field(default="auto", metadata=BESIDE)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vqtk.nn.stage import State, chosen_of
+from vqtk.nn.stage import OptionRows, State, chosen_of
 
 
 class Refiner(nn.Module, ABC):
@@ -56,6 +56,13 @@ class Refiner(nn.Module, ABC):
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the state of the next stage, given the carry of `propose`, the codes (n,) and the new x."""
         return None
+
+    def option_rows(self, stage: int) -> list[OptionRows]:
+        """Return the rows of each option in the parameters that only a stage's deltas of that option depend on.
+
+        The training setting `revive` copies them from option to option.
+        """
+        return []
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
         """Revive unused options after an update; usage (stages, k) counts how often each option was the best."""

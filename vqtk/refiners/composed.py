@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from vqtk.backbones import Rise, SkipBackbone
-from vqtk.nn.stage import StageSequential, State
+from vqtk.errors import ShapeError
+from vqtk.nn.stage import OptionRows, StageSequential, State
 from vqtk.nn.types import Size
 from vqtk.refiners._base import Refiner
 from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
@@ -21,8 +22,9 @@ class Composed(Refiner):
     """A backbone extracts features from the reconstruction, blocks refine them, and a head turns them into deltas.
 
     The downward half of a U-Net backbone is applied before the blocks, its upward half after them. `output_scale` is
-    the initial value of a learned scalar that multiplies the deltas. A refiner that carries a state from stage to stage
-    extends this one by `features`, `carry` and `advance`.
+    the initial value of a learned scalar that multiplies the deltas. With `zero_output`, the deltas are zero before
+    training: the model starts from its biases. A refiner that carries a state from stage to stage extends this one by
+    `features`, `carry` and `advance`.
 
     Shapes: x (n, in_width, *size) → deltas (n, options, out_channels, *size).
     Raises: ShapeError if the components do not fit together.
@@ -44,6 +46,7 @@ class Composed(Refiner):
         blocks: list[BlockFactory] = [],
         head: HeadFactory,
         output_scale: float = 0.1,
+        zero_output: bool = False,
     ):
         super().__init__()
         self.output_scale = nn.Parameter(torch.tensor(output_scale))
@@ -57,6 +60,22 @@ class Composed(Refiner):
             last = self.rise = self.backbone.rise(self.blocks.width, self.blocks.size, stages)
         self.head = head(last.width, last.size, stages, options, out_channels)
         self.size = self.head.size
+        if zero_output:
+            self._zero_output(stages)
+
+    def _zero_output(self, stages: int) -> None:
+        rows = [row for stage in range(stages) for row in self.head.option_rows(stage)]
+        if not rows:
+            raise ShapeError(
+                f"`zero_output`: the head {type(self.head).__name__} does not say which of its parameters belong to "
+                "the options. Use the head conv, conv_per_stage, subpixel or lowrank, or set `zero_output: false`."
+            )
+        for row in rows:
+            nn.init.zeros_(row.parameter)
+
+    def option_rows(self, stage: int) -> list[OptionRows]:
+        """Return those of the head."""
+        return self.head.option_rows(stage)
 
     def features(self, x: Tensor, stage: int, state: State) -> Tensor:
         """Return the features for the head; a subclass with a state reads it here."""

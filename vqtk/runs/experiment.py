@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,11 +12,9 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets import Splits, fixed_subset
-from vqtk.errors import CheckpointError
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
-from vqtk.files import file_sha256
-from vqtk.io.weights import checkpoints, copy_into, read_weights
+from vqtk.io.weights import checkpoints
 from vqtk.plugin.sources import records
 from vqtk.process import environment
 from vqtk.recipe.build import build_dataset, build_model
@@ -28,6 +25,7 @@ from vqtk.report.page import write_report
 from vqtk.runs.data import recorded_place, require_same
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.failure import failure
+from vqtk.runs.start import start_at_centres
 from vqtk.train.execution import peak_memory_mb, resolve
 from vqtk.train.loop import Callback, Trainer, train
 
@@ -163,22 +161,6 @@ def _say(callbacks: Sequence[Callback], line: str) -> None:
         callback.on_message(line)
 
 
-def begin_with(experiment: Experiment, weights: Path) -> dict[str, Any]:
-    """Copy weights into an experiment's model to start a new run from them; return their record for the manifest.
-
-    Raises: CheckpointError if they do not fit, or were trained on text with another vocabulary.
-    """
-    tensors, metadata = read_weights(weights)
-    model, facts = experiment.trainer.model, metadata["facts"]
-    copy_into(model, tensors, weights)
-    if facts.get("characters") != model.data.characters:
-        raise CheckpointError(
-            f"{weights}: these weights were trained on text with another vocabulary than that in "
-            f"{experiment.splits.source}, so their tokens are other characters. Use weights trained on this text."
-        )
-    return {"path": os.path.abspath(weights), "sha256": file_sha256(weights), "update": facts.get("update")}
-
-
 def go_on(experiment: Experiment, directory: RunDirectory, *, from_start: bool = False) -> None:
     """Restore an experiment to its run's newest checkpoint; with `from_start`, to the start if there is no checkpoint.
 
@@ -206,6 +188,8 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
     directory.sweep()
     for line in trainer.execution.notes:
         experiment.say(line)
+    if trainer.settings.init == "kmeans" and trainer.done == 0 and "from" not in directory.manifest():
+        start_at_centres(trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
     try:
         callbacks = [*experiment.callbacks, _Recording(experiment, directory)]
         finished = train(trainer, experiment.splits.train, directory.log, callbacks)

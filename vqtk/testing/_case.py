@@ -69,7 +69,7 @@ class Case:
 
         Its weights are drawn from a fixed seed and then perturbed, since some are initialised to 0.
         """
-        return copy.deepcopy(self.kept(("made", *supplied), lambda: self._make(*supplied, dtype=dtype)))
+        return copy.deepcopy(self.kept(("made", *supplied), lambda: self.new(*supplied, dtype=dtype)))
 
     def kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made for a key, making it at the first request."""
@@ -77,7 +77,8 @@ class Case:
             self._kept[key] = make()
         return self._kept[key]
 
-    def _make(self, *supplied: Any, dtype: torch.dtype) -> Any:
+    def new(self, *supplied: Any, dtype: torch.dtype = torch.float64) -> Any:
+        """Return a new component that shares what is supplied, such as a model; otherwise as `made`."""
         problems = Problems()
         chosen = parse(Node.of(self.spec, "its settings"), Annotated[Any, self.registry], "", Scope(problems))
         if problems.found:

@@ -142,6 +142,7 @@ class Trainer:
         self.objective = recipe.train.objective(model, load)
         self.execution = execution or resolve(recipe, model)
         self.optimizer = make_optimizer(recipe.train.optimizer, model)
+        self.revival = recipe.train.revive(model) if recipe.train.revive else None
         self.explores, self.bfloat16 = self.objective.explores, self.execution.precision == "bfloat16"
         self.done, self.seconds, self.rate = 0, 0.0, 0.0
         self.sound, self.logged = True, 0
@@ -177,6 +178,9 @@ class Trainer:
         (parts.step if parts else self.optimizer.step)()
         if self.model.revives:
             self.model.after_update(self.optimizer, self.usage())
+        if self.revival:
+            drawn_by = generator(self.recipe.seed, "revive", self.done)
+            self.revival.after_update(self.optimizer, self.usage(), batches[-1], drawn_by)
         self.done += 1
         self.sound = True
 
@@ -240,13 +244,16 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint stores in addition to the weights."""
-        return {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict()}
+        revival = {"revival": self.revival.state_dict()} if self.revival else {}
+        return {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict(), **revival}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Load a state that `state` returned."""
         self.done, self.seconds = operator.index(state["done"]), float(state["seconds"])
         self.logged = self.done
         restore(self.optimizer, state["optimizer"])
+        if self.revival:
+            self.revival.load_state_dict(state["revival"])
 
 
 def _rows(start: int, stop: int, value: Tensor) -> Tensor:

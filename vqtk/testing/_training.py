@@ -1,7 +1,12 @@
-"""The contract of objectives: a loss with a gradient for the model, terms to log, and codes."""
+"""The contracts of what a trainer is made of: objectives and revivals.
+
+An objective returns a loss with a gradient for the model, terms to log, and codes. A revival changes idle options only,
+and can be resumed exactly.
+"""
 
 from __future__ import annotations
 
+import copy
 from math import isfinite
 from typing import Any
 
@@ -10,8 +15,9 @@ from torch import Tensor
 
 from vqtk.errors import VqtkError
 from vqtk.models import Model
-from vqtk.recipe.build import synthetic
+from vqtk.recipe.build import build_model, synthetic
 from vqtk.registry import REGISTRIES
+from vqtk.revivals import Revival
 from vqtk.testing._case import EXAMPLES, Case, Clause, Untouched, apart, check_gradients, near, seeded
 from vqtk.testing._surroundings import moved_model, recipe_with
 
@@ -66,7 +72,7 @@ def reports_values_that_a_file_can_hold(case: Case) -> None:
     _check_plain(case, objective.facts(), "facts")
 
 
-CHECKS: list[Clause] = [
+OBJECTIVE_CHECKS: list[Clause] = [
     returns_a_loss_terms_and_codes,
     trains_every_parameter_of_its_model,
     returns_the_same_loss_again_and_with_recomputed_activations,
@@ -121,3 +127,115 @@ def _check_plain(case: Case, value: Any, place: str) -> None:
             _check_plain(case, inner, f"{place}.{index}")
     elif not isinstance(value, (str, int, float, bool, type(None))):
         case.fail(f"`{place}` is a {type(value).__name__}.", "Return text, numbers, lists and mappings.")
+
+
+# ── revivals ────────────────────────────────────────────────────────────────────────────────────
+
+_MODEL = {
+    "stages": 3,
+    "options": 4,
+    "stage_biases": True,
+    "loss": "mse",
+    "refiner": {
+        "backbone": {"name": "conv", "layers": [{"width": 8, "stride": 2}]},
+        "head": {"name": "conv", "layers": [{"width": 6, "upsample": 2}]},
+    },
+}
+_UPDATES = 60
+"""The most updates until a revival must have acted."""
+
+
+def leaves_options_alone_that_are_chosen_equally_often(case: Case) -> None:
+    """Where every option is chosen equally often, no weight changes."""
+    model, optimizer, revival, target = _revived(case)
+    before = copy.deepcopy(model.state_dict())
+    for update in range(_UPDATES):
+        _act(revival, optimizer, torch.full_like(revival.counts, 5), target, update)
+    if not _equal(before, model.state_dict()):
+        case.fail(
+            "weights changed although every option was chosen equally often.",
+            "Change only options that `counts` shows to be rare.",
+        )
+
+
+def changes_an_option_that_is_never_chosen(case: Case) -> None:
+    """Where the last option is never chosen, weights change within a few windows, and stay finite."""
+    model, optimizer, revival, target = _revived(case)
+    before = copy.deepcopy(model.state_dict())
+    for update in range(_UPDATES):
+        _act(revival, optimizer, _idle_last(revival), target, update)
+    if _equal(before, model.state_dict()):
+        case.fail(
+            f"no weight changed in {_UPDATES} updates, although an option was never chosen.",
+            "Change the rows of `model.option_rows(stage)` in `revive`, or give a smaller `window` as an example.",
+        )
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        case.fail("weights are not finite after it.", "Divide by nothing that can be 0, such as a spread.")
+
+
+def draws_only_with_the_generator_that_it_is_given(case: Case) -> None:
+    """Two equal runs end equal, and torch's default generator is not used."""
+    state = torch.get_rng_state()
+    ends = []
+    for _ in range(2):
+        model, optimizer, revival, target = _revived(case)
+        torch.set_rng_state(state)
+        for update in range(_UPDATES):
+            _act(revival, optimizer, _idle_last(revival), target, update)
+        ends.append(model.state_dict())
+    if not _equal(*ends):
+        case.fail("two equal runs ended differently.", "Draw random numbers only with the generator that it is given.")
+    if not torch.equal(torch.get_rng_state(), state):
+        case.fail("it draws from torch's default generator.", "Draw with the generator that it is given.")
+
+
+def continues_exactly_from_its_saved_state(case: Case) -> None:
+    """Interrupted in the middle of a window, with `state_dict` and `load_state_dict`, it ends as without."""
+    ends = []
+    for stop in (None, 7):
+        model, optimizer, revival, target = _revived(case)
+        for update in range(_UPDATES):
+            if update == stop:
+                kept = copy.deepcopy(revival.state_dict())
+                revival = case.new(model)
+                revival.load_state_dict(kept)
+            _act(revival, optimizer, _idle_last(revival), target, update)
+        ends.append(model.state_dict())
+    if not _equal(*ends):
+        case.fail(
+            "a run that was interrupted ended differently.",
+            "Return all that `revive` depends on from `state_dict`, and restore it in `load_state_dict`.",
+        )
+
+
+REVIVAL_CHECKS: list[Clause] = [
+    leaves_options_alone_that_are_chosen_equally_often,
+    changes_an_option_that_is_never_chosen,
+    draws_only_with_the_generator_that_it_is_given,
+    continues_exactly_from_its_saved_state,
+]
+
+
+def _revived(case: Case) -> tuple[Any, torch.optim.Optimizer, Revival, Tensor]:
+    """Return a model with an optimiser that has moments, a revival of it, and examples."""
+    model = case.kept("model", lambda: build_model(recipe_with(case, _MODEL), dtype=torch.float64))
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    target = synthetic(model.data, EXAMPLES).double()
+    model.walk(target).choice.backward()
+    optimizer.step()
+    return model, optimizer, case.new(model), target
+
+
+def _act(revival: Revival, optimizer: torch.optim.Optimizer, usage: Tensor, target: Tensor, update: int) -> None:
+    revival.after_update(optimizer, usage, target, torch.Generator().manual_seed(update))
+
+
+def _idle_last(revival: Revival) -> Tensor:
+    usage = torch.full_like(revival.counts, 5)
+    usage[:, -1] = 0
+    return usage
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())

@@ -1,0 +1,84 @@
+"""Idle options redrawn from what the others leave."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vqtk.errors import ShapeError
+from vqtk.models.vqdraw import VQDraw
+from vqtk.nn.stage import OptionRows, State
+from vqtk.nn.types import Count, Positive
+from vqtk.registry import revivals
+from vqtk.revivals._base import Revival, values_of
+
+
+@revivals.register("redraw", example={"window": 3})
+class Redraw(Revival):
+    """Redraw the options that a stage did not choose for `window` updates, from the statistics of its residuals.
+
+    An option's mean delta becomes a draw from a normal distribution: its mean is that of the batch's residuals at the
+    stage, and its covariance is theirs times `scale` squared. A small scale makes an option that fits many examples a
+    little, and is therefore chosen. Only the option's bias changes; the optimiser's moments of it become 0. Needs
+    `stage_biases`, and a loss whose reconstructions are in the units of the data.
+
+    Raises: ShapeError if the model or its loss does not have these.
+    Source: Vallaeys et al. 2025, QINCo2, arXiv 2501.03078, ICLR 2025, which draws the values independently.
+    """
+
+    model: VQDraw
+
+    def __init__(self, model: VQDraw, *, window: Count = 100, scale: Positive = 0.5):
+        if not (isinstance(model, VQDraw) and model.stage_biases):
+            raise ShapeError(
+                "`revive: redraw` needs a bias for each stage. Set `stage_biases: true` in `model`, or use "
+                "`revive: copy`."
+            )
+        if model.loss.residual(model.bias[0, :1].detach(), model.bias[0, :1].detach()) is None:
+            raise ShapeError(
+                f"`revive: redraw` needs reconstructions in the units of the data, and those of the loss "
+                f"{type(model.loss).__name__} are not. Use `revive: copy`."
+            )
+        super().__init__(model, window=window)
+        self.scale = scale
+
+    def revive(
+        self, optimizer: torch.optim.Optimizer, counts: Tensor, target: Tensor, generator: torch.Generator
+    ) -> None:
+        """Redraw the idle options of each stage, along a greedy pass over the batch."""
+        model = self.model
+        idle = (counts == 0).cpu()
+        x, state = model.start(1)
+        for stage in range(model.stages):
+            redrawn = idle[stage].nonzero()[:, 0].to(model.device)
+            if len(redrawn):
+                self._redraw(stage, redrawn, x, state, target, optimizer, generator)
+            deltas, carry = model.step(x, state, stage)
+            grid = model.loss.grid(x, deltas, target)
+            codes = grid.argmin(1)
+            _, x = model.loss.take(x, deltas, target, grid, codes)
+            state = model.advance(stage, carry, codes, x) if model.stateful else None
+
+    def _redraw(
+        self,
+        stage: int,
+        options: Tensor,
+        x: Tensor,
+        state: State,
+        target: Tensor,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+    ) -> None:
+        model = self.model
+        residual = model.loss.residual(x, target)
+        assert residual is not None
+        mean = residual.mean(0)
+        weights = torch.randn(len(options), len(target), generator=generator).to(residual) / len(target) ** 0.5
+        drawn = mean + self.scale * torch.tensordot(weights, residual - mean, 1)
+        deltas, _ = model.step(x, state, stage)
+        rows = OptionRows(model.bias, stage)
+        for value, is_moment in values_of(rows, optimizer, model.options):
+            if is_moment:
+                value[options] = 0
+            else:
+                value[options, 0] += drawn - deltas[:, options].mean(0)

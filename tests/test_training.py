@@ -31,6 +31,13 @@ VARIANTS = {
         *(EXPLORING, "train.accumulate=2", "train.gradient_checkpointing=true", "train.micro_batch=5"),
         "model.segment=1",
     ],
+    "along a beam, with options redrawn": [
+        "train.objective.path={name: beam, width: 2}",
+        "model.stage_biases=true",
+        "train.init=kmeans",
+        "train.revive={name: redraw, window: 4}",
+        "train.micro_batch=5",
+    ],
 }
 SHORT, SAVED_EVERY_UPDATE = "train.updates=6", "train.checkpoint_minutes=1e-9"
 

@@ -52,7 +52,8 @@ def recomputed(
     grid, codes, losses, new, *leaves = _Recomputed.apply(
         model, stage, choice, state, states, options, target, model.bias, x, *leaves_of(state)
     )
-    return Walk(grid, codes, new, with_leaves(states[0], leaves)), losses
+    led = choice["along"] is not None
+    return Walk(grid, codes, new, with_leaves(states[0], leaves), led=led), losses
 
 
 class _Recomputed(torch.autograd.Function):

@@ -15,15 +15,16 @@ class Walk:
     """The result of an encoding pass through the stages.
 
     `choice`, `final` and `all` are means over the batch in units of the loss. They use the best option of each stage,
-    whichever option an exploring selector took.
+    whichever option an exploring selector took; if the pass was `led` along given codes, those of the path.
 
     Arguments:
         grid: (n, s, k), the loss of every option.
         codes: (n, s), the path taken.
         reconstruction: (n, *shape) after the last stage.
         state: of the refiner, after the last stage.
+        led: whether the path was given, by a search, rather than chosen stage by stage.
         sampled: (n, s, m), the losses of options drawn for the gradient; if there are any, only they and each stage's
-            best option have a gradient.
+            best option, or the path's, have a gradient.
     """
 
     grid: Tensor
@@ -31,16 +32,20 @@ class Walk:
     reconstruction: Tensor
     state: State = None
     sampled: Tensor | None = None
+    led: bool = False
 
     @property
     def choice(self) -> Tensor:
-        """The smallest loss of each stage, averaged over the stages."""
-        return self.grid.min(2).values.mean()
+        """The smallest loss of each stage, or that of the path, averaged over the stages."""
+        return self._losses(self.grid, self.codes).mean()
 
     @property
     def final(self) -> Tensor:
-        """The smallest loss of the last stage."""
-        return self.grid[:, -1].min(1).values.mean()
+        """The smallest loss of the last stage, or that of the path."""
+        return self._losses(self.grid[:, -1:], self.codes[:, -1:]).mean()
+
+    def _losses(self, grid: Tensor, codes: Tensor) -> Tensor:
+        return grid.gather(2, codes[..., None])[..., 0] if self.led else grid.min(2).values
 
     @property
     def all(self) -> Tensor:
@@ -49,8 +54,8 @@ class Walk:
 
     @property
     def best(self) -> Tensor:
-        """The best option of each stage (n, s)."""
-        return self.grid.detach().argmin(2)
+        """The best option of each stage (n, s), or that of the path: those whose usage is counted."""
+        return self.codes if self.led else self.grid.detach().argmin(2)
 
 
 def usage_of(codes: Tensor, options: int) -> Tensor:

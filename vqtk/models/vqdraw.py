@@ -158,6 +158,7 @@ class VQDraw(Model):
         selector: SelectorFactory | None = None,
         draws: Tensor | None = None,
         sampled: Tensor | None = None,
+        along: Tensor | None = None,
         recompute: int = 0,
     ) -> Walk:
         """Encode a target, keeping the loss of every option.
@@ -170,7 +171,8 @@ class VQDraw(Model):
             draws: (n, stages, …), the draws of an exploring selector.
             sampled: (n, stages, m), options drawn for each example and stage. The backward pass then recomputes every
                 stage, but only for these options, the best and the chosen one; their losses are returned as well.
-            recompute: how many of the first stages the backward pass recomputes. They keep only their input, so the
+            along: (n, stages), codes that a search found; the path takes them instead of choosing.
+        recompute: how many of the first stages the backward pass recomputes. They keep only their input, so the
                 activations of the other stages, or of one, are all that is held at a time.
         """
         if tuple(target.shape[1:]) != self.data.shape or target.is_floating_point() == (self.data.classes is not None):
@@ -181,7 +183,7 @@ class VQDraw(Model):
         for index, stage in enumerate(range(self.stages) if stages is None else stages):
             options = None if sampled is None else sampled[:, stage]
             if torch.is_grad_enabled() and (index < recompute or options is not None):
-                choice = {"selector": selector, "draws": draws}
+                choice = {"selector": selector, "draws": draws, "along": along}
                 one, losses = recomputed(self, x, state, target, stage, options, choice)
                 grids.append(one.grid[:, 0])
                 path.append(one.codes[:, 0])
@@ -192,7 +194,9 @@ class VQDraw(Model):
                 x, state = self.decayed(x, state)
             deltas, carry = self.step(x, state, stage)
             grid = loss.grid(x, deltas, target)
-            if selector is None:
+            if along is not None:
+                codes = along[:, stage]
+            elif selector is None:
                 codes = grid.argmin(1)
             else:
                 codes = selector(grid.detach(), None if draws is None else draws[:, stage])
@@ -203,7 +207,7 @@ class VQDraw(Model):
             if options is not None:
                 drawn.append(grid.gather(1, options))
         every = torch.stack(drawn, 1) if drawn else None
-        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state, every)
+        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state, every, led=along is not None)
 
     def start(self, n: int) -> tuple[Tensor, State]:
         """Return reconstruction and state of n examples before any choice."""

@@ -44,13 +44,20 @@ class Objective(ABC):
         """
         return None
 
+    def prepare(self, batch: Tensor, draws: State) -> State:
+        """Return the draws for a pass over a batch, with what else the pass takes: what a search finds, for example.
+
+        It is called without gradient, and is not captured in a graph, so it may branch on values.
+        """
+        return draws
+
     @abstractmethod
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
         """Pass over a batch.
 
         Arguments:
             batch: (n, *data shape) in training units.
-            draws: the draws for these examples, on the model's device.
+            draws: what `prepare` returned for these examples, on the model's device.
             recompute: for how many of the first stages the backward pass recomputes activations.
         """
 

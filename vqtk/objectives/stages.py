@@ -8,7 +8,7 @@ from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.stage import State
 from vqtk.nn.types import Count, NonNegative
 from vqtk.objectives._base import Load, Objective, Pass
-from vqtk.registry import objectives
+from vqtk.registry import SearchFactory, objectives
 from vqtk.selectors import Selector
 from vqtk.selectors.argmin import Argmin
 
@@ -21,8 +21,11 @@ class Stages(Objective):
     uniformly for each example and stage: its expectation is the full gradient, and the backward pass computes only
     these and the best option. The logged value remains the mean over all options.
 
-    Raises: ShapeError if the model does not work stage by stage.
-    Source: Nichol 2020, arXiv 2003.01599, section 3.
+    With a `path`, such as `{name: beam, width: 4}`, that search first encodes the batch, and `choice` and `final` are
+    the losses along its codes instead of those of the best options: training for encoding by this search.
+
+    Raises: ShapeError if the model does not work stage by stage, or its selector explores although there is a `path`.
+    Source: Nichol 2020, arXiv 2003.01599, section 3; the path, Vallaeys et al. 2025, QINCo2, arXiv 2501.03078.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Stages(Objective):
         all: NonNegative = 0.01,
         final: NonNegative = 0.0,
         sampled: Count | None = None,
+        path: SearchFactory | None = None,
     ):
         if not model.stepwise:
             raise ShapeError(
@@ -47,24 +51,36 @@ class Stages(Objective):
         self.selector = None if isinstance(model.selector, Argmin) else model.selector
         self.weights = {"choice": choice, "all": all, "final": final}
         self.sampled = sampled
+        self.path = path() if path else None
+        if path and self._selector_explores:
+            raise ShapeError(
+                f"the selector {type(model.selector).__name__} chooses the path, and so does `path`. Leave one out."
+            )
 
     @property
     def explores(self) -> bool:
         """Whether the recipe's selector draws anything, or options are sampled."""
-        return self.sampled is not None or type(self.model.selector).draw is not Selector.draw
+        return self.sampled is not None or self._selector_explores
 
-    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> tuple[Tensor | None, Tensor | None]:
-        """Return the draws of the recipe's selector, and the sampled options (n, stages, m)."""
+    @property
+    def _selector_explores(self) -> bool:
+        return type(self.model.selector).draw is not Selector.draw
+
+    def draw(self, n: int, generator: torch.Generator, *, progress: float) -> dict[str, Tensor | None]:
+        """Return the `draws` of the recipe's selector and the `sampled` options (n, stages, m), for `walk`."""
         chosen = self.model.draw(n, generator, progress=progress)
         if self.sampled is None:
-            return chosen, None
+            return {"draws": chosen}
         shape = (n, self.model.stages, self.sampled)
-        return chosen, torch.randint(self.model.options, shape, generator=generator)
+        return {"draws": chosen, "sampled": torch.randint(self.model.options, shape, generator=generator)}
+
+    def prepare(self, batch: Tensor, draws: State) -> State:
+        """Add the codes of the path (n, stages), if there is one."""
+        return {**(draws or {}), "along": self.path(self.model, batch)} if self.path else draws
 
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
         """Encode the batch through the stages."""
-        chosen, options = draws or (None, None)
-        walk = self.model.walk(batch, selector=self.selector, draws=chosen, sampled=options, recompute=recompute)
+        walk = self.model.walk(batch, selector=self.selector, recompute=recompute, **(draws or {}))
         terms = {"choice": walk.choice, "final": walk.final, "all": walk.all}
         minimised = terms if walk.sampled is None else {**terms, "all": walk.sampled.mean()}
         weighted = [weight * minimised[name] for name, weight in self.weights.items() if weight]

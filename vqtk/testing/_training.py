@@ -115,6 +115,8 @@ def _objective(case: Case, recipe: Any, model: Model) -> Any:
 
 def _pass(objective: Any, batch: Tensor, *, recompute: int) -> Any:
     draws = objective.draw(len(batch), torch.Generator().manual_seed(0), progress=0.5)
+    with torch.no_grad():
+        draws = objective.prepare(batch, draws)
     return objective(batch, draws=draws, recompute=recompute)
 
 

@@ -2,6 +2,7 @@
 
 batches = next(fetched)                      one, or `accumulate` of them
 for each piece of a batch:                   the whole batch, or `micro_batch` examples
+    objective.prepare(piece)                 what has no gradient: draws, the path of a search
     passed = objective(piece)                forward: the encoding pass and its losses
     (passed.loss · share).backward()         backward: gradients add up
 optimizer.step()                             at the schedule's learning rate
@@ -167,7 +168,9 @@ class Trainer:
         for index, batch in enumerate(batches):
             self.passes.append([])
             for piece, draws, share in self._pieces(batch, index, updates):
-                self.passes[-1].append((share, backward(piece, draws, share)))
+                with torch.no_grad(), self._autocast(piece):
+                    prepared = self.objective.prepare(piece, draws)
+                self.passes[-1].append((share, backward(piece, prepared, share)))
         self.rate = learning_rate(self.settings.schedule, self.settings.optimizer.lr, self.done + 1, updates)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):  # A captured step reads this tensor.
@@ -186,12 +189,15 @@ class Trainer:
 
     def backward(self, piece: Tensor, draws: State, share: float) -> Pass:
         """Pass over a piece of a batch, and add its gradient, weighted by its share, without waiting for the device."""
-        # With autocast's cache, stages would share a weight's bfloat16 copy, and their gradients be summed in bfloat16.
-        with torch.autocast(piece.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False):
+        with self._autocast(piece):
             passed = self.objective(piece, draws=draws, recompute=self.execution.recompute)
         (passed.loss * share).backward()
         terms = {name: term.detach() for name, term in passed.terms.items()}
         return Pass(passed.loss.detach(), terms, passed.codes)
+
+    def _autocast(self, piece: Tensor) -> torch.autocast:
+        # With autocast's cache, stages would share a weight's bfloat16 copy, and their gradients be summed in bfloat16.
+        return torch.autocast(piece.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False)
 
     def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, State, float]]:
         """Yield the pieces of a batch, each with the selector's draws for it and its share of the batch.

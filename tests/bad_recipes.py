@@ -65,7 +65,7 @@ RECIPES = {
     "number for text": ("name: tiny", "name: 5", "bad.yaml:1: name: expected a valid folder name", "got 5."),
     "list for a component": ("{name: mnist, batch: 4}", "[mnist]", "bad.yaml:2: data: expected a dataset",
         "got [mnist]."),
-    "list for a section": ("{lr: 1e-3}", "[adam]", "bad.yaml:21: train.optimizer: expected a mapping with name, lr"),
+    "list for a section": ("{lr: 1e-3}", "[adam]", "bad.yaml:21: train.optimizer: expected an optimizer: its name, or"),
     "scalar for a list": ("[condition, relu, {group: 4}]", "relu", f"{THEN}: expected a list", "got 'relu'.\n"),
     "mapping for a list": ("- {name: conv, width", "  {name: conv, width",
         "bad.yaml:13: model.refiner.blocks: expected a list"),
@@ -89,7 +89,8 @@ RECIPES = {
     "nothing near": ("mse", "perceptual", "bad.yaml:6: model.loss: no loss is called 'perceptual'. Known: bern"),
     "operation": ("relu", "rleu", f"{THEN}.1: expected 'condition' or 'relu' or 'layer'", "got 'rleu'.",
         "mean 'relu'?"),
-    "optimizer": ("{lr", "{name: adma, lr", "bad.yaml:21: train.optimizer.name: expected 'adam' or 'adamw'", "'adam'?"),
+    "optimizer": ("{lr", "{name: adma, lr", "bad.yaml:21: train.optimizer.name: no optimizer is called",
+        "'adma'. Did you mean 'adam'?"),
     # A key that has to be there.
     "no model": (part("model", "train"), "", "bad.yaml:1: `model` is missing; expected a model, one of: distilled"),
     "no updates": ("  updates: 2\n", "", "bad.yaml:19: train: `updates` is missing; expected a whole number ≥ 1."),

@@ -263,6 +263,8 @@ losses = Registry("loss", package="vqtk.losses", supplied=("data",))
 selectors = Registry("selector", package="vqtk.selectors", supplied=(), default="argmin")
 searches = Registry("search", package="vqtk.searches", supplied=(), default="greedy")
 objectives = Registry("objective", package="vqtk.objectives", supplied=("model", "load"), default="stages")
+optimizers = Registry("optimizer", package="vqtk.optimizers", supplied=("model",), default="adam")
+schedules = Registry("schedule", package="vqtk.schedules", supplied=(), default="constant")
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
@@ -270,7 +272,7 @@ REGISTRIES = {
     registry.kind: registry
     for registry in (
         models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, objectives,
-        guides, datasets,
+        optimizers, schedules, guides, datasets,
     )
 }  # fmt: skip
 
@@ -288,6 +290,8 @@ LossFactory = Annotated[Factory, losses]
 SelectorFactory = Annotated[Factory, selectors]
 SearchFactory = Annotated[Factory, searches]
 ObjectiveFactory = Annotated[Factory, objectives]
+OptimizerFactory = Annotated[Factory, optimizers]
+ScheduleFactory = Annotated[Factory, schedules]
 GuideFactory = Annotated[Factory, guides]
 DatasetFactory = Annotated[Factory, datasets]
 

@@ -14,7 +14,7 @@ import torch
 from vqtk.errors import RegistryError, VqtkError, nearest
 from vqtk.plugin.loading import PREFIX, described, load_plugin, loaded_plugins
 from vqtk.registry import REGISTRIES, Entry, Registry, Settings
-from vqtk.testing import _choosing, _datasets, _losses, _maps, _models, _objectives
+from vqtk.testing import _choosing, _datasets, _losses, _maps, _models, _training
 from vqtk.testing._case import Case, Clause, ContractError
 
 _OWN: dict[str, list[Clause]] = {
@@ -25,12 +25,14 @@ _OWN: dict[str, list[Clause]] = {
     "refiner": [*_maps.CHECKS, *_maps.REFINER_CHECKS],
     "loss": _losses.CHECKS,
     "selector": _choosing.SELECTION_CHECKS,
-    "objective": _objectives.CHECKS,
+    "objective": _training.OBJECTIVE_CHECKS,
+    "optimizer": _training.OPTIMIZER_CHECKS,
+    "schedule": _training.SCHEDULE_CHECKS,
     "guide": _choosing.GUIDE_CHECKS,
     "dataset": _datasets.CHECKS,
 }
 """The checks of a component on its own."""
-_NO_PARTS = ("objective", "guide", "dataset")
+_NO_PARTS = ("objective", "optimizer", "schedule", "guide", "dataset")
 """The kinds that are not part of a model; all others are tested within a model as well."""
 
 

@@ -91,6 +91,12 @@ RECIPES = {
         "mean 'relu'?"),
     "optimizer": ("{lr", "{name: adma, lr", "bad.yaml:21: train.optimizer.name: no optimizer is called",
         "'adma'. Did you mean 'adam'?"),
+    "schedule": ("{name: linear", "{name: linaer", "bad.yaml:22: train.schedule.name: no schedule is called 'linaer'",
+        "'linear'?"),
+    "an average of nothing": ("updates: 2", "updates: 2\n  ema: 1",
+        "bad.yaml:21: train.ema: expected a number > 0 and <"),
+    "clipped to nothing": ("updates: 2", "updates: 2\n  clip_norm: 0",
+        "bad.yaml:21: train.clip_norm: expected a number > 0"),
     # A key that has to be there.
     "no model": (part("model", "train"), "", "bad.yaml:1: `model` is missing; expected a model, one of: distilled"),
     "no updates": ("  updates: 2\n", "", "bad.yaml:19: train: `updates` is missing; expected a whole number ≥ 1."),

@@ -72,6 +72,10 @@ VARIANTS = {
     "sampled options": ["train.objective.sampled=2"],
     "recomputed": ["train.gradient_checkpointing=true"],
     "unequal pieces": ["train.micro_batch=3"],
+    "averaged and clipped": ["train.ema=0.9", "train.clip_norm=0.01", "train.clip_value=0.01"],
+    "sgd": ["train.optimizer={name: sgd, weight_decay: 0.1}"],
+    "muon": ["train.optimizer={name: muon, weight_decay: 0.1}"],
+    "schedule_free": ["train.optimizer=schedule_free"],
     "adamw, a part of the stages": ["train.optimizer={name: adamw, weight_decay: 0.1}", "model.active_stages=1"],
 }
 
@@ -88,7 +92,10 @@ def test_a_captured_update_is_a_plain_one(overrides: list[str], tmp_path: Path) 
         assert torch.equal(captured.usage(), plain.usage())
     for (name, p), q in zip(plain.model.named_parameters(), captured.model.parameters(), strict=True):
         assert torch.equal(p, q), name
-    assert recorder.recorded == (3 if "train.micro_batch=3" in overrides else 2)
+    with plain.evaluated() as one, captured.evaluated() as other:
+        assert_same(dict(one.state_dict()), dict(other.state_dict()))
+    recorded = {"train.micro_batch=3": 3, "train.optimizer=schedule_free": 1}
+    assert recorder.recorded == next((recorded[one] for one in overrides if one in recorded), 2)
 
 
 def test_options_are_revived_after_a_captured_update() -> None:
@@ -146,7 +153,16 @@ class _Blind(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], [EXPLORING], ["train.gradient_checkpointing=true"], ["train.objective.sampled=2"]], ids=str
+    "overrides",
+    [
+        [],
+        [EXPLORING],
+        ["train.gradient_checkpointing=true"],
+        ["train.objective.sampled=2"],
+        ["train.ema=0.9", "train.clip_norm=0.01", "train.clip_value=0.1", "train.optimizer=sgd"],
+        ["train.optimizer=muon"],
+    ],
+    ids=str,
 )
 def test_nothing_in_an_update_waits_for_the_device(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

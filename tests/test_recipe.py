@@ -86,8 +86,8 @@ def test_extends_reaches_over_several_files_and_folders() -> None:
 
 
 def test_a_removed_key_has_its_default_again() -> None:
-    assert child("train: {optimizer: {lr: 3e-4}}").train.optimizer.lr == 3e-4
-    assert child("train: {~optimizer: }").train.optimizer.lr == 1e-3
+    assert child("train: {optimizer: {lr: 3e-4}}").train.optimizer.settings["lr"] == 3e-4
+    assert child("train: {~optimizer: }").train.optimizer.settings["lr"] == 1e-3
     assert child("model: {refiner: {~blocks: }}").plain()["model"]["refiner"]["blocks"] == []
 
 
@@ -144,7 +144,7 @@ def test_a_spec_of_another_name_keeps_the_settings_that_its_component_takes_too(
 
 def test_a_section_with_a_name_can_be_given_by_its_name() -> None:
     optimizer = load_recipe("good.yaml", ["train.optimizer=adamw"]).train.optimizer
-    assert (optimizer.name, optimizer.lr) == ("adamw", 1e-3)
+    assert (optimizer.entry.name, optimizer.settings["lr"]) == ("adamw", 1e-3)
 
 
 def test_a_repeated_spec_is_as_if_written_out() -> None:

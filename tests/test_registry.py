@@ -12,11 +12,11 @@ import pytest
 
 from tests.bad_recipes import GOOD
 from vqtk.errors import RegistryError
-from vqtk.nn.types import Count, Fraction
+from vqtk.nn.types import Betas, Count, Fraction
 from vqtk.nn.unit import Unit
 from vqtk.plugin.loading import load_plugin, loaded_plugins
 from vqtk.recipe.node import Node, Problems
-from vqtk.recipe.recipe import Betas, load_recipe
+from vqtk.recipe.recipe import load_recipe
 from vqtk.recipe.schema import Scope, parse
 from vqtk.recipe.signature import describe, parameters
 from vqtk.registry import REGISTRIES, BlockFactory, ConditionFactory, HeadFactory, Inherited, Registry, blocks

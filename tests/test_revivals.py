@@ -221,3 +221,24 @@ def test_a_path_is_recomputed_with_the_same_gradient(settings: dict[str, float])
 def test_a_path_and_an_exploring_selector_are_refused() -> None:
     with pytest.raises(RecipeError, match="the selector Epsilon chooses the path, and so does `path`"):
         objective_of(built("model.selector=epsilon"), path="beam")
+
+
+def test_an_average_takes_over_what_was_revived(splits: Splits, tmp_path: Path) -> None:
+    settings = ["train.revive={name: redraw, window: 2}", "model.stage_biases=true", "train.ema=0.9"]
+    trainer = experiment(tmp_path, splits, *settings).trainer
+    batch = [
+        trainer.model.data.normalise(splits.train[torch.arange(2)])
+    ]  # Two examples leave two of four options idle.
+    for _ in range(2):
+        trainer.update(batch, updates=20)
+    model: Any = trainer.model
+    with trainer.evaluated():
+        averaged = model.bias.detach().clone()
+    idle = (averaged - model.bias.detach()).flatten(2).abs().amax(2) == 0
+    assert all(2 <= count < 4 for count in idle.sum(1).tolist())  # Two examples leave two options idle, or three.
+
+
+def test_an_optimizer_that_averages_cannot_be_revived(splits: Splits, tmp_path: Path) -> None:
+    pytest.importorskip("schedulefree")
+    with pytest.raises(RecipeError, match=r"train\.revive: the optimizer averages weights itself"):
+        experiment(tmp_path, splits, "train.optimizer=schedule_free", "train.revive=copy")

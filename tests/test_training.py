@@ -26,6 +26,8 @@ VARIANTS = {
     "exploring": [EXPLORING],
     "accumulating": ["train.accumulate=2"],
     "gradient checkpointing": ["train.gradient_checkpointing=true"],
+    "averaged and clipped": ["train.ema=0.9", "train.clip_norm=0.01", "train.accumulate=2"],
+    "schedule_free": ["train.optimizer=schedule_free", "train.schedule={name: constant, warmup: 3}"],
     "in micro-batches": ["train.micro_batch=5", "train.optimizer.name=adamw", "train.schedule.name=cosine"],
     "all of these, in segments": [
         *(EXPLORING, "train.accumulate=2", "train.gradient_checkpointing=true", "train.micro_batch=5"),

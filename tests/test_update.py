@@ -14,10 +14,13 @@ from tests.tiny import RECIPE
 from vqtk.errors import VqtkError
 from vqtk.process import generator
 from vqtk.recipe.build import build_model
-from vqtk.recipe.recipe import Schedule, load_recipe
+from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.budget import Durations, seconds
+from vqtk.schedules.constant import Constant
+from vqtk.schedules.cosine import Cosine
+from vqtk.schedules.linear import Linear
 from vqtk.train.batches import Order
-from vqtk.train.loop import Trainer, learning_rate
+from vqtk.train.loop import Trainer
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.5}"
 
@@ -107,14 +110,14 @@ def test_metrics_are_those_of_each_batch_before_the_weights_changed(tmp_path: Pa
 def test_the_linear_schedule_is_the_originals() -> None:
     for update in (1, 2, 700, 1000):
         expected = 1e-3 * (1 - update / 1000) + 1e-4 * update / 1000
-        assert learning_rate(Schedule("linear", final=1e-4), 1e-3, update, 1000) == pytest.approx(expected)
-    assert learning_rate(Schedule("linear"), 1e-3, 1000, 1000) == 0
-    assert learning_rate(Schedule("linear", final=1e-3), 1e-3, 17, 1000) == pytest.approx(1e-3)
+        assert Linear(final=1e-4)(update, 1000, 1e-3) == pytest.approx(expected)
+    assert Linear()(1000, 1000, 1e-3) == 0
+    assert Linear(final=1e-3)(17, 1000, 1e-3) == pytest.approx(1e-3)
 
 
 def test_the_cosine_schedule_goes_from_lr_to_final_and_is_half_way_in_the_middle() -> None:
-    cosine = Schedule("cosine", final=1e-4)
-    rates = [learning_rate(cosine, 1e-3, update, 1000) for update in range(1, 1001)]
+    cosine = Cosine(final=1e-4)
+    rates = [cosine(update, 1000, 1e-3) for update in range(1, 1001)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == pytest.approx(1e-3, rel=1e-5)
     assert rates[499] == pytest.approx(5.5e-4)
@@ -123,18 +126,18 @@ def test_the_cosine_schedule_goes_from_lr_to_final_and_is_half_way_in_the_middle
 
 
 def test_the_constant_schedule_is_constant() -> None:
-    assert {learning_rate(Schedule(), 1e-3, update, 50) for update in range(1, 51)} == {1e-3}
+    assert {Constant()(update, 50, 1e-3) for update in range(1, 51)} == {1e-3}
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
-def test_a_warm_up_climbs_to_lr_and_the_schedule_runs_over_the_rest(name: Any) -> None:
-    schedule = Schedule(name, final=2e-4, warmup=10)
-    climbing = [learning_rate(schedule, 1e-3, update, 110) for update in range(1, 11)]
+@pytest.mark.parametrize("kind", [Linear, Cosine, Constant])
+def test_a_warm_up_climbs_to_lr_and_the_schedule_runs_over_the_rest(kind: Any) -> None:
+    schedule = kind(final=2e-4, warmup=10)
+    climbing = [schedule(update, 110, 1e-3) for update in range(1, 11)]
     assert climbing == pytest.approx([1e-4 * update for update in range(1, 11)])
-    without = Schedule(name, final=2e-4)
+    without = kind(final=2e-4)
     for update in (1, 50, 100):
-        expected = learning_rate(without, 1e-3, update, 100)
-        assert learning_rate(schedule, 1e-3, 10 + update, 110) == pytest.approx(expected)
+        expected = without(update, 100, 1e-3)
+        assert schedule(10 + update, 110, 1e-3) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("items", [1, 7, 32])

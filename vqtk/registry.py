@@ -264,6 +264,8 @@ selectors = Registry("selector", package="vqtk.selectors", supplied=(), default=
 searches = Registry("search", package="vqtk.searches", supplied=(), default="greedy")
 revivals = Registry("revival", package="vqtk.revivals", supplied=("model",))
 objectives = Registry("objective", package="vqtk.objectives", supplied=("model", "load"), default="stages")
+optimizers = Registry("optimizer", package="vqtk.optimizers", supplied=("model",), default="adam")
+schedules = Registry("schedule", package="vqtk.schedules", supplied=(), default="constant")
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
@@ -271,7 +273,7 @@ REGISTRIES = {
     registry.kind: registry
     for registry in (
         models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, objectives,
-        guides, datasets,
+        optimizers, schedules, guides, datasets,
     )
 }  # fmt: skip
 
@@ -290,6 +292,8 @@ SelectorFactory = Annotated[Factory, selectors]
 SearchFactory = Annotated[Factory, searches]
 RevivalFactory = Annotated[Factory, revivals]
 ObjectiveFactory = Annotated[Factory, objectives]
+OptimizerFactory = Annotated[Factory, optimizers]
+ScheduleFactory = Annotated[Factory, schedules]
 GuideFactory = Annotated[Factory, guides]
 DatasetFactory = Annotated[Factory, datasets]
 

@@ -150,7 +150,7 @@ def _on(row: dict[str, Any]) -> str:
 
 def _figures(row: dict[str, Any]) -> str:
     """Return the terms of a row, and the code usage, in one line."""
-    beside = ("items", "of", "entropy_pooled_nats", "used", "lr")
+    beside = ("items", "of", "entropy_pooled_nats", "used", "lr", "grad_norm")
     terms = {key: value for key, value in row.items() if key not in beside and value is not None}
     shown = "  ".join(f"{key} {value:{'.4f' if abs(value) >= 0.1 else '.4g'}}" for key, value in terms.items())
     return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"

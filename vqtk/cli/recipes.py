@@ -115,25 +115,16 @@ def _reference(described: dict[str, list[dict[str, Any]]]) -> str:
 
 def _train_reference() -> list[str]:
     """Return the `train` section of a recipe, which no registry holds."""
-    import dataclasses
     import inspect
 
-    from vqtk.recipe.recipe import Optimizer, Schedule, Train
+    from vqtk.recipe.recipe import Train
     from vqtk.recipe.signature import describe, parameters
 
-    lines: list[str] = []
-    for title, section in (
-        ("train", Train),
-        ("train.optimizer", Optimizer),
-        ("train.schedule", Schedule),
-    ):
-        lines += ["", f"## {title}", "", inspect.getdoc(section) or ""]
-        lines += ["", "| a recipe may set | type | default |", "| --- | --- | --- |"]
-        for key, parameter in parameters(section).items():
-            nested = dataclasses.is_dataclass(parameter.hint)
-            default = "" if nested or parameter.default is inspect.Parameter.empty else f"`{_yaml(parameter.default)}`"
-            kind = f"as `train.{key}` below" if nested else describe(parameter.hint)
-            lines.append(f"| `{key}` | {kind} | {default} |")
+    lines = ["", "## train", "", inspect.getdoc(Train) or ""]
+    lines += ["", "| a recipe may set | type | default |", "| --- | --- | --- |"]
+    for key, parameter in parameters(Train).items():
+        default = "" if parameter.default is inspect.Parameter.empty else f"`{_yaml(parameter.default)}`"
+        lines.append(f"| `{key}` | {describe(parameter.hint)} | {default} |")
     return lines
 
 

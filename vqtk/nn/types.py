@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, doc
+from annotated_types import Ge, Gt, Le, Len, Lt, doc
 
 from vqtk.errors import VqtkError
 
@@ -33,6 +33,9 @@ Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Betas = Annotated[list[Share], Len(2, 2), doc("a list of two numbers ≥ 0 and < 1")]
+"""The decays of an optimiser's two averages."""
 
 
 @dataclass(frozen=True)

@@ -81,13 +81,14 @@ class Validation:
 
 
 def validate(recipe: Recipe) -> Validation:
-    """Build the model and run one example forwards and backwards through it.
+    """Build the model, its optimiser and schedule, and run one example forwards and backwards through the model.
 
     Raises: RecipeError if it cannot be built, a pass fails, or a result is not finite.
     """
     started = time.monotonic()
     model = build_model(recipe)
     check_update(recipe, model)
+    recipe.train.optimizer(model), recipe.train.schedule()
     target = synthetic(model.data, 1)
     try:
         outcome = model.trial(target)

@@ -7,23 +7,28 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Len, Lt, doc
+from annotated_types import Ge, Gt, Lt, doc
 from pydantic import StringConstraints
 
-from vqtk.nn.types import Count, CountTo1000, NonNegative, Positive, Whole
+from vqtk.nn.types import Count, CountTo1000, Positive
 from vqtk.plugin.loading import Plugin, loaded_plugins, used_plugins
 from vqtk.recipe.merge import gather, merge, overridden
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
-from vqtk.registry import DatasetFactory, ModelFactory, ObjectiveFactory, RevivalFactory
+from vqtk.registry import (
+    DatasetFactory,
+    ModelFactory,
+    ObjectiveFactory,
+    OptimizerFactory,
+    RevivalFactory,
+    ScheduleFactory,
+)
 
 FolderName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=200),
     doc("a valid folder name: at most 200 letters, digits, `_`, `-`, `.` and `+`"),
 ]
-Betas = Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2), doc("a list of two numbers ≥ 0 and < 1")]
-
 
 BESIDE = {"changes results": False}
 """Marks a setting that changes results at most by rounding: how updates are computed, and when to measure or draw.
@@ -33,32 +38,15 @@ BESIDE = {"changes results": False}
 
 
 @dataclass(frozen=True)
-class Optimizer:
-    """The optimiser and its settings."""
-
-    name: Literal["adam", "adamw"] = "adam"
-    lr: Positive = 1e-3
-    betas: Betas = field(default_factory=lambda: [0.9, 0.99])
-    eps: Positive = 1e-5
-    weight_decay: NonNegative = 0.0
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How the learning rate changes from `optimizer.lr` to `final` over the updates, after `warmup` updates."""
-
-    name: Literal["linear", "cosine", "constant"] = "constant"
-    final: NonNegative = 0.0
-    warmup: Whole = 0
-
-
-@dataclass(frozen=True)
 class Train:
     """How a model is trained.
 
-    - `revive` is what happens to options that training does not choose; null: nothing.
     - `init` is where the biases of the options start: at zero (random, as the other weights are), or at the centres of
       a residual K-means of the training examples (kmeans), of the first stage or of all, by `model.stage_biases`.
+    - `revive` is what happens to options that training does not choose; null: nothing.
+    - `clip_value` limits each value of the gradient of an update, and `clip_norm` then the norm of the whole gradient.
+    - `ema` is the decay of an exponential moving average of the weights, which evaluations, images and saved weights
+      use instead of those that are trained.
     - `accumulate` is the number of batches in an update; their gradients are summed.
     - `micro_batch` splits each batch into parts of this size to save memory, and changes nothing else.
     - `gradient_checkpointing` recomputes activations in the backward pass to save memory: those of every stage (true),
@@ -73,10 +61,13 @@ class Train:
 
     updates: Count
     objective: ObjectiveFactory
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    schedule: Schedule = field(default_factory=Schedule)
-    revive: RevivalFactory | None = None
+    optimizer: OptimizerFactory
+    schedule: ScheduleFactory
     init: Literal["random", "kmeans"] = "random"
+    revive: RevivalFactory | None = None
+    clip_value: Positive | None = None
+    clip_norm: Positive | None = None
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
     accumulate: Count = 1
     micro_batch: Count | None = field(default=None, metadata=BESIDE)
     gradient_checkpointing: bool | Count | Literal["auto"] = field(default="auto", metadata=BESIDE)

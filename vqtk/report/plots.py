@@ -31,7 +31,19 @@ REFERENCES: dict[str, tuple[Any, str]] = {
     "gaussian": ((0, (5, 2)), "Gaussian R(D)"),
 }
 """The line and the name of each reference without a network."""
-BESIDE_LOSSES = ("update", "items", "of", "entropy_pooled_nats", "used", "lr", "step_ms", "end", "agreement", "teacher")
+BESIDE_LOSSES = (
+    "update",
+    "items",
+    "of",
+    "entropy_pooled_nats",
+    "used",
+    "lr",
+    "grad_norm",
+    "step_ms",
+    "end",
+    "agreement",
+    "teacher",
+)
 """The keys of rows of metrics that are not losses."""
 WIDTH, _HEIGHT = 5.4, 3.4
 """Of a plot, in inches."""

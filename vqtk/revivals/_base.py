@@ -43,6 +43,11 @@ class Revival(ABC):
             self.counts.zero_()
             self.updates = 0
 
+    @property
+    def closes_window(self) -> bool:
+        """Whether the next update is the last of a window."""
+        return self.updates + 1 == self.window
+
     @abstractmethod
     def revive(
         self, optimizer: torch.optim.Optimizer, counts: Tensor, target: Tensor, generator: torch.Generator

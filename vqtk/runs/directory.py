@@ -174,7 +174,8 @@ class RunDirectory:
         try:
             write_bytes(state, buffer.getvalue())
             facts = {"update": trainer.done, "data_sha256": self.manifest().get("data", {}).get("sha256")}
-            save_weights(weights, trainer.model, trainer.recipe, trainer_sha256=sha256, **facts)
+            with trainer.evaluated() as model:
+                save_weights(weights, model, trainer.recipe, trainer_sha256=sha256, **facts)
         except BaseException:
             state.unlink(missing_ok=True)
             raise

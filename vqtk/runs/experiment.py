@@ -106,12 +106,14 @@ class Experiment:
         `items` in it is the number of examples, and `of` that of the whole test split.
         """
         chosen, every = self.subset if items is None else items, len(self.splits.test)
-        found = evaluate(self.trainer.model, self.splits.test, items=chosen)
+        with self.trainer.evaluated() as model:
+            found = evaluate(model, self.splits.test, items=chosen)
+            besides = self._besides(chosen)
         return {
             "update": self.trainer.done,
             "items": found.items,
             "of": every,
-            "row": {"items": found.items, "of": every, **found.row(), **found.shared(), **self._besides(chosen)},
+            "row": {"items": found.items, "of": every, **found.row(), **found.shared(), **besides},
             "stages": found.stages(),
             "usage": found.usage.tolist(),
         }
@@ -126,7 +128,9 @@ class Experiment:
 
     def picture(self, folder: Path, update: int) -> None:
         """Write the images of the current model; report each thing that could not be drawn once."""
-        for line in write_all(self.trainer.model, self._shown, folder, update):
+        with self.trainer.evaluated() as model:
+            lines = write_all(model, self._shown, folder, update)
+        for line in lines:
             if line not in self._said:
                 self._said.add(line)
                 self.say(line)

@@ -158,7 +158,8 @@ def measure_samples(experiment: Experiment, directory: RunDirectory) -> None:
     recipe, splits = experiment.recipe, experiment.splits
     name, every = recipe.data.entry.name, torch.arange(len(splits.test))
     experiment.say("Comparing samples with test examples …")
-    found = quality(experiment.trainer.model, splits, items=every, name=name, seed=recipe.seed)
+    with experiment.trainer.evaluated() as model:
+        found = quality(model, splits, items=every, name=name, seed=recipe.seed)
     if found.note:
         experiment.say(f"{found.note} Used instead: {found.features.title}.")
     summary = directory.summary()

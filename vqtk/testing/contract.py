@@ -27,11 +27,13 @@ _OWN: dict[str, list[Clause]] = {
     "selector": _choosing.SELECTION_CHECKS,
     "objective": _training.OBJECTIVE_CHECKS,
     "revival": _training.REVIVAL_CHECKS,
+    "optimizer": _training.OPTIMIZER_CHECKS,
+    "schedule": _training.SCHEDULE_CHECKS,
     "guide": _choosing.GUIDE_CHECKS,
     "dataset": _datasets.CHECKS,
 }
 """The checks of a component on its own."""
-_NO_PARTS = ("objective", "revival", "guide", "dataset")
+_NO_PARTS = ("objective", "optimizer", "schedule", "revival", "guide", "dataset")
 """The kinds that are not part of a model; all others are tested within a model as well."""
 
 

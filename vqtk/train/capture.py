@@ -1,4 +1,4 @@
-"""The optimiser, and updates captured as CUDA graphs."""
+"""The optimiser's state on a device, and updates captured as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -8,60 +8,61 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqtk.errors import VqtkWarning
 from vqtk.nn.graph import Captured, Recorder
 from vqtk.nn.stage import State
 from vqtk.objectives import Pass
-from vqtk.recipe.recipe import Optimizer
 
 
-def make_optimizer(chosen: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser that a recipe chooses, for all of a model's parameters.
+def is_capturable(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimiser's step may be captured: whether it keeps all numbers that change on the device."""
+    return all(group.get("capturable", False) for group in optimizer.param_groups)
 
-    On CUDA the learning rate and the step count are tensors on the device: a captured step reads their current values,
-    where Python numbers would be fixed in the graph.
+
+def rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Return the learning rate of each group of parameters that the optimiser was built with.
+
+    On CUDA, that of a capturable optimiser becomes a tensor on the device: a captured step reads its current value,
+    where a Python number would be fixed in the graph.
     """
-    parameters = list(model.parameters())
-    on_cuda = parameters[0].device.type == "cuda"
-    first, second = chosen.betas
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name](
-        parameters,
-        lr=torch.tensor(chosen.lr, device=parameters[0].device) if on_cuda else chosen.lr,
-        betas=(first, second),
-        eps=chosen.eps,
-        weight_decay=chosen.weight_decay,
-        fused=parameters[0].device.type in ("cpu", "cuda"),
-        capturable=on_cuda,
-    )
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        device = next((value.device for value in group["params"]), torch.device("cpu"))
+        if device.type == "cuda" and is_capturable(optimizer):
+            group["lr"] = torch.tensor(rate, device=device)
+    return rates
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, object]) -> None:
     """Load a state but keep the optimiser's own form, since the state may have been saved on another device."""
-    own = [{key: group[key] for key in ("lr", "fused", "capturable")} for group in optimizer.param_groups]
+    form = ("lr", "fused", "capturable")
+    own = [{key: group[key] for key in form if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group, form in zip(optimizer.param_groups, own, strict=True):
-        group.update(form)
+    for group, kept in zip(optimizer.param_groups, own, strict=True):
+        group.update(kept)
 
 
 Backward = Callable[[Tensor, State, float], Pass]
 """A piece of a batch, the selector's draws for it, and its share of the batch → the pass over it."""
+Step = Callable[[], Tensor | None]
+"""Changes the weights by their gradients → the norm of the gradient, if it is limited."""
 
 
 class CapturedUpdate:
     """The two parts of an update that do all of its arithmetic, captured when they are first called.
 
-    The draws, the learning rate and the batch are data, copied to where the graphs read them. `after_update` is not
-    captured, because it may branch on values. If a part cannot be captured, updates are computed without graphs, with
-    a warning that says why.
+    The draws, the learning rate and the batch are data, copied to where the graphs read them. The step of an optimiser
+    that is not capturable is not captured; nor is `after_update`, because it may branch on values. If a part cannot be
+    captured, updates are computed without graphs, with a warning that says why.
     """
 
-    def __init__(self, backward: Backward, optimizer: torch.optim.Optimizer, recorder: Recorder):
-        self.plain, self.optimizer = backward, optimizer
+    def __init__(self, backward: Backward, step: Step, optimizer: torch.optim.Optimizer, recorder: Recorder):
+        self.plain, self.plain_step, self.optimizer = backward, step, optimizer
         guard = partial(snapshot, optimizer)
         self._backward = Captured(self._values, recorder, guard=guard)
-        self._step = Captured(optimizer.step, recorder, guard=guard)
+        self._step: Step = Captured(step, recorder, guard=guard) if is_capturable(optimizer) else step
         self._names: list[str] = []
         self.failed = False
 
@@ -79,15 +80,14 @@ class CapturedUpdate:
                 self._fail(error)
         return self.plain(piece, draws, share)
 
-    def step(self) -> None:
-        """Take the optimiser's step."""
+    def step(self) -> Tensor | None:
+        """Take the optimiser's step; return the norm of the gradient, if it is limited."""
         if not self.failed:
             try:
-                self._step()
-                return
+                return self._step()
             except RuntimeError as error:
                 self._fail(error)
-        self.optimizer.step()
+        return self.plain_step()
 
     def _values(self, piece: Tensor, draws: State, share: float) -> list[Tensor]:
         passed = self.plain(piece, draws, share)

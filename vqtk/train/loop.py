@@ -5,7 +5,8 @@ for each piece of a batch:                   the whole batch, or `micro_batch` e
     objective.prepare(piece)                 what has no gradient: draws, the path of a search
     passed = objective(piece)                forward: the encoding pass and its losses
     (passed.loss · share).backward()         backward: gradients add up
-optimizer.step()                             at the schedule's learning rate
+clip, optimizer.step()                       at the schedule's learning rate
+average the weights                          with `ema`
 log, evaluate, draw, save                    when due
 """
 
@@ -15,25 +16,28 @@ import math
 import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqtk.datasets import Split
-from vqtk.errors import DivergenceError
+from vqtk.errors import DivergenceError, RecipeError
 from vqtk.io.weights import load
 from vqtk.models import Model, usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
 from vqtk.nn.stage import State, tree_map
 from vqtk.objectives import Pass
+from vqtk.optimizers import Average, Averaging, copy_weights, evaluating
 from vqtk.process import generator
 from vqtk.recipe.affordable import check_update
-from vqtk.recipe.recipe import Recipe, Schedule
+from vqtk.recipe.recipe import Recipe
+from vqtk.revivals import Revival
 from vqtk.train.batches import Batches
-from vqtk.train.capture import CapturedUpdate, make_optimizer, restore
+from vqtk.train.capture import CapturedUpdate, rates_of, restore
 from vqtk.train.execution import Execution, prepare, resolve
 
 LOG_EVERY = 10
@@ -129,12 +133,15 @@ def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], 
 class Trainer:
     """A model with its objective and optimiser, the number of updates done, and the seconds that they took.
 
+    The model holds the weights that are trained. What evaluates, draws or saves it does so within `evaluated`.
+
     `execution` says how updates are computed; by default as the recipe asks, on the model's device. `passes` holds the
     passes of the last update, by batch, each with its piece's share of the batch. `sound` is False during the
     optimiser's step, and `logged` is the last update whose metrics were written if they were due: a failure in between
     must not become a checkpoint.
 
-    Raises: RecipeError if model and objective do not fit, or an update needs more memory than this machine has.
+    Raises: RecipeError if model and objective do not fit, an update needs more memory than this machine has, or weights
+    would be averaged twice.
     """
 
     def __init__(self, recipe: Recipe, model: Model, execution: Execution | None = None):
@@ -142,12 +149,25 @@ class Trainer:
         self.recipe, self.model, self.settings = recipe, model, recipe.train
         self.objective = recipe.train.objective(model, load)
         self.execution = execution or resolve(recipe, model)
-        self.optimizer = make_optimizer(recipe.train.optimizer, model)
+        self.optimizer, self.schedule = recipe.train.optimizer(model), recipe.train.schedule()
+        self.rates = rates_of(self.optimizer)
+        self.average = None if recipe.train.ema is None else Average(recipe.train.ema)
+        if self.average and isinstance(self.optimizer, Averaging):
+            raise RecipeError(
+                f"train.ema: the optimizer averages weights itself ({type(self.optimizer).__name__}). Set `ema` to "
+                "null, or choose another optimizer."
+            )
         self.revival = recipe.train.revive(model) if recipe.train.revive else None
+        if self.revival and isinstance(self.optimizer, Averaging):
+            raise RecipeError(
+                f"train.revive: the optimizer averages weights itself ({type(self.optimizer).__name__}), so options "
+                "cannot be replaced. Set `revive` to null, or choose another optimizer."
+            )
         self.explores, self.bfloat16 = self.objective.explores, self.execution.precision == "bfloat16"
         self.done, self.seconds, self.rate = 0, 0.0, 0.0
         self.sound, self.logged = True, 0
         self.passes: list[list[tuple[float, Pass]]] = []
+        self.gradient_norm: Tensor | None = None
         self.captured: CapturedUpdate | None = None
         prepare(self.execution, model, min(recipe.batch, recipe.train.micro_batch or recipe.batch))
         if self.execution.graph:
@@ -155,7 +175,7 @@ class Trainer:
 
     def capture(self, recorder: Recorder) -> None:
         """Capture updates from the next one on; if that fails, compute them without graphs, with a warning."""
-        self.captured = CapturedUpdate(self.backward, self.optimizer, recorder)
+        self.captured = CapturedUpdate(self.backward, self.step, self.optimizer, recorder)
 
     def update(self, batches: Sequence[Tensor], *, updates: int) -> None:
         """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
@@ -164,6 +184,9 @@ class Trainer:
         parts = self.captured
         backward = parts.backward if parts else self.backward
         (parts.zero_grad if parts else self.optimizer.zero_grad)()
+        weights = list(self.model.parameters()) if self.average else []
+        if self.average and not self.average.values:
+            self.average.start(weights)
         self.passes = []
         for index, batch in enumerate(batches):
             self.passes.append([])
@@ -171,20 +194,16 @@ class Trainer:
                 with torch.no_grad(), self._autocast(piece):
                     prepared = self.objective.prepare(piece, draws)
                 self.passes[-1].append((share, backward(piece, prepared, share)))
-        self.rate = learning_rate(self.settings.schedule, self.settings.optimizer.lr, self.done + 1, updates)
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):  # A captured step reads this tensor.
-                group["lr"].fill_(self.rate)
-            else:
-                group["lr"] = self.rate
+        self._set_rates(updates)
         self.sound = False
-        (parts.step if parts else self.optimizer.step)()
+        self.gradient_norm = parts.step() if parts else self.step()
         if self.model.revives:
             self.model.after_update(self.optimizer, self.usage())
         if self.revival:
-            drawn_by = generator(self.recipe.seed, "revive", self.done)
-            self.revival.after_update(self.optimizer, self.usage(), batches[-1], drawn_by)
+            self._revive(self.revival, batches[-1])
         self.done += 1
+        if self.average:
+            self.average.update(weights, self.done)
         self.sound = True
 
     def backward(self, piece: Tensor, draws: State, share: float) -> Pass:
@@ -198,6 +217,43 @@ class Trainer:
     def _autocast(self, piece: Tensor) -> torch.autocast:
         # With autocast's cache, stages would share a weight's bfloat16 copy, and their gradients be summed in bfloat16.
         return torch.autocast(piece.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False)
+
+    def step(self) -> Tensor | None:
+        """Clip the gradient and take the optimiser's step; return the norm of the gradient, if it is limited.
+
+        It is that of the gradient after its values were limited, if they are. Does not wait for the device.
+        """
+        value, norm = self.settings.clip_value, self.settings.clip_norm
+        if value is not None:
+            nn.utils.clip_grad_value_(self.model.parameters(), value)
+        found = None if norm is None else nn.utils.clip_grad_norm_(self.model.parameters(), norm)
+        self.optimizer.step()
+        return found
+
+    def _revive(self, revival: Revival, target: Tensor) -> None:
+        """Count the usage of options, and at the end of a window revive idle ones, in the average as well."""
+        weights = list(self.model.parameters())
+        before = [weight.detach().clone() for weight in weights] if self.average and revival.closes_window else None
+        drawn_by = generator(self.recipe.seed, "revive", self.done)
+        revival.after_update(self.optimizer, self.usage(), target, drawn_by)
+        if self.average and before:
+            self.average.adopt(before, weights)
+
+    def _set_rates(self, updates: int) -> None:
+        """Set the learning rate of the next update for each group of parameters; `rate` is the first group's."""
+        rates = [self.schedule(self.done + 1, updates, rate) for rate in self.rates]
+        self.rate = rates[0]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):  # A captured step reads this tensor.
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    @contextmanager
+    def evaluated(self) -> Iterator[Model]:
+        """Return the model with the weights to evaluate, draw or save, for the context: averaged ones, if there are."""
+        with evaluating(self.model, self.optimizer, self.average):
+            yield self.model
 
     def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, State, float]]:
         """Yield the pieces of a batch, each with the selector's draws for it and its share of the batch.
@@ -223,6 +279,8 @@ class Trainer:
     def metrics(self) -> dict[str, float]:
         """Return the loss terms of the last update, as means over its batches before its step, and its code usage.
 
+        With `clip_norm`, also the norm of its gradient before it was limited.
+
         Raises: DivergenceError if one of them is not finite.
         """
         if not self.passes:
@@ -235,8 +293,12 @@ class Trainer:
         means = torch.stack(batches).double().mean(0)
         counts = self.usage().sum(0)
         entropy, used = torch.special.entr(counts.double() / counts.sum()).sum(), (counts > 0).sum()
-        *terms, nats, options = torch.cat([means, torch.stack([entropy, used.double()])]).tolist()
-        row = {**dict(zip(names, terms, strict=True)), "entropy_pooled_nats": nats, "used": int(options)}
+        found = {"entropy_pooled_nats": entropy, "used": used}
+        if self.gradient_norm is not None:
+            found["grad_norm"] = self.gradient_norm
+        values = torch.cat([means, torch.stack([value.double() for value in found.values()])]).tolist()
+        row = dict(zip([*names, *found], values, strict=True))
+        row["used"] = int(row["used"])
         _check_finite(row, self.done)
         return {**row, "lr": self.rate}
 
@@ -244,17 +306,27 @@ class Trainer:
         """Raise DivergenceError if a weight or a moment of the optimiser is not finite."""
         state = self.optimizer.state
         kept = [value for moments in state.values() for value in moments.values() if isinstance(value, Tensor)]
+        kept += self.average.values if self.average else []
         floating = [value for value in [*self.model.state_dict().values(), *kept] if value.is_floating_point()]
         if floating and not torch.stack([value.isfinite().all() for value in floating]).all():
             raise DivergenceError(f"training diverged: after update {self.done} the weights are not finite. {_ADVICE}")
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores in addition to the weights."""
-        revival = {"revival": self.revival.state_dict()} if self.revival else {}
-        return {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict(), **revival}
+        """Return what a checkpoint stores in addition to the weights to evaluate; if others are trained, also these."""
+        state = {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict()}
+        if self.average or isinstance(self.optimizer, Averaging):
+            state["weights"] = [weight.detach() for weight in self.model.parameters()]
+        if self.revival:
+            state["revival"] = self.revival.state_dict()
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Load a state that `state` returned."""
+        """Load a state that `state` returned; the model must hold the weights to evaluate that belong to it."""
+        weights = list(self.model.parameters())
+        if self.average:
+            self.average.start(weights)
+        if self.average or isinstance(self.optimizer, Averaging):
+            copy_weights(state["weights"], weights)
         self.done, self.seconds = operator.index(state["done"]), float(state["seconds"])
         self.logged = self.done
         restore(self.optimizer, state["optimizer"])
@@ -264,21 +336,6 @@ class Trainer:
 
 def _rows(start: int, stop: int, value: Tensor) -> Tensor:
     return value[start:stop]
-
-
-def learning_rate(schedule: Schedule, lr: float, update: int, updates: int) -> float:
-    """Return the learning rate of update 1 … updates; the last one has the schedule's final value.
-
-    linear: lr·(1 - j/U) + final·j/U; cosine: half a period between the same ends; constant: lr.
-    """
-    if update <= schedule.warmup:
-        return lr * update / schedule.warmup
-    done = (update - schedule.warmup) / max(1, updates - schedule.warmup)
-    if schedule.name == "linear":
-        return lr * (1 - done) + schedule.final * done
-    if schedule.name == "cosine":
-        return schedule.final + (lr - schedule.final) * (1 + math.cos(math.pi * done)) / 2
-    return lr
 
 
 def _check_finite(row: dict[str, float], done: int) -> None:

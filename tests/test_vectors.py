@@ -1,0 +1,136 @@
+"""Vectors: files of several formats, a refiner and baselines for them, and recall by searching what was decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.images import message
+from vqtk.datasets._mapped import Mapped
+from vqtk.datasets.vectors import Vectors
+from vqtk.testing import contract
+
+VALUES = 6
+
+
+def drawn(count: int, *, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal((count, VALUES)) * 3 + 5).astype(np.float32)
+
+
+def write_vecs(path: Path, rows: np.ndarray) -> None:
+    length = np.full((len(rows), 1), rows.shape[1], dtype="<i4").view(np.uint8)
+    stored = rows.astype("u1") if path.suffix == ".bvecs" else rows.astype("<f4")
+    path.write_bytes(np.hstack([length, stored.view(np.uint8).reshape(len(rows), -1)]).tobytes())
+
+
+def folder(path: Path, **counts: int) -> Path:
+    for seed, (name, count) in enumerate((counts or {"train": 40, "base": 20, "query": 5}).items()):
+        np.save(path / f"{name}.npy", drawn(count, seed=seed))
+    return path
+
+
+def of(path: Path, **settings: Any) -> Vectors:
+    return Vectors(path=str(path), **{"values": VALUES, **settings})
+
+
+# ── the data set ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("ending", [".fvecs", ".bvecs", ".npy"])
+def test_vectors_of_every_format_are_read_as_they_were_written(ending: str, tmp_path: Path) -> None:
+    rows = np.abs(drawn(12)).astype(np.uint8) if ending == ".bvecs" else drawn(12)
+    for name in ("sift_learn", "sift_base", "sift_query"):
+        if ending == ".npy":
+            np.save(tmp_path / f"{name}.npy", rows)
+        else:
+            write_vecs(tmp_path / f"{name}{ending}", rows)
+    splits = of(tmp_path, normalise=False).load(tmp_path)
+    for split in (splits.train, splits.test, splits.queries):
+        assert isinstance(split, Mapped)
+        assert isinstance(split.rows, np.memmap)
+        assert np.array_equal(split[torch.arange(12)].numpy(), rows.astype(np.float32))
+    assert splits.units is None
+
+
+def test_training_units_keep_the_proportions_of_distances_and_are_recorded(tmp_path: Path) -> None:
+    splits = of(folder(tmp_path)).load(tmp_path)
+    units = splits.train[torch.arange(40)]
+    assert units.mean(0).abs().max() < 1e-6
+    assert units.square().mean().item() == pytest.approx(1)
+    assert splits.units is not None
+    (std,) = splits.units["std"]
+    restored = splits.test[torch.arange(20)].numpy() * std + np.array(splits.units["mean"], dtype=np.float32)
+    assert np.allclose(restored, drawn(20, seed=1), atol=1e-5)
+    facts = splits.fingerprint()
+    assert (facts["train_items"], facts["test_items"], facts["queries"]) == (40, 20, 5)
+    assert splits.train.to(torch.device("cpu"))[torch.tensor([3])].equal(splits.train[torch.tensor([3])])
+    np.save(tmp_path / "query.npy", drawn(5, seed=9))
+    assert of(tmp_path).load(tmp_path).fingerprint()["sha256"] != facts["sha256"]
+
+
+def test_a_single_file_is_divided_so_that_appending_vectors_moves_none(tmp_path: Path) -> None:
+    np.save(tmp_path / "all.npy", drawn(30))
+    splits = of(tmp_path / "all.npy", normalise=False).load(tmp_path)
+    assert len(splits.train) + len(splits.test) == 30
+    before = {tuple(row.tolist()) for row in splits.test[torch.arange(len(splits.test))]}
+    np.save(tmp_path / "all.npy", np.concatenate([drawn(30), drawn(30, seed=1)]))
+    more = of(tmp_path / "all.npy", normalise=False).load(tmp_path).test
+    assert before <= {tuple(row.tolist()) for row in more[torch.arange(len(more))]}
+    assert of(tmp_path / "all.npy").count(tmp_path) == 60
+
+
+def test_the_data_set_keeps_to_the_contract_on_files_of_its_own(tmp_path: Path) -> None:
+    for check in contract("dataset", "vectors", example={"path": str(folder(tmp_path)), "values": VALUES}):
+        check()
+
+
+def _cut(path: Path) -> None:
+    write_vecs(path / "train.fvecs", drawn(9))
+    (path / "train.fvecs").write_bytes((path / "train.fvecs").read_bytes()[:-3])
+
+
+def _odd_length(path: Path) -> None:
+    write_vecs(path / "train.fvecs", drawn(9))
+    stored = bytearray((path / "train.fvecs").read_bytes())
+    stored[4 * (4 * (VALUES + 1))] = 7
+    (path / "train.fvecs").write_bytes(bytes(stored))
+
+
+def _cut_npy(path: Path) -> None:
+    folder(path)
+    (path / "base.npy").write_bytes((path / "base.npy").read_bytes()[:-4])
+
+
+def _not_finite(path: Path) -> None:
+    rows = drawn(9)
+    rows[7, 2] = np.nan
+    np.save(folder(path) / "query.npy", rows)
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "nothing": (lambda path: None, "holds no such file, and none is named train. Expected a .fvecs"),
+    "no train": (lambda path: folder(path, base=9), "holds base.npy, and none is named train"),
+    "twice": (lambda path: folder(path, train=9, a_learn=9), "both hold the train vectors"),
+    "truncated": (_cut, "it has 249 bytes, and vectors of 6 values take 28 each, so that the last one is incomplete"),
+    "another length": (_odd_length, "vector 4 has length 7, and those before it 6"),
+    "no length": (lambda path: (path / "train.fvecs").write_bytes(b""), "does not begin with the length of a vector"),
+    "truncated array": (_cut_npy, "base.npy: "),
+    "not finite": (_not_finite, "query.npy: vector 7 of 9 has a value that is not a finite number"),
+    "not numbers": (lambda path: np.save(path / "train.npy", np.array(["a"])), "Expected numbers of shape (n, 6)"),
+    "another width": (lambda path: np.save(path / "train.npy", drawn(9)[:, :4]), "data.values is 6. Set data"),
+    "objects": (lambda path: np.save(path / "train.npy", np.array([{}]), allow_pickle=True), "Python objects"),
+    "empty": (lambda path: np.save(path / "train.npy", drawn(0)), "holds no vectors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_what_is_wrong_with_files_is_said_on_one_line(case: str, tmp_path: Path) -> None:
+    damage, expected = DAMAGED[case]
+    damage(tmp_path)
+    said = message(of(tmp_path), tmp_path)
+    assert expected in said

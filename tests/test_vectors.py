@@ -13,6 +13,7 @@ import torch
 from tests.images import message
 from vqtk.datasets._mapped import Mapped
 from vqtk.datasets.vectors import Vectors
+from vqtk.refiners.qinco import QINCo
 from vqtk.testing import contract
 
 VALUES = 6
@@ -134,3 +135,40 @@ def test_what_is_wrong_with_files_is_said_on_one_line(case: str, tmp_path: Path)
     damage(tmp_path)
     said = message(of(tmp_path), tmp_path)
     assert expected in said
+
+
+# ── the refiner ──────────────────────────────────────────────────────────────────────────────────
+
+
+def refiner(size: tuple[int, ...] = (), **settings: Any) -> QINCo:
+    torch.manual_seed(0)
+    return QINCo(2, size, 3, 5, 2, **{"width": 4, "hidden": 6, "blocks": 2, **settings}).double()
+
+
+def test_at_first_each_delta_is_its_codeword_and_later_not() -> None:
+    x = torch.randn(4, 2, 3, 3, dtype=torch.float64)
+    plain = refiner((3, 3))
+    deltas, _ = plain.propose(x, 1, None)
+    assert torch.equal(deltas, plain.codewords[1].view(1, 5, 2, 3, 3).expand(4, -1, -1, -1, -1))
+    deltas, _ = refiner((3, 3), zero_last=False).propose(x, 1, None)
+    assert not torch.allclose(deltas[0], deltas[1])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_network_sees_the_codeword_and_the_reconstruction_side_by_side(shared: bool) -> None:
+    one, x = refiner(zero_last=False, shared=shared), torch.randn(4, 2, dtype=torch.float64)
+    network = one.networks[0 if shared else 2]
+    weight = torch.cat([network.of_codeword.weight, one.of_reconstruction[0 if shared else 2]], 1)
+    pairs = torch.cat([one.codewords[2].expand(4, -1, -1), x[:, None].expand(-1, 5, -1)], 2)
+    features = pairs @ weight.T + network.of_codeword.bias
+    for up, down in zip(network.up, network.down, strict=True):
+        features = features + down(torch.relu(up(features)))
+    assert torch.allclose(one.propose(x, 2, None)[0], one.codewords[2] + network.out(features))
+
+
+def test_the_deltas_of_several_options_are_those_of_all() -> None:
+    one, x = refiner((2,), zero_last=False), torch.randn(4, 2, 2, dtype=torch.float64)
+    codes = torch.tensor([[0, 4], [3, 3], [1, 2], [2, 0]])
+    every, _ = one.propose(x, 0, None)
+    assert torch.allclose(one.choose_many(x, 0, None, codes)[0], every[torch.arange(4)[:, None], codes])
+    assert torch.allclose(one.choose(x, 0, None, codes[:, 1])[0], every[torch.arange(4), codes[:, 1]])

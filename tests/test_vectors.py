@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+import vqtk
 from tests.images import message
+from tests.running import vqtk_main
 from vqtk.datasets._mapped import Mapped
 from vqtk.datasets.vectors import Vectors
+from vqtk.evaluate import distortion
+from vqtk.evaluate.distortion import search_figures
 from vqtk.refiners.qinco import QINCo
 from vqtk.testing import contract
 
@@ -172,3 +177,56 @@ def test_the_deltas_of_several_options_are_those_of_all() -> None:
     every, _ = one.propose(x, 0, None)
     assert torch.allclose(one.choose_many(x, 0, None, codes)[0], every[torch.arange(4)[:, None], codes])
     assert torch.allclose(one.choose(x, 0, None, codes[:, 1])[0], every[torch.arange(4), codes[:, 1]])
+
+
+# ── search ───────────────────────────────────────────────────────────────────────────────────────
+
+RECIPE = """
+name: small
+data: {name: vectors, path: PATH, values: 6, batch: 16}
+model: {name: vqdraw, stages: 3, options: 4, loss: mse, refiner: {name: qinco, width: 4, hidden: 4, blocks: 1}}
+train: {updates: 5, evaluate_items: 8, picture_items: 2}
+"""
+
+
+def test_recall_is_that_of_a_brute_force_search_in_the_units_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = of(folder(tmp_path, train=60, base=300, query=40)).load(tmp_path)
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("PATH", str(tmp_path)))
+    model = vqtk.build(tmp_path / "small.yaml")
+    monkeypatch.setattr(distortion, "MOST_VALUES", 50_000)
+    monkeypatch.setattr(distortion, "QUERIES_AT_ONCE", 16)
+    items = torch.arange(300).flip(0)[:250]
+    codes = model.random_codes(250, generator=torch.Generator().manual_seed(0))
+    codes[:125] = model.encode(splits.test[items[:125]])
+    found = search_figures(model, splits, items, codes)
+
+    assert splits.units is not None
+    mean, std = np.array(splits.units["mean"]), splits.units["std"][0]
+    base, query = drawn(300, seed=1)[items.numpy()].astype(float), drawn(40, seed=2).astype(float)
+    decoded = model.decode(codes).detach().double().numpy() * std + mean
+    nearest = np.square(query[:, None] - base).sum(2).argmin(1)
+    ranks = np.square(query[:, None] - decoded).sum(2).argsort(1, kind="stable")
+    for most in (10, 100):
+        expected = np.mean([one in row[:most] for one, row in zip(nearest, ranks, strict=True)])
+        assert found[f"recall_at_{most}"] == pytest.approx(expected, abs=2 / 40)  # Equal codes are equally near.
+    assert 0 <= found["recall_at_1"] <= found["recall_at_10"] < found["recall_at_100"] <= 1
+    assert found["squared_error"] == pytest.approx(np.square(base - decoded).sum(1).mean(), rel=1e-4)
+
+
+def test_a_run_records_recall_and_eval_prints_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    folder(tmp_path / "data")
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("PATH", "data"))
+    assert vqtk_main(monkeypatch, "run", "small.yaml", "--device", "cpu") == 0
+    (run,) = Path("runs/small").iterdir()
+    test = json.loads((run / "summary.json").read_text())["test"]
+    assert {"recall_at_1", "recall_at_10", "recall_at_100", "squared_error"} <= set(test)
+    assert vqtk_main(monkeypatch, "eval", run) == 0
+    assert "Recall of the nearest of 20 vectors for 5 queries" in " ".join(capsys.readouterr().out.split())
+    measured = json.loads((run / "eval.json").read_text())["test"]
+    assert measured["squared_error"] == pytest.approx(test["squared_error"])

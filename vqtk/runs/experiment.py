@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vqtk.datasets import Splits, fixed_subset
 from vqtk.errors import CheckpointError
+from vqtk.evaluate.distortion import search_figures
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
 from vqtk.files import file_sha256
@@ -109,11 +110,14 @@ class Experiment:
         """
         chosen, every = self.subset if items is None else items, len(self.splits.test)
         found = evaluate(self.trainer.model, self.splits.test, items=chosen)
+        whole = len(chosen) == every  # A search among fewer vectors finds more.
+        searched = search_figures(self.trainer.model, self.splits, chosen, found.codes) if whole else {}
+        besides = {**found.shared(), **self._besides(chosen), **searched}
         return {
             "update": self.trainer.done,
             "items": found.items,
             "of": every,
-            "row": {"items": found.items, "of": every, **found.row(), **found.shared(), **self._besides(chosen)},
+            "row": {"items": found.items, "of": every, **found.row(), **besides},
             "stages": found.stages(),
             "usage": found.usage.tolist(),
         }

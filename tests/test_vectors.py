@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,14 @@ from tests.images import message
 from tests.running import vqtk_main
 from vqtk.datasets._mapped import Mapped
 from vqtk.datasets.vectors import Vectors
+from vqtk.errors import ShapeError
 from vqtk.evaluate import distortion
 from vqtk.evaluate.distortion import search_figures
+from vqtk.io.weights import load_weights, weights_of
+from vqtk.losses.gaussian import Gaussian
+from vqtk.losses.mse import MSE
+from vqtk.models.faiss import Faiss
+from vqtk.nn.types import DataSpec
 from vqtk.refiners.qinco import QINCo
 from vqtk.testing import contract
 
@@ -230,3 +237,89 @@ def test_a_run_records_recall_and_eval_prints_it(
     assert "Recall of the nearest of 20 vectors for 5 queries" in " ".join(capsys.readouterr().out.split())
     measured = json.loads((run / "eval.json").read_text())["test"]
     assert measured["squared_error"] == pytest.approx(test["squared_error"])
+
+
+# ── faiss ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def quantiser(kind: str, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    chosen = {"stages": 3, "options": 4, "kind": kind, "loss": MSE, **settings}
+    return Faiss(DataSpec("points", (VALUES,)), **chosen)
+
+
+@pytest.mark.parametrize("kind", ["pq", "opq", "rq"])
+def test_codes_and_reconstructions_are_those_of_faiss(kind: str) -> None:
+    faiss = pytest.importorskip("faiss")
+    units = torch.from_numpy((drawn(400) - 5) / 3)
+    one = quantiser(kind, beam=4)
+    one.fit(units)
+    vectors = units.numpy()
+    if kind == "rq":
+        theirs = faiss.ResidualQuantizer(VALUES, 3, 2)
+        theirs.max_beam_size, theirs.is_trained = 4, True
+        faiss.copy_array_to_vector(one.codebooks.detach().numpy().ravel(), theirs.codebooks)
+        theirs.compute_codebook_tables()
+    else:
+        theirs = faiss.ProductQuantizer(VALUES, 3, 2)
+        faiss.copy_array_to_vector(one.codebooks.detach().numpy().ravel(), theirs.centroids)
+        vectors = vectors if kind == "pq" else vectors @ one.rotation.numpy().T
+    decoded = theirs.decode(theirs.compute_codes(np.ascontiguousarray(vectors)))
+    decoded = decoded if kind != "opq" else decoded @ one.rotation.numpy()
+    with torch.no_grad():
+        ours = one.decode(one.encode(units))
+    assert np.allclose(ours.numpy(), decoded, atol=1e-5)
+    assert (ours - units).square().mean() < 0.8
+
+
+def test_a_wider_beam_finds_codes_as_good_as_the_best_of_all() -> None:
+    one = quantiser("rq", beam=64)
+    with torch.no_grad():
+        one.codebooks.normal_()
+        units = torch.randn(20, VALUES)
+        every = torch.cartesian_prod(*[torch.arange(4)] * 3)
+        assert torch.equal(one.encode(units), every[torch.cdist(units, one.decode(every)).argmin(1)])
+
+
+UNFIT = [
+    ({"kind": "pq", "stages": 4}, "splits an example into 4 parts, and it has 6 values"),
+    ({"kind": "rq", "options": 6}, "needs a power of 2. Use 4 or 8"),
+    ({"kind": "rq", "loss": Gaussian}, "Use images, points or signals, and `loss: mse`"),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), UNFIT)
+def test_what_faiss_cannot_quantise_is_said(settings: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ShapeError, match=re.escape(expected)):
+        quantiser(**settings)
+
+
+FAISS = ["model={name: faiss, kind: rq, stages: 3, options: 4, loss: mse}", "train.objective=fitting", "data.batch=40"]
+ONCE = ["train.updates=1", "train.schedule={name: linear, final: 0}"]
+
+
+def test_a_run_of_faiss_is_what_faiss_fitted_and_is_compared_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    folder(tmp_path / "data")
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("PATH", "data"))
+    said = vqtk_main(monkeypatch, "run", "small.yaml", *FAISS[:2], *ONCE, "data.batch=2", "--device", "cpu")
+    assert said == 2
+    assert "Raise data.batch" in capsys.readouterr().err
+    for name, settings in {"faiss": [*FAISS, *ONCE], "qinco": ["data.batch=8"]}.items():
+        command = ["run", "small.yaml", *settings, f"name={name}", "--out", "runs", "--device", "cpu"]
+        assert vqtk_main(monkeypatch, *command) == 0
+    capsys.readouterr()
+    assert vqtk_main(monkeypatch, "compare", "runs", "--metric", "squared_error", "--unequal") == 0
+    assert "faiss" in capsys.readouterr().out
+    (run,) = Path("runs/faiss").iterdir()
+    fitted, _ = load_weights(weights_of(run))
+    units = of(tmp_path / "data").load(tmp_path).train[torch.arange(40)]
+    # The step of rate 0 left each codeword of the first book the mean of the vectors that are nearest to it.
+    book = fitted.codebooks[0].detach()
+    nearest = torch.cdist(units, book).argmin(1)
+    assert torch.allclose(units[nearest == 0].mean(0), book[0], atol=1e-4)
+    assert fitted.fitted

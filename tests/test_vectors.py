@@ -26,6 +26,8 @@ from vqtk.losses.mse import MSE
 from vqtk.models.faiss import Faiss
 from vqtk.nn.types import DataSpec
 from vqtk.refiners.qinco import QINCo
+from vqtk.searches.beam import Beam
+from vqtk.searches.preselect import Preselect
 from vqtk.testing import contract
 
 VALUES = 6
@@ -323,3 +325,26 @@ def test_a_run_of_faiss_is_what_faiss_fitted_and_is_compared_with_others(
     nearest = torch.cdist(units, book).argmin(1)
     assert torch.allclose(units[nearest == 0].mean(0), book[0], atol=1e-4)
     assert fitted.fitted
+
+
+# ── pre-selection ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_with_all_candidates_pre_selection_is_the_exact_beam_search(width: int, tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(
+        RECIPE.replace("PATH", "none").replace("hidden: 4", "hidden: 4, zero_last: false")
+    )
+    model = vqtk.build(tmp_path / "small.yaml").double()
+    units = torch.randn(30, VALUES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = Beam(width=width)(model, units)
+    assert torch.equal(Preselect(candidates=4, width=width)(model, units), exact)
+    few = Preselect(candidates=2, width=width)(model, units)
+    assert 0.5 < (few == exact).double().mean() <= 1
+
+
+def test_pre_selection_computes_only_the_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("PATH", "none"))
+    model = vqtk.build(tmp_path / "small.yaml")
+    monkeypatch.setattr(QINCo, "propose", lambda *_: pytest.fail("all deltas were computed"))
+    assert Preselect(candidates=2, width=2)(model, torch.randn(5, VALUES)).shape == (5, 3)

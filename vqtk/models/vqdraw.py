@@ -132,6 +132,15 @@ class VQDraw(Model):
             deltas = deltas + (self.bias if codes is None else self.bias[codes])
         return deltas, carry
 
+    def guess(self, x: Tensor, state: State, stage: int) -> Tensor:
+        """Return the refiner's guesses of all deltas at a stage, by which a search pre-selects options.
+
+        Shapes: → (n, k, *shape), or (1, k, *shape) if they do not depend on x.
+        """
+        refiner, local = self.refiners[stage // self.segment], stage % self.segment
+        guessed = self.loss.from_channels(refiner.guess(self.loss.to_channels(x), local, state))
+        return guessed + self.bias if stage == 0 else guessed
+
     def walk(
         self,
         target: Tensor,

@@ -79,6 +79,10 @@ class QINCo(Refiner):
         """Return the deltas of several options for each example; the network computes no others."""
         return self._deltas(x, stage, codes), None
 
+    def guess(self, x: Tensor, stage: int, state: State) -> Tensor:
+        """Return the codewords (1, options, out_channels, *size), without what the network adds."""
+        return self.codewords[stage].unflatten(1, self.shape)[None]
+
     def _deltas(self, x: Tensor, stage: int, codes: Tensor | None) -> Tensor:
         """Return the deltas of options (n, m), by default of all: (n, m, *shape)."""
         which = stage if len(self.networks) > 1 else 0

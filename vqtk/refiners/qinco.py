@@ -60,11 +60,11 @@ class QINCo(Refiner):
         entering, values = in_width * prod(size), prod(self.shape)
         networks = 1 if shared else stages
         self.codewords = nn.Parameter(scale * torch.randn(stages, options, values))
-        # Not within the networks: that of the first stage enters as 0, and leaves this weight of it without a gradient.
-        self.of_reconstruction = nn.Parameter(torch.empty(networks, width, entering))
-        nn.init.uniform_(self.of_reconstruction, -(entering**-0.5), entering**-0.5)
+        # Not within the networks: at the first stage x is 0, and a weight for it alone would be without a gradient.
+        bound = (values + entering) ** -0.5
+        self.project = nn.Parameter(torch.empty(networks, width, values + entering).uniform_(-bound, bound))
         self.networks = nn.ModuleList(
-            _Network(values, width, hidden, blocks, zero_last=zero_last) for _ in range(networks)
+            _Network(width, hidden, blocks, values, zero_last=zero_last) for _ in range(networks)
         )
 
     def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
@@ -86,17 +86,21 @@ class QINCo(Refiner):
     def _deltas(self, x: Tensor, stage: int, codes: Tensor | None) -> Tensor:
         """Return the deltas of options (n, m), by default of all: (n, m, *shape)."""
         which = stage if len(self.networks) > 1 else 0
-        of_reconstruction = functional.linear(x.flatten(1), self.of_reconstruction[which])
-        return self.networks[which](self.codewords[stage], of_reconstruction, codes).unflatten(2, self.shape)
+        codewords = self.codewords[stage]
+        of_codeword, of_reconstruction = self.project[which].tensor_split([codewords.shape[1]], 1)
+        # The part of c is computed once for all examples, and that of x once for all options.
+        seen = functional.linear(codewords, of_codeword)
+        if codes is not None:
+            codewords, seen = codewords[codes], seen[codes]
+        features = seen + functional.linear(x.flatten(1), of_reconstruction)[:, None]
+        return (codewords + self.networks[which](features)).unflatten(2, self.shape)
 
 
 class _Network(nn.Module):
-    """Codewords (k, values), what is seen of the reconstruction (n, width), options (n, m) → deltas (n, m, values)."""
+    """Residual blocks, and a map to values: (…, width) → (…, values)."""
 
-    def __init__(self, values: int, width: int, hidden: int, blocks: int, *, zero_last: bool):
+    def __init__(self, width: int, hidden: int, blocks: int, values: int, *, zero_last: bool):
         super().__init__()
-        # The linear map of [c; x] is two: that of c is computed once for all examples, that of x once for all options.
-        self.of_codeword = nn.Linear(values, width)
         self.up = nn.ModuleList(nn.Linear(width, hidden) for _ in range(blocks))
         self.down = nn.ModuleList(nn.Linear(hidden, width) for _ in range(blocks))
         self.out = nn.Linear(width, values)
@@ -105,11 +109,7 @@ class _Network(nn.Module):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, codewords: Tensor, of_reconstruction: Tensor, codes: Tensor | None) -> Tensor:
-        of_codeword = self.of_codeword(codewords)
-        if codes is not None:
-            codewords, of_codeword = codewords[codes], of_codeword[codes]
-        features = of_codeword + of_reconstruction[:, None]
+    def forward(self, features: Tensor) -> Tensor:
         for up, down in zip(self.up, self.down, strict=True):
             features = features + down(up(features).relu())
-        return codewords + self.out(features)
+        return self.out(features)

@@ -17,7 +17,7 @@ from tests.images import message
 from tests.running import vqtk_main
 from vqtk.datasets._mapped import Mapped
 from vqtk.datasets.vectors import Vectors
-from vqtk.errors import ShapeError
+from vqtk.errors import ShapeError, VqtkError
 from vqtk.evaluate import distortion
 from vqtk.evaluate.distortion import search_figures
 from vqtk.io.weights import load_weights, weights_of
@@ -25,6 +25,7 @@ from vqtk.losses.gaussian import Gaussian
 from vqtk.losses.mse import MSE
 from vqtk.models.faiss import Faiss
 from vqtk.nn.types import DataSpec
+from vqtk.objectives.fitting import Fitting
 from vqtk.refiners.qinco import QINCo
 from vqtk.searches.beam import Beam
 from vqtk.searches.preselect import Preselect
@@ -293,6 +294,14 @@ UNFIT = [
 def test_what_faiss_cannot_quantise_is_said(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ShapeError, match=re.escape(expected)):
         quantiser(**settings)
+
+
+def test_without_faiss_the_objective_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqtk.models.faiss.find_spec", lambda name: None)
+    with pytest.raises(VqtkError, match=r"pip install 'vqtk\[vectors\]'"):
+        Fitting(quantiser("rq"), lambda name: None)
+    with pytest.raises(ShapeError, match="is not fitted by faiss"):
+        Fitting(torch.nn.Linear(1, 1), lambda name: None)  # type: ignore[arg-type]
 
 
 FAISS = ["model={name: faiss, kind: rq, stages: 3, options: 4, loss: mse}", "train.objective=fitting", "data.batch=40"]

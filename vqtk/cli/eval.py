@@ -231,6 +231,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["search"]:
         lines.append(f"Encoded with the search {found['search']}.")
     lines += [found["likelihood"], _rates(found["rates"])]
+    if "recall_at_1" in found["test"]:
+        lines.append(_recall(found))
     if "probe" in found:
         probed = found["probe"]
         lines.append(
@@ -247,6 +249,16 @@ def _lines(found: dict[str, Any]) -> list[str]:
         )
         lines += [f"{compared['kmeans']['label']}: {fitted}.", f"{compared['gaussian']['label']}."]
     return lines
+
+
+def _recall(found: dict[str, Any]) -> str:
+    test = found["test"]
+    recalls = ", ".join(f"@{most} {test[f'recall_at_{most}']:.4f}" for most in (1, 10, 100))
+    return (
+        f"Recall of the nearest of {found['items']:,} vectors for {found['data']['queries']:,} queries, searching "
+        f"the decoded ones exactly: {recalls}. Mean squared error of a vector, in the files' units: "
+        f"{test['squared_error']:.6g}."
+    )
 
 
 def _overfits(name: str, probed: dict[str, Any]) -> str:

@@ -25,6 +25,10 @@ BETTER = {
     "token_accuracy": "higher",
     "iou": "higher",
     "distance": "lower",
+    "recall_at_1": "higher",
+    "recall_at_10": "higher",
+    "recall_at_100": "higher",
+    "squared_error": "lower",
     "samples_frechet": "lower",
     "samples_kernel": "lower",
 }

@@ -32,6 +32,7 @@ class Splits:
         characters: the vocabulary of text: the character of each token index.
         labels: the names of the labels, in order, if they have names.
         units: the mean and std of each channel by which stored values were normalised, if they were.
+        queries: vectors whose nearest neighbours among the test examples are searched for, if there are any.
     """
 
     train: Split
@@ -41,6 +42,7 @@ class Splits:
     characters: str | None = None
     labels: tuple[str, ...] | None = None
     units: dict[str, list[float]] | None = None
+    queries: Split | None = None
 
     def label(self, wanted: int | str) -> int:
         """Return the label of a class, given by its name, or by its number if the names are not numbers themselves.
@@ -68,10 +70,12 @@ class Splits:
         facts = {
             "train_items": len(self.train),
             "test_items": len(self.test),
-            "sha256": sha256(self.train, self.test),
+            "sha256": sha256(self.train, self.test, *([self.queries] if self.queries else [])),
             "source": self.source,
             "note": self.note,
         }
+        if self.queries:
+            facts["queries"] = len(self.queries)
         if self.labels:
             facts["labels"] = list(self.labels)
         if self.units:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from vqtk.datasets._paths import shown
 from vqtk.errors import DataError
 
@@ -99,6 +101,19 @@ def held_out(files: Sequence[Path], share: float) -> tuple[list[Path], list[Path
         ordered = sorted(files, key=lambda file: places[file])
         test = {ordered[0]} if not test else set(ordered[:-1])
     return [file for file in files if file not in test], [file for file in files if file in test]
+
+
+def drawn_rows(count: int, share: float) -> np.ndarray:
+    """Return which of several examples are held out (n,), about a fraction `share`, drawn with a fixed seed.
+
+    What is drawn for an example does not depend on how many follow, so that appending some moves none; except that each
+    split gets at least one.
+    """
+    drawn = np.random.default_rng(0).random(count)
+    test = drawn < share
+    if test.all() or not test.any():
+        return drawn == drawn.min() if not test.any() else drawn != drawn.max()
+    return test
 
 
 def in_order(names: Iterable[str]) -> list[str]:

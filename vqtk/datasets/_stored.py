@@ -51,6 +51,14 @@ def read_arrays(path: Path, *keys: str, optional: tuple[str, ...] = ()) -> dict[
         return {key: stored[key] for key in wanted}
 
 
+def map_array(path: Path) -> np.ndarray:
+    """Return the array of a .npy file, memory-mapped, so that it may be of any size. Raises: as `read_array`."""
+    check_regular(path)
+    with path.open("rb") as file:
+        shape = _check_claim(file, most=None)
+    return np.load(path, mmap_mode="r", allow_pickle=False) if all(shape) else np.load(path, allow_pickle=False)
+
+
 def claimed_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of each array in a .npz file by its key, or of a .npy file under an empty key, from the headers.
 
@@ -68,7 +76,7 @@ def claimed_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_claim(file: IO[bytes]) -> tuple[int, ...]:
+def _check_claim(file: IO[bytes], *, most: int | None = HELD_AT_MOST) -> tuple[int, ...]:
     """Return the shape that an array's header claims. Raises: ValueError if it is too large, or holds objects."""
     read = _HEADERS.get(np.lib.format.read_magic(file))
     if read is None:
@@ -77,8 +85,8 @@ def _check_claim(file: IO[bytes]) -> tuple[int, ...]:
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")
     claimed = prod(shape) * dtype.itemsize
-    if claimed > HELD_AT_MOST:
-        raise ValueError(f"it claims {claimed:,} bytes for an array; at most {HELD_AT_MOST:,} are read")
+    if most is not None and claimed > most:
+        raise ValueError(f"it claims {claimed:,} bytes for an array; at most {most:,} are read")
     return shape
 
 

@@ -12,7 +12,7 @@ from annotated_types import Gt, Len, Lt, doc
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._examples import Examples, count_examples, read_examples
-from vqtk.datasets._layout import layout_of, splits_by_folder
+from vqtk.datasets._layout import drawn_rows, layout_of, splits_by_folder
 from vqtk.datasets._paths import existing, files_below, required, shown
 from vqtk.datasets._split import DAMAGED_AT_MOST, HELD_AT_MOST, Held
 from vqtk.errors import DataError
@@ -154,11 +154,7 @@ def _divided(found: Examples, *, share: float) -> tuple[Held, Held]:
     if found.held.windows:
         test = np.arange(count) >= count - min(max(1, round(share * count)), count - 1)
     else:
-        # What is drawn for an example does not depend on how many follow, so that appending some moves none.
-        drawn = np.random.default_rng(0).random(count)
-        test = drawn < share
-        if test.all() or not test.any():
-            test = drawn == drawn.min() if not test.any() else drawn != drawn.max()
+        test = drawn_rows(count, share)
     chosen = [(found.values[which], None if found.labels is None else found.labels[which]) for which in (~test, test)]
     train, held_out = (
         Held(torch.from_numpy(values), None if labels is None else torch.from_numpy(labels))

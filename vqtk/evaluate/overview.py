@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vqtk.datasets import Splits, fixed_subset
+from vqtk.evaluate.distortion import search_figures
 from vqtk.evaluate.evaluation import Track, encode_all, evaluate, untracked
 from vqtk.evaluate.probe import labels_of, probe
 from vqtk.evaluate.quality import quality
@@ -74,7 +75,11 @@ def overview(
         "is_subset": len(items) < len(test),
         "seed": recipe.seed,
         "search": asked.search,
-        "test": {**measured.row(), **measured.shared()},
+        "test": {
+            **measured.row(),
+            **measured.shared(),
+            **search_figures(model, splits, items, measured.codes),
+        },
         "stages": measured.stages(),
         "likelihood": _likelihood(loss, model),
         "rates": measured.rates.plain() if measured.rates else None,

@@ -44,7 +44,7 @@ class Loss(nn.Module, ABC):
 
         Arguments:
             x: (n, *shape), or (1, *shape) if all examples have the same reconstruction.
-            deltas: (n, k, *shape), or (1, k, *shape) in that case.
+            deltas: (n, k, *shape), or (1, k, *shape) if they are the same for all examples.
             target: (n, *data shape).
         """
         proposals = x[:, None] + deltas

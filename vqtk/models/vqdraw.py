@@ -149,6 +149,16 @@ class VQDraw(Model):
             rows = [*rows, OptionRows(self.bias, stage if self.stage_biases else None)]
         return rows
 
+    def guess(self, x: Tensor, state: State, stage: int) -> Tensor:
+        """Return the refiner's guesses of all deltas at a stage, by which a search pre-selects options.
+
+        Shapes: → (n, k, *shape), or (1, k, *shape) if they do not depend on x.
+        """
+        refiner, local = self.refiners[stage // self.segment], stage % self.segment
+        guessed = self.loss.from_channels(refiner.guess(self.loss.to_channels(x), local, state))
+        bias = self.bias_of(stage)
+        return guessed if bias is None else guessed + bias
+
     def walk(
         self,
         target: Tensor,

@@ -53,6 +53,13 @@ class Refiner(nn.Module, ABC):
         deltas, carry = self.propose(x, stage, state)
         return chosen_of(deltas, codes), carry
 
+    def guess(self, x: Tensor, stage: int, state: State) -> Tensor:
+        """Return cheap guesses of all deltas, by which a search pre-selects options; by default the deltas themselves.
+
+        Shapes: → (n, k, out_channels, *size), or (1, k, …) if they do not depend on x.
+        """
+        return self.propose(x, stage, state)[0]
+
     def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the state of the next stage, given the carry of `propose`, the codes (n,) and the new x."""
         return None

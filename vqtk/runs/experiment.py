@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets import Splits, fixed_subset
+from vqtk.evaluate.distortion import search_figures
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
 from vqtk.io.weights import checkpoints
@@ -106,14 +107,16 @@ class Experiment:
         `items` in it is the number of examples, and `of` that of the whole test split.
         """
         chosen, every = self.subset if items is None else items, len(self.splits.test)
+        whole = len(chosen) == every  # A search among fewer vectors finds more.
         with self.trainer.evaluated() as model:
             found = evaluate(model, self.splits.test, items=chosen)
-            besides = self._besides(chosen)
+            searched = search_figures(model, self.splits, chosen, found.codes) if whole else {}
+            besides = {**found.shared(), **self._besides(chosen), **searched}
         return {
             "update": self.trainer.done,
             "items": found.items,
             "of": every,
-            "row": {"items": found.items, "of": every, **found.row(), **found.shared(), **besides},
+            "row": {"items": found.items, "of": every, **found.row(), **besides},
             "stages": found.stages(),
             "usage": found.usage.tolist(),
         }

@@ -124,7 +124,7 @@ def test_usage_is_counted_over_a_window(splits: Splits, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["train.revive=redraw"], "needs a bias for each stage. Set `stage_biases: true` in `model`"),
+        (["train.revive=redraw"], "or a refiner with codewords. Set `stage_biases: true` in `model`"),
         (["train.revive=redraw", "model.stage_biases=true", "model.loss=gaussian"], "the loss Gaussian are not"),
     ],
 )
@@ -242,3 +242,71 @@ def test_an_optimizer_that_averages_cannot_be_revived(splits: Splits, tmp_path: 
     pytest.importorskip("schedulefree")
     with pytest.raises(RecipeError, match=r"train\.revive: the optimizer averages weights itself"):
         experiment(tmp_path, splits, "train.optimizer=schedule_free", "train.revive=copy")
+
+
+# ── pre-selection ────────────────────────────────────────────────────────────────────────────────
+
+
+def qinco(*overrides: str) -> VQDraw:
+    model = built(
+        "model.refiner={name: qinco, width: 8, hidden: 8, blocks: 1, zero_last: false, scale: 0.5}", *overrides
+    )
+    return model.train()
+
+
+def test_training_along_a_preselection_computes_its_options_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = qinco()
+    target = targets(model)
+    objective = objective_of(model, all=0, final=0.5, path="{name: preselect, candidates: 2}")
+    draws = objective.prepare(target, None)
+    computed: list[int] = []
+    step = VQDraw.step
+
+    def counting(self: VQDraw, x: Tensor, state: Any, stage: int, codes: Tensor | None = None) -> Any:
+        computed.append(self.options if codes is None else codes[0].numel())
+        return step(self, x, state, stage, codes)
+
+    monkeypatch.setattr(VQDraw, "step", counting)
+    passed = objective(target, draws=draws, recompute=0)
+    assert computed == [6, 1, 1]  # Of the first stage all, but for one example.
+    after = model.decode_stages(passed.codes)
+    losses = (after - target[:, None]).square().flatten(2).mean(2)
+    assert torch.equal(passed.codes, draws["along"])
+    torch.testing.assert_close(passed.loss, losses.mean() + 0.5 * losses[:, -1].mean())
+    passed.loss.backward()
+    assert model.refiners[0].codewords.grad[2].abs().sum() > 0
+
+
+def test_the_recall_of_a_preselection_is_how_often_it_contains_the_best_option() -> None:
+    model = qinco()
+    target = targets(model, 40)
+    recalls = [
+        objective_of(model, all=0, path=f"{{name: preselect, candidates: {candidates}}}").figures(lambda: target)
+        for candidates in (1, 3, 6)
+    ]
+    one, three, six = (found["preselect_recall"] for found in recalls)
+    assert 1 / 6 < one < three < six == 1
+    walk = model.walk(target)
+    before = [torch.zeros_like(target), *model.decode_stages(walk.codes).unbind(1)][:3]
+    agreed = [
+        (model.loss(x[:, None] + model.guess(x, None, s), target).argmin(1) == walk.codes[:, s]).double().mean().item()
+        for s, x in enumerate(before)
+    ]
+    assert one == pytest.approx(sum(agreed) / 3)
+
+
+def test_codewords_start_at_centres_and_are_redrawn(splits: Splits) -> None:
+    model = qinco().float()
+    start_at_centres(model, splits.train, seed=0)
+    assert (model.bias == 0).all()
+    codewords: Any = model.refiners[0].codewords
+    left = model.data.normalise(splits.train[fixed_subset(splits.train, len(splits.train), 0)]).flatten(1)
+    centres = kmeans(left, 6, seed=generator(0, "init", 0).initial_seed() % 2**32)
+    torch.testing.assert_close(codewords[0], centres)
+    optimizer = torch.optim.Adam(model.parameters())
+    counts = torch.tensor([5, 5, 5, 5, 5, 0]).expand(3, -1)
+    before = codewords.detach().clone()
+    target = model.data.normalise(splits.train[torch.arange(8)])
+    Redraw(model, window=1).after_update(optimizer, counts, target, torch.Generator().manual_seed(0))
+    assert torch.equal(codewords[:, :5], before[:, :5])
+    assert (codewords[:, 5] != before[:, 5]).any(1).all()

@@ -142,6 +142,13 @@ class VQDraw(Model):
             return self.bias[stage]
         return self.bias if stage == 0 else None
 
+    def table(self, stage: int) -> OptionRows | None:
+        """Return the rows that are added to the deltas of a stage as they are: the refiner's codewords, or the bias."""
+        own = self.refiners[stage // self.segment].table(stage % self.segment)
+        if own is None and self.bias_of(stage) is not None:
+            return OptionRows(self.bias, stage if self.stage_biases else None)
+        return own
+
     def option_rows(self, stage: int) -> list[OptionRows]:
         """Return the rows of the refiner and of the bias, if the refiner says which rows are an option's."""
         rows = self.refiners[stage // self.segment].option_rows(stage % self.segment)
@@ -267,6 +274,15 @@ class VQDraw(Model):
         self._check_codes(codes, most=self.total_stages)
         return self._called(self._decoded_stages, codes)
 
+    def along(self, codes: Tensor) -> Tensor:
+        """Return the reconstruction after each stage, (n, s) → (n, s, *shape), with a gradient for the weights.
+
+        Only the deltas of these codes are computed, as in decoding.
+        """
+        after: list[Tensor] = []
+        self._follow(codes, after)
+        return torch.stack(after, 1)
+
     @torch.no_grad()
     def scored(self, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the grids (n, s, k) of a greedy encoding pass, its codes (n, s) and reconstructions (n, *shape)."""
@@ -320,9 +336,7 @@ class VQDraw(Model):
         return self._follow(codes)[0]
 
     def _decoded_stages(self, codes: Tensor, weights: int = 0) -> Tensor:
-        after: list[Tensor] = []
-        self._follow(codes, after)
-        return torch.stack(after, 1)
+        return self.along(codes)
 
     def trial(self, target: Tensor) -> Tensor:
         """Encode by the first and last stages of the first and last segments; decode the first code."""

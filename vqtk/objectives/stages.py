@@ -1,5 +1,7 @@
 """The objective of VQ-DRAW: the loss of each stage's best option, and a little of all options."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from vqtk.nn.stage import State
 from vqtk.nn.types import Count, NonNegative
 from vqtk.objectives._base import Load, Objective, Pass
 from vqtk.registry import SearchFactory, objectives
+from vqtk.searches.preselect import Preselect
 from vqtk.selectors import Selector
 from vqtk.selectors.argmin import Argmin
 
@@ -22,7 +25,9 @@ class Stages(Objective):
     these and the best option. The logged value remains the mean over all options.
 
     With a `path`, such as `{name: beam, width: 4}`, that search first encodes the batch, and `choice` and `final` are
-    the losses along its codes instead of those of the best options: training for encoding by this search.
+    the losses along its codes instead of those of the best options: training for encoding by this search. With
+    `all: 0` only the deltas of these codes are computed then, a K-th of the pass; with the search `preselect`, training
+    computes a few options of each stage, and `preselect_recall` is how often the best one is among them.
 
     Raises: ShapeError if the model does not work stage by stage, or its selector explores although there is a `path`.
     Source: Nichol 2020, arXiv 2003.01599, section 3; the path, Vallaeys et al. 2025, QINCo2, arXiv 2501.03078.
@@ -79,9 +84,23 @@ class Stages(Objective):
         return {**(draws or {}), "along": self.path(self.model, batch)} if self.path else draws
 
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
-        """Encode the batch through the stages."""
+        """Encode the batch through the stages; along a path, if no other option has a weight, decode it."""
+        if self.path and not self.weights["all"]:
+            return self._of_path(batch, draws["along"])
         walk = self.model.walk(batch, selector=self.selector, recompute=recompute, **(draws or {}))
         terms = {"choice": walk.choice, "final": walk.final, "all": walk.all}
         minimised = terms if walk.sampled is None else {**terms, "all": walk.sampled.mean()}
         weighted = [weight * minimised[name] for name, weight in self.weights.items() if weight]
         return Pass(torch.stack(weighted).sum(), terms, walk.best)
+
+    def _of_path(self, batch: Tensor, codes: Tensor) -> Pass:
+        losses = self.model.loss(self.model.along(codes), batch)  # (n, s)
+        terms = {"choice": losses.mean(), "final": losses[:, -1].mean()}
+        return Pass(torch.stack([self.weights[name] * term for name, term in terms.items()]).sum(), terms, codes)
+
+    @torch.no_grad()
+    def figures(self, targets: Callable[[], Tensor]) -> dict[str, float]:
+        """Return how often the path's pre-selection contains the best option, if it pre-selects."""
+        if not isinstance(self.path, Preselect):
+            return {}
+        return {"preselect_recall": self.path.recall(self.model, targets())}

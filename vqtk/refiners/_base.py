@@ -71,5 +71,12 @@ class Refiner(nn.Module, ABC):
         """
         return []
 
+    def table(self, stage: int) -> OptionRows | None:
+        """Return the rows that a stage adds to its deltas as they are, a codeword for each option; None without them.
+
+        Training can start them at centres of the data, and redraw those of idle options.
+        """
+        return None
+
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
         """Revive unused options after an update; usage (stages, k) counts how often each option was the best."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vqtk.nn.stage import State
+from vqtk.nn.stage import OptionRows, State
 from vqtk.nn.types import Count, Layers, Positive, Size
 from vqtk.refiners._base import Refiner
 from vqtk.registry import refiners
@@ -78,6 +78,10 @@ class QINCo(Refiner):
     def choose_many(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
         """Return the deltas of several options for each example; the network computes no others."""
         return self._deltas(x, stage, codes), None
+
+    def table(self, stage: int) -> OptionRows:
+        """Return the codewords of a stage."""
+        return OptionRows(self.codewords, stage)
 
     def guess(self, x: Tensor, stage: int, state: State) -> Tensor:
         """Return the codewords (1, options, out_channels, *size), without what the network adds."""

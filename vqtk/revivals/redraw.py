@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vqtk.errors import ShapeError
 from vqtk.models.vqdraw import VQDraw
-from vqtk.nn.stage import OptionRows, State
+from vqtk.nn.stage import State
 from vqtk.nn.types import Count, Positive
 from vqtk.registry import revivals
 from vqtk.revivals._base import Revival, values_of
@@ -19,8 +19,8 @@ class Redraw(Revival):
 
     An option's mean delta becomes a draw from a normal distribution: its mean is that of the batch's residuals at the
     stage, and its covariance is theirs times `scale` squared. A small scale makes an option that fits many examples a
-    little, and is therefore chosen. Only the option's bias changes; the optimiser's moments of it become 0. Needs
-    `stage_biases`, and a loss whose reconstructions are in the units of the data.
+    little, and is therefore chosen. Only the option's bias or codeword changes; the optimiser's moments of it become 0.
+    Needs `stage_biases` or a refiner with codewords, and a loss whose reconstructions are in the units of the data.
 
     Raises: ShapeError if the model or its loss does not have these.
     Source: Vallaeys et al. 2025, QINCo2, arXiv 2501.03078, ICLR 2025, which draws the values independently.
@@ -29,12 +29,12 @@ class Redraw(Revival):
     model: VQDraw
 
     def __init__(self, model: VQDraw, *, window: Count = 100, scale: Positive = 0.5):
-        if not (isinstance(model, VQDraw) and model.stage_biases):
+        if not isinstance(model, VQDraw) or any(model.table(stage) is None for stage in range(model.stages)):
             raise ShapeError(
-                "`revive: redraw` needs a bias for each stage. Set `stage_biases: true` in `model`, or use "
-                "`revive: copy`."
+                "`revive: redraw` needs a bias for each stage, or a refiner with codewords. Set `stage_biases: true` "
+                "in `model`, or use `revive: copy`."
             )
-        if model.loss.residual(model.bias[0, :1].detach(), model.bias[0, :1].detach()) is None:
+        if model.loss.residual(model.start(1)[0], model.start(1)[0]) is None:
             raise ShapeError(
                 f"`revive: redraw` needs reconstructions in the units of the data, and those of the loss "
                 f"{type(model.loss).__name__} are not. Use `revive: copy`."
@@ -76,9 +76,10 @@ class Redraw(Revival):
         weights = torch.randn(len(options), len(target), generator=generator).to(residual) / len(target) ** 0.5
         drawn = mean + self.scale * torch.tensordot(weights, residual - mean, 1)
         deltas, _ = model.step(x, state, stage)
-        rows = OptionRows(model.bias, stage)
+        rows = model.table(stage)
+        assert rows is not None
         for value, is_moment in values_of(rows, optimizer, model.options):
             if is_moment:
                 value[options] = 0
             else:
-                value[options, 0] += drawn - deltas[:, options].mean(0)
+                value[options] += (drawn - deltas[:, options].mean(0)).view_as(value[options])

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def start_at_centres(model: Model, split: Split, *, seed: int) -> None:
-    """Set the biases of a model's options to the centres of a residual K-means of training examples.
+    """Set a model's codewords, or the biases of its options, to the centres of a residual K-means of training examples.
 
-    Stage by stage, as far as the model has biases, the centres of what the stages before leave are found and taken
-    away. With `zero_output`, this is what an untrained model reconstructs; otherwise its deltas are added. If the
+    Stage by stage, as far as the model has such a table, the centres of what the stages before leave are found, and
+    taken away. With `zero_output`, this is what an untrained model reconstructs; otherwise its deltas are added. If the
     examples have too many values to hold, a seeded subset is used.
 
     Raises: RecipeError if the model has no biases of options, or reconstructions that are not in units of the data.
@@ -50,13 +50,14 @@ def start_at_centres(model: Model, split: Split, *, seed: int) -> None:
 
 def _set_biases(model: VQDraw, left: Tensor, seed: int) -> None:
     for stage in range(model.stages):
-        bias = model.bias_of(stage)
-        if bias is None:
+        rows = model.table(stage)
+        if rows is None:
             return
         centres = kmeans(left, model.options, seed=generator(seed, "init", stage).initial_seed() % 2**32)
         missing = model.options - len(centres)  # There are fewer examples than options.
         centres = torch.cat([centres, centres.new_zeros(missing, centres.shape[1])])
-        bias.copy_(centres.view_as(bias))
+        table = rows.of(rows.parameter, model.options)
+        table.copy_(centres.view_as(table))
         left -= centres[nearest_centroids(left, centres)]
 
 

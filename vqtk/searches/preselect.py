@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vqtk.nn.stage import repeat_batch, tree_map
+from vqtk.nn.stage import State, repeat_batch, tree_map
 from vqtk.nn.types import Count
 from vqtk.registry import searches
 
@@ -45,6 +45,26 @@ class Preselect:
         computed = max(self.candidates, model.options // 8) * self.width * prod(model.loss.shape)
         return max(1, AT_ONCE // computed)
 
+    @torch.no_grad()
+    def recall(self, model: VQDraw, target: Tensor) -> float:
+        """Return how often the candidates of a stage contain its best option, along the greedy codes of a target."""
+        x, state = model.start(1)
+        found = 0.0
+        for stage in range(model.stages):
+            deltas, carry = model.step(x, state, stage)
+            grid = model.loss.grid(x, deltas, target)
+            codes = grid.argmin(1)
+            found += (self._candidates(model, x, state, stage, target) == codes[:, None]).any(1).double().mean().item()
+            _, x = model.loss.take(x, deltas, target, grid, codes)
+            state = model.advance(stage, carry, codes, x) if model.stateful else None
+        return found / model.stages
+
+    def _candidates(self, model: VQDraw, x: Tensor, state: State, stage: int, target: Tensor) -> Tensor:
+        """Return the options of the smallest guessed losses, in their order: (n, candidates)."""
+        guessed = model.guess(x, state, stage)
+        many = min(self.candidates, model.options)
+        return model.loss.grid(x, guessed, target).topk(many, largest=False).indices.sort(1).values
+
     def _searched(self, model: VQDraw, target: Tensor) -> Tensor:
         n, x, state = len(target), *model.start(len(target))
         codes = torch.empty(n, 0, dtype=torch.int64, device=target.device)  # Of each kept code a row, n · width in all.
@@ -52,8 +72,7 @@ class Preselect:
         for stage in range(model.stages):
             kept = len(x) // n
             aims = target.repeat_interleave(kept, 0)
-            guessed = model.guess(x, state, stage)
-            options = model.loss.grid(x, guessed, aims).topk(many, largest=False).indices.sort(1).values
+            options = self._candidates(model, x, state, stage, aims)
             deltas, carry = model.step(x, state, stage, options)  # (n · kept, many, *shape)
             grid = model.loss.grid(x, deltas, aims).view(n, kept * many)
             best = grid.sort(dim=1, stable=True).indices[:, : self.width]

@@ -177,6 +177,8 @@ class Trainer:
         (parts.step if parts else self.optimizer.step)()
         if self.model.revives:
             self.model.after_update(self.optimizer, self.usage())
+        passes = [passed for pieces in self.passes for _, passed in pieces]
+        self.objective.after_update(passes, generator(self.recipe.seed, "after update", self.done))
         self.done += 1
         self.sound = True
 
@@ -187,7 +189,7 @@ class Trainer:
             passed = self.objective(piece, draws=draws, recompute=self.execution.recompute)
         (passed.loss * share).backward()
         terms = {name: term.detach() for name, term in passed.terms.items()}
-        return Pass(passed.loss.detach(), terms, passed.codes)
+        return Pass(passed.loss.detach(), terms, passed.codes, passed.encoded)
 
     def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, State, float]]:
         """Yield the pieces of a batch, each with the selector's draws for it and its share of the batch.

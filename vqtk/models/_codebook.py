@@ -21,10 +21,10 @@ Decay = Annotated[float, Ge(0), Lt(1)]
 class Codebook(nn.Module):
     """Vectors (options, width), and the search for the nearest; `VectorQuantize` of vector-quantize-pytorch moves them.
 
-    They start as the centres that k-means finds among the vectors of the first update. From then on each vector is the
-    moving average of those that chose it, or a parameter (`learned`) that the optimiser moves. A vector whose average
-    number of choices in an update falls below `dead_below` is replaced by one of the update's vectors, drawn at random.
-    A pass changes nothing: vectors move in `update` only.
+    They start as the centres that k-means finds among the first update's vectors. After each update a vector is the
+    moving average of those that chose it, or it is a parameter (`learned`), which the optimiser moves. A vector whose
+    average number of choices in an update falls below `dead_below` is replaced by one of the update's, drawn at random.
+    A pass changes nothing: vectors move in `start` and `update` only.
 
     Raises: VqtkError if vector-quantize-pytorch is not installed.
     Source: van den Oord et al. 2017, arXiv 1711.00937, appendix A.1 for the averages.

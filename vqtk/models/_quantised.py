@@ -5,6 +5,8 @@ target ─► encoder ─► vectors (n, p, d) ─► nearest vector of each cod
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -166,25 +168,36 @@ class Quantised(Model):
         return score + found.codebook + found.commitment + self.code_nats(found.codes).mean()
 
     @torch.no_grad()
-    def update_codebooks(self, encoded: Tensor, codes: Tensor, draws: torch.Generator) -> None:
-        """Move the codebooks towards an update's `encoded` vectors (n, p, d) with their codes (n, stages).
+    def start_codebooks(self, target: Tensor, draws: torch.Generator) -> None:
+        """Find the first vectors of the codebooks by k-means, unless they have been found."""
+        if self._books[0].started:
+            return
+        left = self.encoder(target).to(self.dtype)
+        with _seeded(draws, self.device):
+            for book in self._books:
+                book.start(left)
+                left = left - book(book.nearest(left))
 
-        The first call starts them by k-means. `draws` seeds the random choices, as the library takes no generator.
-        """
+    @torch.no_grad()
+    def update_codebooks(self, encoded: Tensor, codes: Tensor, draws: torch.Generator) -> None:
+        """Move the codebooks towards an update's `encoded` vectors (n, p, d) with their codes (n, stages)."""
         left = encoded
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(1 << 62, (), generator=draws)))
+        with _seeded(draws, self.device):
             for book, chosen in zip(self._books, self._by_codebook(codes), strict=True):
-                if not book.started:
-                    book.start(left)
-                    left = left - book(book.nearest(left))
-                    continue
                 rest = left - book(chosen)
                 book.update(left, chosen)
                 left = rest
 
     def _by_codebook(self, codes: Tensor) -> Tensor:
         return rearrange(codes, "n (p q) -> q n p", p=self.positions)
+
+
+@contextmanager
+def _seeded(draws: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generator within the block, because the library takes none."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(1 << 62, (), generator=draws)))
+        yield
 
 
 def _rotated(encoded: Tensor, total: Tensor) -> Tensor:

@@ -56,6 +56,9 @@ class Objective(ABC):
             recompute: for how many of the first stages the backward pass recomputes activations.
         """
 
+    def start(self, batches: Sequence[Tensor], draws: torch.Generator) -> None:  # noqa: B027
+        """Do what is due before the first update, given its batches (n, *data shape), and a generator for its draws."""
+
     def after_update(self, passes: Sequence[Pass], draws: torch.Generator) -> None:  # noqa: B027
         """Do what is due after the optimiser's step, given all passes of the update, and a generator for its draws."""
 

@@ -39,6 +39,10 @@ class Quantisation(Objective):
         """Encode and decode, and score the codes under the prior."""
         return self._measured(batch)
 
+    def start(self, batches: Sequence[Tensor], draws: torch.Generator) -> None:
+        """Find the first vectors of the codebooks."""
+        self.model.start_codebooks(torch.cat(list(batches)), draws)
+
     def after_update(self, passes: Sequence[Pass], draws: torch.Generator) -> None:
         """Move the codebooks, once for all examples of the update."""
         encoded = [passed.encoded for passed in passes if passed.encoded is not None]

@@ -159,6 +159,8 @@ class Trainer:
         """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
         if not self.model.training:
             self.model.train()
+        if not self.done:
+            self.objective.start(batches, generator(self.recipe.seed, "start"))
         parts = self.captured
         backward = parts.backward if parts else self.backward
         (parts.zero_grad if parts else self.optimizer.zero_grad)()

@@ -1,5 +1,6 @@
 """Residual vector quantisation: one vector for each example, approximated by one codebook after another."""
 
+from vqtk.models._codebook import Decay
 from vqtk.models._quantised import Quantised
 from vqtk.nn.types import Count, DataSpec, Stages
 from vqtk.registry import Inherited, models
@@ -35,5 +36,8 @@ class ResidualVQ(Quantised):
         Fifty et al. 2024, arXiv 2410.06424, the rotation trick.
     """
 
-    def __init__(self, data: DataSpec, *, stages: Stages, code_width: Count = 64, **quantised: Inherited):
-        super().__init__(data, 1, stages, code_width=code_width, **quantised)
+    # An update has one vector for each example, so averages over few updates would be noisy.
+    def __init__(
+        self, data: DataSpec, *, stages: Stages, code_width: Count = 64, decay: Decay = 0.99, **quantised: Inherited
+    ):
+        super().__init__(data, 1, stages, code_width=code_width, decay=decay, **quantised)

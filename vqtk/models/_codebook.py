@@ -1,33 +1,36 @@
-"""A codebook that revives unused vectors, and a prior over codes."""
+"""A codebook that follows the encoder's vectors, and a prior over codes."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib.util import find_spec
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vqtk.errors import VqtkError
 from vqtk.models._code_models import Autoregressive
 
-PATIENCE = 50
-"""The number of consecutive updates without a choice after which a vector is replaced."""
-SPLIT = 0.01
-"""How far the two halves of a split vector move from it, as a fraction of its length."""
+CodebookKind = Literal["ema", "gradient"]
+Decay = Annotated[float, Ge(0), Lt(1)]
 
 
 class Codebook(nn.Module):
-    """Learned vectors (options, width), and the search for the nearest.
+    """Vectors (options, width), and the search for the nearest; `VectorQuantize` of vector-quantize-pytorch moves them.
 
-    A vector that was not chosen for `PATIENCE` updates is revived by splitting one of the most used ones into two, a
-    little longer and a little shorter, so that each takes half of what the other represented. Nothing is random.
+    They start as the centres that k-means finds among the first update's vectors. After each update a vector is the
+    moving average of those that chose it, or it is a parameter (`learned`), which the optimiser moves. A vector whose
+    average number of choices in an update falls below `dead_below` is replaced by one of the update's, drawn at random.
+    A pass changes nothing: vectors move in `start` and `update` only.
 
     Raises: VqtkError if vector-quantize-pytorch is not installed.
-    Source: van den Oord et al. 2017, arXiv 1711.00937; the split, Linde, Buzo and Gray 1980.
+    Source: van den Oord et al. 2017, arXiv 1711.00937, appendix A.1 for the averages.
     """
 
-    def __init__(self, options: int, width: int):
+    def __init__(self, options: int, width: int, *, learned: bool, decay: float, dead_below: float):
         super().__init__()
         if find_spec("vector_quantize_pytorch") is None:
             raise VqtkError(
@@ -36,43 +39,50 @@ class Codebook(nn.Module):
             )
         from vector_quantize_pytorch import VectorQuantize
 
-        self.quantiser = VectorQuantize(width, options, learnable_codebook=True, ema_update=False, freeze_codebook=True)
-        self.idle: Tensor
-        self.register_buffer("idle", torch.zeros(options, dtype=torch.int64))
+        self.quantiser = VectorQuantize(
+            width,
+            options,
+            kmeans_init=True,
+            ema_update=not learned,
+            learnable_codebook=learned,
+            decay=decay,
+            threshold_ema_dead_code=dead_below,
+        )
+        with torch.no_grad():  # The library's vectors are 0 until k-means has run.
+            self.quantiser.codebook = torch.randn(options, width)
 
     @property
-    def vectors(self) -> nn.Parameter:
-        """The learned vectors, (1, options, width)."""
-        return next(self.quantiser.parameters())
+    def vectors(self) -> Tensor:
+        """The vectors (options, width)."""
+        return self.quantiser.codebook
+
+    @property
+    def started(self) -> bool:
+        """Whether k-means has found the first vectors."""
+        return bool(self.quantiser.get_buffer("_codebook.initted"))
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Return the index of the learned vector nearest to each vector (n, p, width) → (n, p)."""
-        if vectors.is_meta:
-            # The library's search reads a value, which tensors on `meta` lack: do the same product, so that it counts.
-            return (vectors @ self.vectors[0].mT).argmax(2)
-        return self.quantiser(vectors.detach())[1]
+        """Return the index of the codebook's vector nearest to each vector (n, p, width) → (n, p)."""
+        own = self.vectors
+        with nullcontext() if vectors.is_meta else torch.autocast(vectors.device.type, enabled=False):
+            return (own.square().sum(1) - 2 * vectors @ own.mT).argmin(2)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Return the vectors of codes (n, p) → (n, p, width)."""
-        return F.embedding(codes, self.vectors[0])
+        return F.embedding(codes, self.vectors)
 
     @torch.no_grad()
-    def revive(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Count an update's choices (k,), and replace vectors unused for too long by halves of the most used ones.
+    def start(self, vectors: Tensor) -> None:
+        """Replace the vectors by the centres of k-means among vectors (n, p, width), drawn by torch's own generator."""
+        few = -(-len(self.vectors) // vectors[..., 0].numel())  # With fewer of them than options, each counts again.
+        self.quantiser.eval()(vectors.repeat(few, 1, 1))  # k-means runs in the library's first call.
+        self.quantiser.train()
 
-        The optimiser's moments of the vectors are copied as well.
-        """
-        self.idle.add_(1).masked_fill_(usage > 0, 0)
-        dead = (self.idle >= PATIENCE).nonzero()[:, 0]
-        used = usage.argsort(descending=True, stable=True)[: int((usage > 0).sum())]
-        dead, used = dead[: len(used)], used[: len(dead)]
-        for value in (self.vectors, *optimizer.state.get(self.vectors, {}).values()):
-            if isinstance(value, Tensor) and value.shape == self.vectors.shape:
-                value[0, dead] = value[0, used]
-        self.vectors[0, dead] *= 1 - SPLIT
-        self.vectors[0, used] *= 1 + SPLIT
-        self.idle[dead] = 0
+    @torch.no_grad()
+    def update(self, vectors: Tensor, codes: Tensor) -> None:
+        """Move towards vectors (n, p, width) with codes (n, p), and replace dead vectors by torch's own generator."""
+        self.quantiser.update_indices(vectors, codes)
 
 
 class Prior(nn.Module):

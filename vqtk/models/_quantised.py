@@ -5,6 +5,8 @@ target ─► encoder ─► vectors (n, p, d) ─► nearest vector of each cod
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -16,8 +18,8 @@ from torch.nn import functional as F
 
 from vqtk.errors import ShapeError
 from vqtk.models._base import Model
-from vqtk.models._codebook import Codebook, Prior
-from vqtk.nn.types import Count, DataSpec, Layers, Options
+from vqtk.models._codebook import Codebook, CodebookKind, Decay, Prior
+from vqtk.nn.types import Count, DataSpec, Layers, NonNegative, Options
 from vqtk.registry import LossFactory
 
 PriorKind = Literal["none", "autoregressive"]
@@ -29,12 +31,15 @@ SQUEEZED = 16
 class Nearest:
     """A quantised batch.
 
-    `codes` are (n, stages), and `vectors` (n, p, d) the sums of the chosen vectors, with a straight-through gradient to
-    the encoder. `codebook` and `commitment` are scalars, both the squared distance between the chosen vectors and what
-    they approximate: the first has a gradient for the codebooks, the second for the encoder.
+    `codes` are (n, stages), `encoded` (n, p, d) the encoder's vectors without a gradient, and `vectors` (n, p, d) the
+    sums of the chosen vectors, with a gradient to the encoder: straight-through, or by the rotation trick. `codebook`
+    and `commitment` are scalars, both the squared distance between the chosen vectors and what they approximate, as a
+    mean over the codebooks: the first has a gradient for codebooks that are learned by gradient, the second for the
+    encoder.
     """
 
     codes: Tensor
+    encoded: Tensor
     vectors: Tensor
     codebook: Tensor
     commitment: Tensor
@@ -45,8 +50,6 @@ class Quantised(Model):
 
     Shapes: images (n, c, h, w), h and w multiples of 4 ↔ codes (n, stages) ↔ reconstructions (n, *shape).
     """
-
-    revives = True
 
     def __init__(
         self,
@@ -60,6 +63,10 @@ class Quantised(Model):
         code_width: Count,
         blocks: Layers = 2,
         prior: PriorKind = "none",
+        codebook: CodebookKind = "ema",
+        decay: Decay = 0.8,
+        dead_below: NonNegative = 0.05,
+        rotation: bool = False,
     ):
         super().__init__(data, stages=positions * codebooks, options=options)
         if data.kind != "image" or any(side % 4 for side in data.shape[1:]):
@@ -78,7 +85,11 @@ class Quantised(Model):
             nn.Conv2d(width, width, 3, padding=1),
             *(_Residual(width) for _ in range(blocks)), nn.ReLU(), enter,
         )  # fmt: skip
-        self.codebooks = nn.ModuleList(Codebook(options, code_width) for _ in range(codebooks))
+        self.learned, self.rotation = codebook == "gradient", rotation
+        self.codebooks = nn.ModuleList(
+            Codebook(options, code_width, learned=self.learned, decay=decay, dead_below=dead_below)
+            for _ in range(codebooks)
+        )
         self.decoder = nn.Sequential(
             leave, nn.Conv2d(width, width, 3, padding=1),
             *(_Residual(width) for _ in range(blocks)), nn.ReLU(),
@@ -100,15 +111,16 @@ class Quantised(Model):
         self._check_target(target)
         encoded = self.encoder(target).to(self.dtype)
         left, total, chosen = encoded, torch.zeros_like(encoded), []
-        codebook = commitment = encoded.new_zeros(())
+        codebook, commitment = [], []
         for book in self._books:
             chosen.append(book.nearest(left))
             vectors = book(chosen[-1])
-            codebook = codebook + F.mse_loss(vectors, left.detach())
-            commitment = commitment + F.mse_loss(left, vectors.detach())
+            codebook.append(F.mse_loss(vectors, left.detach()))
+            commitment.append(F.mse_loss(left, vectors.detach()))
             left, total = left - vectors.detach(), total + vectors
         codes = rearrange(torch.stack(chosen, 2), "n p q -> n (p q)")
-        return Nearest(codes, encoded + (total - encoded).detach(), codebook, commitment)
+        passed = _rotated(encoded, total) if self.rotation else encoded + (total - encoded).detach()
+        return Nearest(codes, encoded.detach(), passed, torch.stack(codebook).mean(), torch.stack(commitment).mean())
 
     @torch.no_grad()
     def encode(self, target: Tensor) -> Tensor:
@@ -130,7 +142,7 @@ class Quantised(Model):
                 f"codes of {codes.shape[1]} stages: {self._name} decodes only whole codes of {self.stages} stages."
             )
         total = next(self.parameters()).new_zeros(len(codes), self.positions, self.code_width)
-        for book, chosen in zip(self._books, rearrange(codes, "n (p q) -> q n p", p=self.positions), strict=False):
+        for book, chosen in zip(self._books, self._by_codebook(codes), strict=False):
             total = total + book(chosen)
         return self.reconstruct(total)
 
@@ -155,11 +167,47 @@ class Quantised(Model):
         score = self.loss(self.reconstruct(found.vectors)[:, None], target).mean()
         return score + found.codebook + found.commitment + self.code_nats(found.codes).mean()
 
-    def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
-        """Revive unused vectors in each codebook; usage (s, k) counts the choices of the update."""
-        counts = rearrange(usage, "(p q) k -> q p k", p=self.positions).sum(1)
-        for book, chosen in zip(self._books, counts, strict=True):
-            book.revive(optimizer, chosen)
+    @torch.no_grad()
+    def start_codebooks(self, target: Tensor, draws: torch.Generator) -> None:
+        """Find the first vectors of the codebooks by k-means, unless they have been found."""
+        if self._books[0].started:
+            return
+        left = self.encoder(target).to(self.dtype)
+        with _seeded(draws, self.device):
+            for book in self._books:
+                book.start(left)
+                left = left - book(book.nearest(left))
+
+    @torch.no_grad()
+    def update_codebooks(self, encoded: Tensor, codes: Tensor, draws: torch.Generator) -> None:
+        """Move the codebooks towards an update's `encoded` vectors (n, p, d) with their codes (n, stages)."""
+        left = encoded
+        with _seeded(draws, self.device):
+            for book, chosen in zip(self._books, self._by_codebook(codes), strict=True):
+                rest = left - book(chosen)
+                book.update(left, chosen)
+                left = rest
+
+    def _by_codebook(self, codes: Tensor) -> Tensor:
+        return rearrange(codes, "n (p q) -> q n p", p=self.positions)
+
+
+@contextmanager
+def _seeded(draws: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Seed torch's own generator within the block, because the library takes none."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(1 << 62, (), generator=draws)))
+        yield
+
+
+def _rotated(encoded: Tensor, total: Tensor) -> Tensor:
+    """Return the sums of chosen vectors as the encoder's, rotated and scaled; the map has no gradient.
+
+    Source: Fifty et al. 2024, arXiv 2410.06424.
+    """
+    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
+
+    return rotate_to(encoded, total.detach())
 
 
 class _Residual(nn.Module):

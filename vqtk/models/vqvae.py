@@ -15,9 +15,14 @@ class VQVAE(Quantised):
     residual blocks of `width` channels. Samples are drawn from the `prior`, or uniformly without one. The model is
     trained by the objective `quantisation`. Prefixes of a code cannot be decoded. Needs the extra `baselines`.
 
+    With `codebook: ema` codebooks start by k-means and follow the encoder by moving averages with `decay`; with
+    `gradient` the optimiser moves them, as in the paper. A vector whose average number of choices in an update falls
+    below `dead_below` is replaced by one of the update's; 0 replaces none. `rotation: true` passes the gradient through
+    the quantisation by the rotation trick.
+
     Shapes: images (n, c, h, w), h and w multiples of 4 ↔ codes (n, stages) ↔ reconstructions (n, *shape).
     Raises: ShapeError if the data are not such images; VqtkError if the extra is not installed.
-    Source: van den Oord et al. 2017, arXiv 1711.00937.
+    Source: van den Oord et al. 2017, arXiv 1711.00937; Fifty et al. 2024, arXiv 2410.06424, the rotation trick.
     """
 
     def __init__(self, data: DataSpec, *, stages: Stages, code_width: Count = 16, **quantised: Inherited):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,14 @@ class Pass:
     """The result of one pass over a batch.
 
     `loss` is the scalar to minimise, `terms` are the scalars to log, each a mean over the batch, and `codes` (n, s) are
-    the options from which code usage is counted.
+    the options from which code usage is counted. `encoded` is what the objective reads after the update, if anything:
+    a tensor without a gradient, with the examples of the batch along its first axis.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
     codes: Tensor
+    encoded: Tensor | None = None
 
 
 class Objective(ABC):
@@ -60,6 +62,12 @@ class Objective(ABC):
             draws: what `prepare` returned for these examples, on the model's device.
             recompute: for how many of the first stages the backward pass recomputes activations.
         """
+
+    def start(self, batches: Sequence[Tensor], draws: torch.Generator) -> None:  # noqa: B027
+        """Do what is due before the first update, given its batches (n, *data shape), and a generator for its draws."""
+
+    def after_update(self, passes: Sequence[Pass], draws: torch.Generator) -> None:  # noqa: B027
+        """Do what is due after the optimiser's step, given all passes of the update, and a generator for its draws."""
 
     def figures(self, targets: Callable[[], Tensor]) -> dict[str, float]:
         """Return metrics of test examples besides distortion and code usage; `targets` returns (n, *data shape)."""

@@ -74,8 +74,8 @@ class CapturedUpdate:
         """Add the gradient of a piece of a batch."""
         if not self.failed:
             try:
-                loss, codes, *terms = self._backward(piece, draws, share)
-                return Pass(loss, dict(zip(self._names, terms, strict=True)), codes)
+                loss, codes, encoded, *terms = self._backward(piece, draws, share)
+                return Pass(loss, dict(zip(self._names, terms, strict=True)), codes, encoded)
             except RuntimeError as error:
                 self._fail(error)
         return self.plain(piece, draws, share)
@@ -89,10 +89,10 @@ class CapturedUpdate:
                 self._fail(error)
         return self.plain_step()
 
-    def _values(self, piece: Tensor, draws: State, share: float) -> list[Tensor]:
+    def _values(self, piece: Tensor, draws: State, share: float) -> list[Tensor | None]:
         passed = self.plain(piece, draws, share)
         self._names = list(passed.terms)
-        return [passed.loss, passed.codes, *passed.terms.values()]
+        return [passed.loss, passed.codes, passed.encoded, *passed.terms.values()]
 
     def _fail(self, error: RuntimeError) -> None:
         self.failed = True

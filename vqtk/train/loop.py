@@ -181,6 +181,8 @@ class Trainer:
         """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
         if not self.model.training:
             self.model.train()
+        if not self.done:
+            self.objective.start(batches, generator(self.recipe.seed, "start"))
         parts = self.captured
         backward = parts.backward if parts else self.backward
         (parts.zero_grad if parts else self.optimizer.zero_grad)()
@@ -201,6 +203,8 @@ class Trainer:
             self.model.after_update(self.optimizer, self.usage())
         if self.revival:
             self._revive(self.revival, batches[-1])
+        passes = [passed for pieces in self.passes for _, passed in pieces]
+        self.objective.after_update(passes, generator(self.recipe.seed, "after update", self.done))
         self.done += 1
         if self.average:
             self.average.update(weights, self.done)
@@ -212,7 +216,7 @@ class Trainer:
             passed = self.objective(piece, draws=draws, recompute=self.execution.recompute)
         (passed.loss * share).backward()
         terms = {name: term.detach() for name, term in passed.terms.items()}
-        return Pass(passed.loss.detach(), terms, passed.codes)
+        return Pass(passed.loss.detach(), terms, passed.codes, passed.encoded)
 
     def _autocast(self, piece: Tensor) -> torch.autocast:
         # With autocast's cache, stages would share a weight's bfloat16 copy, and their gradients be summed in bfloat16.

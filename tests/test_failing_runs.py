@@ -16,6 +16,7 @@ from tests.running import TINY, vqtk_main, without_data
 from tests.soaking.comparing import Found, compare, leftovers
 from vqtk.errors import VqtkError, is_out_of_memory
 from vqtk.io.weights import checkpoints, read_weights
+from vqtk.optimizers.adam import Adam
 from vqtk.runs.directory import RunDirectory
 from vqtk.train.loop import Trainer
 
@@ -164,7 +165,7 @@ FAILURES: dict[str, tuple[Patch, int, list[str]]] = {
         before(Trainer, "backward", 4, raising(MemoryError())), 4, ["out of memory on cpu", "MemoryError"],
     ),
     "memory in the optimiser's step": (
-        before(torch.optim.Adam, "step", 4, raising(RuntimeError(NO_MEMORY))), 4, ["out of memory"],
+        before(Adam, "step", 4, raising(RuntimeError(NO_MEMORY))), 4, ["out of memory"],
     ),
     "a full disk at the metrics": (
         before(RunDirectory, "log", 4, raising(FULL)), 3, ["the disk is full", "No space left", "Free some"],

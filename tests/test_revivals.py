@@ -30,6 +30,11 @@ MNIST = ROOT / "recipes" / "mnist.yaml"
 SMALL = ["model.stages=3", "model.options=6", "model.refiner.blocks=[]"]
 
 
+@pytest.fixture(autouse=True)
+def _short_kmeans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqtk.evaluate.references.STEPS", 10)
+
+
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> Splits:
     return few(shipped(tmp_path_factory.mktemp("home")))
@@ -147,7 +152,9 @@ def test_a_model_that_starts_at_centres_is_residual_kmeans(splits: Splits) -> No
         centres = kmeans(expected, 6, seed=generator(0, "init", stage).initial_seed() % 2**32)
         torch.testing.assert_close(model.bias[stage].flatten(1), centres)
         expected = expected - centres[nearest_centroids(expected, centres)]
-    torch.testing.assert_close((left - model.decode(model.encode(left))).flatten(1), expected, atol=1e-5, rtol=1e-5)
+    some = left[:20]
+    reached = (some - model.decode(model.encode(some))).flatten(1)
+    torch.testing.assert_close(reached, expected[:20], atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_with_one_bias_starts_at_the_centres_of_its_first_stage(splits: Splits) -> None:

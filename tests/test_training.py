@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,13 @@ VARIANTS = {
     ],
 }
 SHORT, SAVED_EVERY_UPDATE = "train.updates=6", "train.checkpoint_minutes=1e-9"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_kmeans() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vqtk.evaluate.references.STEPS", 10)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,14 @@ A run draws its page only where a test looks at it.
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import pytest
+import typer.main
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Read when torch is imported, here and in the processes that tests begin.
+
+typer.main.get_command = cache(typer.main.get_command)  # It builds all commands anew, for every call.
 
 LOOKS_AT_REPORTS = ("test_report", "test_cli", "test_compare", "test_ablate")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from vqtk.errors import RecipeError, nearest, printable, shortened
@@ -146,8 +147,9 @@ def _parsed(text: str, shown: str, lines: bool) -> Node:
             f"{shown}: {len(text):,} characters are too many for a recipe; expected at most {MOST_BYTES:,}."
         )
     try:
-        _check_size(text, shown, lines)
-        root = YAML(typ="safe", pure=True).compose(text)
+        yaml = YAML(typ="safe", pure=True)
+        yaml.Composer = partial(_BoundedComposer, shown=shown, lines=lines)  # type: ignore[assignment]
+        root = yaml.compose(text)
     except MarkedYAMLError as error:
         raise RecipeError(_broken(error, shown, lines)) from None
     except YAMLError as error:
@@ -158,22 +160,31 @@ def _parsed(text: str, shown: str, lines: bool) -> Node:
     return _convert(root, None, shown, lines, (), [MOST_NODES])
 
 
-def _check_size(text: str, shown: str, lines: bool) -> None:
-    """Raise RecipeError if text is nested too deeply or has too many values.
+class _BoundedComposer(Composer):
+    """Composes YAML, and refuses text that is nested too deeply or has too many values.
 
-    It reads the parser's events, which need no recursion: composing a text nested too deeply would overflow the stack.
+    It checks while it composes: deeper recursion would overflow the stack.
     """
-    depth = 0
-    for count, event in enumerate(YAML(typ="safe", pure=True).parse(text)):
-        at = f"{shown}:{event.start_mark.line + 1}" if lines else shown
-        if isinstance(event, CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, CollectionEndEvent):
-            depth -= 1
-        if depth > MOST_DEPTH:
+
+    def __init__(self, loader: YAML, *, shown: str, lines: bool):
+        super().__init__(loader=loader)
+        self.shown, self.lines = shown, lines
+        self.depth = self.count = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node and those below it. Raises: RecipeError."""
+        event = self.parser.peek_event()
+        at = f"{self.shown}:{event.start_mark.line + 1}" if self.lines else self.shown
+        nests = isinstance(event, CollectionStartEvent)
+        self.depth += nests
+        self.count += 1
+        if self.depth > MOST_DEPTH:
             raise RecipeError(_too_deep(at))
-        if count > 2 * MOST_NODES:
+        if self.count > 2 * MOST_NODES:
             raise RecipeError(too_many(at))
+        node = super().compose_node(parent, index)
+        self.depth -= nests
+        return node
 
 
 def _too_deep(origin: str) -> str:

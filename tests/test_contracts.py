@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from tests.contracts import checks, draw
 from tests.parity import SHARED
 from tests.tiny import offline
+from vqtk.nn.stage import tree_map
 from vqtk.registry import REGISTRIES
 from vqtk.selectors.epsilon import Epsilon
-from vqtk.testing import Check, contract
+from vqtk.testing import Check, ContractError, contract
 
 
 @pytest.mark.parametrize("check", checks(), ids=str)
@@ -43,3 +45,15 @@ def test_an_epsilon_of_one_is_uniform_and_of_zero_is_argmin() -> None:
     assert torch.equal(select(0.0), grid.argmin(1))
     half = select(0.5) == grid.argmin(1)
     assert half.double().mean().item() == pytest.approx(0.5 + 0.5 / 8, abs=0.03)
+
+
+def test_a_beam_that_mixes_up_the_states_of_its_codes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    (check,) = [one for one in contract("search", "beam") if one.name.startswith("carries the states")]
+    check()
+
+    def first_rows(index_select: Any, state: Any) -> Any:
+        return tree_map(lambda value: value[:1].expand(len(index_select(value)), *value.shape[1:]), state)
+
+    monkeypatch.setattr("vqtk.searches.beam.tree_map", first_rows)
+    with pytest.raises(ContractError, match="returns other codes where a refiner has a state"):
+        check()

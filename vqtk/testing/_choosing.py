@@ -1,13 +1,16 @@
-"""The contracts of selectors and guides."""
+"""The contracts of selectors, guides and searches."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vqtk.datasets import Held, Splits
+from vqtk.losses import Loss
+from vqtk.nn.stage import State
+from vqtk.refiners import Refiner
 from vqtk.testing._case import EXAMPLES, OPTIONS, STAGES, Case, Clause, Untouched, apart, draw, near
 from vqtk.testing._surroundings import model_of
 
@@ -181,3 +184,50 @@ def _prepared(case: Case) -> tuple[Any, Tensor]:
     split = Held(raw.to(torch.uint8), torch.arange(_LABELLED) % 2)
     guide.prepare(lambda: Splits(split, split, source="random examples"), seed=0)
     return guide, targets
+
+
+# ── searches ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def carries_the_states_of_the_codes_that_it_keeps(case: Case) -> None:
+    """A refiner that reads the reconstruction from its state, which `advance` sets, has the codes of one without."""
+    model, _, target = model_of(case)
+    codes = model.encode(target)
+    model.refiners = nn.ModuleList(_ThroughState(refiner, model.loss) for refiner in model.refiners)
+    model.stateful = True
+    if not torch.equal(model.encode(target), codes):
+        case.fail(
+            "it returns other codes where a refiner has a state, although the state holds the reconstruction alone.",
+            "Select the rows of `carry` as those of the reconstruction, and pass it to `model.advance` with the codes "
+            "and the new reconstruction.",
+        )
+
+
+class _ThroughState(Refiner):
+    """Computes another refiner's deltas from its state, and takes the new reconstruction as its next state."""
+
+    def __init__(self, inner: Refiner, loss: Loss):
+        super().__init__()
+        self.inner, self.loss = inner, loss
+
+    def initial_state(self, like: Tensor) -> State:
+        return {"x": torch.zeros_like(like)}
+
+    def propose(self, x: Tensor, stage: int, state: State) -> tuple[Tensor, State]:
+        return self.inner.propose(state["x"], stage, None)[0], [state["x"]]
+
+    def choose(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
+        return self.inner.choose(state["x"], stage, None, codes)[0], [state["x"]]
+
+    def choose_many(self, x: Tensor, stage: int, state: State, codes: Tensor) -> tuple[Tensor, State]:
+        return self.inner.choose_many(state["x"], stage, None, codes)[0], [state["x"]]
+
+    def guess(self, x: Tensor, stage: int, state: State) -> Tensor:
+        return self.inner.guess(state["x"], stage, None)
+
+    def advance(self, carry: State, codes: Tensor, x: Tensor) -> State:
+        assert len(carry[0]) == len(codes) == len(x)
+        return {"x": self.loss.to_channels(x)}
+
+
+SEARCH_CHECKS: list[Clause] = [carries_the_states_of_the_codes_that_it_keeps]

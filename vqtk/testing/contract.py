@@ -25,6 +25,7 @@ _OWN: dict[str, list[Clause]] = {
     "refiner": [*_maps.CHECKS, *_maps.REFINER_CHECKS],
     "loss": _losses.CHECKS,
     "selector": _choosing.SELECTION_CHECKS,
+    "search": _choosing.SEARCH_CHECKS,
     "objective": _training.OBJECTIVE_CHECKS,
     "revival": _training.REVIVAL_CHECKS,
     "optimizer": _training.OPTIMIZER_CHECKS,

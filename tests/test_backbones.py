@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import timm
 import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
@@ -144,6 +143,8 @@ def test_a_network_of_timm_treats_each_item_alone_and_always_the_same(model: str
 
 
 def test_dropout_and_drop_path_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm  # Here, because importing it takes seconds, in every process that collects tests.
+
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", partial(create, drop_path_rate=0.5, proj_drop_rate=0.5))
     settings = {"model": "test_vit", "out_index": 1, "stride": 8, "condition": Scale}
@@ -180,6 +181,8 @@ def test_a_network_of_timm_is_refused_outside_two_dimensions() -> None:
 
 
 def test_without_the_hub_there_is_one_line_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
     create = timm.create_model
 
     def offline(*names: str, pretrained: bool = False, **settings: Any) -> Any:
@@ -197,6 +200,8 @@ def test_without_the_hub_there_is_one_line_that_says_what_to_do(monkeypatch: pyt
 
 
 def test_pretrained_batch_norms_keep_to_their_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda *names, pretrained=False, **settings: create(*names, **settings))
     module, x = made(TimmBackbone, (8, 8), pretrained=True, **TINY).train(), draw(3, 2, 8, 8)

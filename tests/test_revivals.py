@@ -27,7 +27,9 @@ from vqtk.runs.start import start_at_centres
 from vqtk.searches.beam import Beam
 
 MNIST = ROOT / "recipes" / "mnist.yaml"
-SMALL = ["model.stages=3", "model.options=6", "model.refiner.blocks=[]"]
+UNITS = "[{width: 8, kernel: 3, stride: 2}, {width: 8, kernel: 3, stride: 2}]"
+SMALL = ["model.stages=3", "model.options=6", "model.refiner.blocks=[]", f"model.refiner.backbone.layers={UNITS}",
+         "model.refiner.head.layers=[{width: 8, upsample: 2, repeat: 2}]"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

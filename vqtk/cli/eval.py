@@ -62,7 +62,7 @@ def eval_command(
         ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Batch size. Default: 100, or less for large examples.")
+        int | None, typer.Option(min=1, help="Batch size. Default: 100, or less if the proposals would be too large.")
     ] = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Also train classifiers on the codes. The data need labels.")

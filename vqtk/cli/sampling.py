@@ -187,8 +187,8 @@ def complete_command(
 ) -> None:
     """Complete images, e.g. by inpainting or super-resolution, or sample images of a class.
 
-    A guide scores the options at each stage with its own loss. Each row shows an example, its visible part, its
-    completions, and the mean of the completions.
+    A guide scores the options at each stage with its own loss. Each row of the image shows an example, its visible
+    part, its completions, and the mean of the completions.
     """
     from vqtk.cli.options import tracked
     from vqtk.errors import VqtkError

@@ -206,7 +206,7 @@ def compare_command(
     ] = False,
     search: Annotated[
         str | None,
-        typer.Option(help="Compare codes found by this search; vqtk eval RUN --search must have run for every run."),
+        typer.Option(help="Compare codes found by this search. Run vqtk eval RUN --search SEARCH for every run first."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -222,7 +222,8 @@ def compare_command(
     """Compare runs across seeds.
 
     Prints how much each variant differs from a baseline, with confidence intervals, and the costs of each variant.
-    With -o, or if PATH is one study, also writes comparison.json, .md, .csv and .tex, and report.html.
+    With -o, or if PATH is one study and no option changes its comparison, also writes comparison.json, .md, .csv and
+    .tex, and report.html.
     """
     from vqtk.cli.options import print_json, say_unkept
     from vqtk.compare.collect import STUDY

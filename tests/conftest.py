@@ -13,7 +13,7 @@ import typer.main
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Read when torch is imported, here and in the processes that tests begin.
 
-typer.main.get_command = cache(typer.main.get_command)  # It builds all commands anew, for every call.
+typer.main.get_command = cache(typer.main.get_command)  # Otherwise it builds all commands for every call.
 
 LOOKS_AT_REPORTS = ("test_report", "test_cli", "test_compare", "test_ablate")
 

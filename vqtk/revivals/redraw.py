@@ -53,11 +53,8 @@ class Redraw(Revival):
             redrawn = idle[stage].nonzero()[:, 0].to(model.device)
             if len(redrawn):
                 self._redraw(stage, redrawn, x, state, target, optimizer, generator)
-            deltas, carry = model.step(x, state, stage)
-            grid = model.loss.grid(x, deltas, target)
-            codes = grid.argmin(1)
-            _, x = model.loss.take(x, deltas, target, grid, codes)
-            state = model.advance(stage, carry, codes, x) if model.stateful else None
+            walk = model.walk(target, stages=[stage], start=(x, state))
+            x, state = walk.reconstruction, walk.state
 
     def _redraw(
         self,

@@ -51,12 +51,9 @@ class Preselect:
         x, state = model.start(1)
         found = 0.0
         for stage in range(model.stages):
-            deltas, carry = model.step(x, state, stage)
-            grid = model.loss.grid(x, deltas, target)
-            codes = grid.argmin(1)
-            found += (self._candidates(model, x, state, stage, target) == codes[:, None]).any(1).double().mean().item()
-            _, x = model.loss.take(x, deltas, target, grid, codes)
-            state = model.advance(stage, carry, codes, x) if model.stateful else None
+            walk = model.walk(target, stages=[stage], start=(x, state))
+            found += (self._candidates(model, x, state, stage, target) == walk.codes).any(1).double().mean().item()
+            x, state = walk.reconstruction, walk.state
         return found / model.stages
 
     def _candidates(self, model: VQDraw, x: Tensor, state: State, stage: int, target: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ def _pair(case: Case) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def _built(case: Case, *supplied: Any) -> Any:
-    """Return the component, built anew: a copy of an optimiser would have parameters of its own."""
+    """Return a new component, not a copy: a copy of an optimiser would have parameters of its own."""
     return case.new(*supplied, dtype=torch.float32)
 
 

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from vqtk.blocks.attention import Attention
 from vqtk.blocks.convnext import ConvNeXt
 from vqtk.blocks.depthwise import Depthwise
+from vqtk.blocks.mixer import Mixer
 from vqtk.blocks.stage_norm import StageNorm
 from vqtk.conditions.film import Film
 from vqtk.conditions.none import NoCondition
@@ -127,6 +128,26 @@ def test_convnext_with_a_small_layer_scale_begins_near_the_identity() -> None:
     x = draw(2, WIDTH, 4, 3).float()
     block = ConvNeXt(WIDTH, (4, 3), STAGES, layer_scale=1e-6, condition=Film)
     assert 0 < (block(x, 1) - x).abs().max() < 1e-5
+
+
+@DIMENSIONS
+def test_the_mixer_mixes_positions_then_channels_with_its_conditions(dimensions: int) -> None:
+    x = draw(2, WIDTH, *SIZES[dimensions])
+    block = made(Mixer, SIZES[dimensions], condition=Scale, positions=5, expansion=2)
+    for stage in range(STAGES):
+
+        def normed_at(index: int, given: Tensor, stage: int = stage) -> Tensor:
+            scale = block.conditions[index].scales[stage]
+            return at_each_position(given, lambda vector: normed(vector, block.norms[index]) * scale)
+
+        along = normed_at(0, x).flatten(2)
+        rows = [[linear(linear(row, block.spread).clamp(min=0), block.gather) for row in one] for one in along]
+        mixed = x + torch.stack([torch.stack(one) for one in rows]).reshape(x.shape)
+
+        def changed(vector: Tensor) -> Tensor:
+            return linear(linear(vector, block.expand).clamp(min=0), block.project)
+
+        close(block(x, stage), mixed + at_each_position(normed_at(1, mixed), changed))
 
 
 def attended(x: Tensor, block: Any, heads: int) -> Tensor:

@@ -192,9 +192,10 @@ def explore_command(
         from vqtk.explore.explorer import Explorer
         from vqtk.explore.server import serve
     except ModuleNotFoundError as error:
-        if error.name in ("starlette", "uvicorn"):
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("starlette", "uvicorn"):
             raise VqtkError(
-                f"vqtk explore needs {error.name}, which is not installed. Run: pip install 'vqtk[explore]'."
+                f"vqtk explore needs {missing}, which is not installed. Run: pip install 'vqtk[explore]'."
             ) from None
         raise
     opened = open_model(model, device)

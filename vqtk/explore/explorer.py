@@ -126,8 +126,12 @@ class Explorer:
 
     @torch.no_grad()
     def options(self, asked: OptionsQuestion) -> dict[str, Any]:
-        """Return a page of a stage's proposals: their `options`, images and losses, and the stage's `best` option."""
-        proposals = self.model.proposals(self._codes(asked.codes, most=self.model.stages - 1))[0]
+        """Return a page of a stage's proposals: their `options`, images and losses.
+
+        `start` is the image before the stage, and `best` the option with the lowest loss of all.
+        """
+        codes = self._codes(asked.codes, most=self.model.stages - 1)
+        proposals = self.model.proposals(codes)[0]
         losses = self._losses(proposals, asked.image)
         options = list(range(len(proposals)))
         if losses and asked.order == "loss":
@@ -136,6 +140,7 @@ class Explorer:
         shown = options[asked.first : asked.first + most]
         return {
             "options": shown,
+            "start": self._bytes(self.model.decode(codes)),
             "images": self._bytes(proposals[shown]),
             "losses": losses and [losses[option] for option in shown],
             "best": losses and min(options, key=lambda option: _rank(losses[option])),

@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const MOST_FILE_BYTES = 32 << 20, MOST_FILE_PIXELS = 1 << 26;
+const SHORT_CODE = 20; // Stages whose options fit below a thumbnail.
 const FILE_TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/avif"];
 
 let model; // What /api/model says: name, stages, options, channels, height, width, loss.
@@ -9,6 +10,7 @@ const state = {
   codes: [], // The code, or the prefix that has been chosen so far.
   at: 1, // The selected stage, from 1; the one after the prefix if the next option is to be chosen.
   image: null, // Your image in base64; null while there is none.
+  target: null, // The image that losses are measured by: yours, unless a part of it is hidden.
   along: null, // Its reconstructions before the first and after every stage: bytes and losses.
   seed: 0, // Of the completions.
   change: null, // {codes, along, stage} before the last swap.
@@ -52,7 +54,7 @@ function newestOnly(work) {
 }
 
 function say(text) {
-  $("notice").textContent = text;
+  $("notice").firstChild.textContent = text;
   $("notice").hidden = !text;
 }
 
@@ -80,14 +82,22 @@ function canvasOf(bytes, canvas = document.createElement("canvas")) {
   return canvas;
 }
 
-// Brighter than before is orange, darker is blue, in both colour schemes.
-function canvasOfDifference(before, after) {
+// The largest absolute change of a pixel's brightness among pairs of images, from 0 to 1.
+function largestChange(pairs) {
+  let most = 4 / 255; // Less than that is rounding, and stays dark.
+  for (const [before, after] of pairs)
+    for (let i = 0; i < before.length; i++) most = Math.max(most, Math.abs(after[i] - before[i]) / 255);
+  return most;
+}
+
+// Brighter than before is orange, darker is blue, in both colour schemes; `most` is drawn brightest.
+function canvasOfDifference(before, after, most) {
   const canvas = Object.assign(document.createElement("canvas"), { width: model.width, height: model.height });
   const pixels = new ImageData(model.width, model.height), channels = model.channels;
   for (let i = 0; i < model.width * model.height; i++) {
     let sum = 0;
     for (let c = 0; c < channels; c++) sum += after[channels * i + c] - before[channels * i + c];
-    const share = sum / channels / 255, strength = Math.sqrt(Math.abs(share));
+    const share = sum / channels / 255, strength = Math.min(1, Math.abs(share) / most);
     const colour = share > 0 ? [240, 138, 82] : [91, 155, 230];
     for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = colour[c] * strength;
     pixels.data[4 * i + 3] = 255;
@@ -121,6 +131,7 @@ function readLink() {
 
 // `link`: "push" lets the browser's Back button undo the change, "replace" does not, "keep" leaves the address alone.
 function setCodes(codes, { at = codes.length, link = "push", change = null } = {}) {
+  if (link !== "keep") say("");
   state.codes = codes;
   state.at = Math.min(Math.max(at, 1), codes.length + 1, model.stages);
   state.change = change;
@@ -151,7 +162,7 @@ function choose(option) {
 
 const showCode = newestOnly(async () => {
   const codes = state.codes;
-  const along = await ask("decode", { codes, image: state.image });
+  const along = await ask("decode", { codes, image: state.target });
   if (codes !== state.codes) return;
   state.along = along;
   drawCode();
@@ -168,6 +179,7 @@ function drawCode() {
 
 const count = (number) => number.toLocaleString("en", { maximumFractionDigits: 1 });
 const shown = (loss) => (loss === null ? "∞" : loss.toPrecision(3));
+const lossText = (loss) => `${model.loss} ${shown(loss)}`;
 
 // Chips are kept and redrawn, so that the strip neither loses the focus nor its place.
 function drawStrip() {
@@ -191,7 +203,7 @@ function drawStrip() {
     chip.replaceChildren(picture, label);
     chip.disabled = stage > state.codes.length + 1;
     chip.title = code === undefined ? `Stage ${stage}: not chosen` : `Stage ${stage}: option ${code}`;
-    chip.toggleAttribute("aria-current", stage === state.at);
+    chip.setAttribute("aria-current", stage === state.at);
   }
   // Scroll within the strip only: `scrollIntoView` would also move the page.
   const current = strip.children[state.at - 1];
@@ -206,22 +218,22 @@ function drawView() {
   $("at").textContent = `${state.at} of ${model.stages}`;
   if (!state.along || (stage + 1) * sizeOfImage() > state.along.images.length) return;
   canvasOf(imageOf(state.along.images, stage), $("view"));
-  const loss = state.along.losses ? ` · ${model.loss} ${shown(state.along.losses[stage])}` : "";
+  $("loss").textContent = state.along.losses ? lossText(state.along.losses[stage]) : "";
   $("caption").textContent = stage === 0
-    ? `Before the first stage · 0 bits${loss}`
-    : `After ${stage} ${stage === 1 ? "stage" : "stages"} · ${count(stage * Math.log2(model.options))} bits${loss}`;
+    ? "Before the first stage · 0 bits"
+    : `After ${stage} ${stage === 1 ? "stage" : "stages"} · ${count(stage * Math.log2(model.options))} bits`;
 }
 
 // ── the options of a stage ─────────────────────────────────────────────────────────────────────
 
 const showOptions = newestOnly(async (first = 0) => {
   const stage = state.at, prefix = state.codes.slice(0, stage - 1), grid = $("options");
-  $("sorting").hidden = !state.image;
+  $("order").hidden = !state.target;
   $("keeping").hidden = stage >= state.codes.length;
   grid.setAttribute("aria-busy", "true");
   try {
-    const order = state.image ? $("order").value : "option";
-    const answer = await ask("options", { codes: prefix, image: state.image, order, first });
+    const order = state.target ? $("order").value : "option";
+    const answer = await ask("options", { codes: prefix, image: state.target, order, first });
     drawOptions(answer, stage, prefix, first);
   } finally {
     grid.removeAttribute("aria-busy");
@@ -230,17 +242,21 @@ const showOptions = newestOnly(async (first = 0) => {
 
 function drawOptions(answer, stage, prefix, first) {
   const grid = $("options"), chosen = state.codes[stage - 1];
+  // In late stages all options look alike: what they change tells them apart.
+  const base = $("show").value === "change" ? toBytes(answer.start) : null;
+  const most = base && largestChange(answer.options.map((_, i) => [base, imageOf(answer.images, i)]));
   const buttons = answer.options.map((option, i) => {
     const pixels = imageOf(answer.images, i), button = element("button", "option");
-    button.append(canvasOf(pixels), option);
+    button.append(base ? canvasOfDifference(base, pixels, most) : canvasOf(pixels), option);
     button.setAttribute("aria-pressed", option === chosen);
     button.classList.toggle("best", option === answer.best);
-    button.title = `Option ${option}` + (answer.losses ? ` · ${model.loss} ${shown(answer.losses[i])}` : "");
+    button.title = `Option ${option}` + (answer.losses ? ` · ${lossText(answer.losses[i])}` : "");
     // A slow answer may still be on the page when the code has changed: its options are no longer those to choose.
     button.addEventListener("click", () => stage === state.at && String(prefix) === String(state.codes.slice(0, stage - 1)) && choose(option));
     const preview = () => {
       canvasOf(pixels, $("view"));
-      $("caption").textContent = button.title.replace(`Option ${option}`, `Option ${option} of stage ${stage}`);
+      $("caption").textContent = `Option ${option} of stage ${stage}`;
+      $("loss").textContent = answer.losses ? lossText(answer.losses[i]) : "";
     };
     button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && preview());
     button.addEventListener("focus", () => button.matches(":focus-visible") && preview());
@@ -254,8 +270,9 @@ function drawOptions(answer, stage, prefix, first) {
   $("choices-title").textContent = `Options of stage ${stage}`;
   const later = state.codes.length - stage;
   $("explain").textContent = chosen === undefined
-    ? `What each of the ${model.options} options makes of the image so far. Choose one to go on.`
+    ? `Each of the ${model.options} options changes the image so far. Choose one to go on.`
     : `Option ${chosen} is chosen. Choose another to swap it` + (later > 0 ? `; ${later} later ${later === 1 ? "stage follows" : "stages follow"}.` : ".");
+  if (base) $("explain").textContent += " Orange is brighter than before, blue is darker.";
 }
 
 function element(tag, className = "", text = "") {
@@ -272,13 +289,16 @@ function drawChange() {
   if (!change || !change.along) return;
   const last = state.codes.length, table = element("table"), head = element("tr"), body = element("tbody");
   const rows = [["before", change.along], ["after", state.along]].map(([name, along]) => [name, (stage) => canvasOf(imageOf(along.images, stage))]);
-  rows.push(["difference", (stage) => canvasOfDifference(imageOf(change.along.images, stage), imageOf(state.along.images, stage))]);
+  const stages = Array.from({ length: last - change.stage + 1 }, (_, i) => change.stage + i);
+  const pair = (stage) => [imageOf(change.along.images, stage), imageOf(state.along.images, stage)];
+  const most = largestChange(stages.map(pair));
+  rows.push(["difference", (stage) => canvasOfDifference(...pair(stage), most)]);
   head.append(element("th", "", "after stage"));
-  for (let stage = change.stage; stage <= last; stage++) head.append(element("th", "", stage));
+  head.append(...stages.map((stage) => element("th", "", stage)));
   for (const [name, draw] of rows) {
     const row = element("tr");
     row.append(element("th", "", name));
-    for (let stage = change.stage; stage <= last; stage++) {
+    for (const stage of stages) {
       const cell = element("td");
       cell.append(draw(stage));
       row.append(cell);
@@ -289,7 +309,7 @@ function drawChange() {
   top.append(head);
   table.append(top, body);
   $("rows").replaceChildren(table);
-  const pixels = meanChange(imageOf(change.along.images, last), imageOf(state.along.images, last));
+  const pixels = meanChange(...pair(last));
   let text = `Stage ${change.stage}: option ${change.from} became ${change.to}. After stage ${last}, pixels differ by ${count(100 * pixels)} % on average`;
   if (state.along.losses && change.along.losses)
     text += `; ${model.loss} ${shown(change.along.losses[last])} → ${shown(state.along.losses[last])}`;
@@ -327,8 +347,16 @@ function startPad() {
     pad.addEventListener(end, () => {
       if (!last) return;
       last = null;
+      sharpenMask();
       readPad();
     });
+}
+
+// A pixel is hidden or not: what the pen left half covered at its edge is shown as what is sent.
+function sharpenMask() {
+  const pen = context("mask"), pixels = pen.getImageData(0, 0, model.width, model.height);
+  for (let i = 3; i < pixels.data.length; i += 4) pixels.data[i] = pixels.data[i] >= 128 ? 255 : 0;
+  pen.putImageData(pixels, 0, 0);
 }
 
 // The canvas has the model's own pixels: its antialiased strokes are grey at their edges, as scanned ones are.
@@ -373,16 +401,19 @@ function readPad({ width = null } = {}) {
 
 function hidden() {
   const rgba = pixelsOf("mask"), bytes = new Uint8Array(model.width * model.height);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = rgba[4 * i + 3] >= 100 ? 1 : 0;
+  for (let i = 0; i < bytes.length; i++) bytes[i] = rgba[4 * i + 3] >= 128 ? 1 : 0;
   return bytes;
 }
 
 function wipe() {
   fill(ground());
   context("mask").clearRect(0, 0, model.width, model.height);
-  state.image = null;
+  state.image = state.target = null;
   $("hint").hidden = false;
-  $("found").hidden = true;
+  $("found-title").textContent = "Candidates";
+  $("found-explain").replaceChildren(...invitation);
+  $("candidates").replaceChildren();
+  showFoundControls({});
   showCode();
   showOptions();
 }
@@ -438,23 +469,30 @@ function mapPixels(change) {
 // ── candidates: the codes of your image, or completions of its visible part ────────────────────
 
 let candidates = [];
+const invitation = [...$("found-explain").childNodes]; // Shown while there is no image.
+
+function showFoundControls({ beam = false, guided = false }) {
+  $("beaming").hidden = !beam;
+  $("warming").hidden = $("redraw").hidden = !guided;
+}
 
 const search = newestOnly(async (width) => {
   const image = state.image, mask = hidden(), masked = mask.includes(1);
   if (!image) return;
-  const answer = masked
-    ? await ask("complete", { image, hidden: toBase64(mask), answers: width ? 1 : 8, temperature: $("temperature").value / 100, seed: state.seed })
-    : await ask("encode", { image, width: width ?? Number($("width").value) });
+  state.target = masked ? null : image;
+  $("candidates").setAttribute("aria-busy", "true");
+  const asked = masked
+    ? ask("complete", { image, hidden: toBase64(mask), answers: width ? 1 : 8, temperature: $("temperature").value / 100, seed: state.seed })
+    : ask("encode", { image, width: width ?? Number($("width").value) });
+  const answer = await asked.finally(() => $("candidates").removeAttribute("aria-busy"));
   if (image !== state.image) return;
-  $("found").hidden = false;
   $("found-title").textContent = masked ? "Completions" : "Candidates";
-  $("beaming").hidden = masked;
-  $("warming").hidden = $("redraw").hidden = !masked;
+  showFoundControls({ beam: !masked, guided: masked });
   $("found-explain").textContent = masked
-    ? "Guided by the visible pixels only. The first takes the best option of each stage, the others are drawn. Below each: its loss there."
+    ? "Guided by the visible pixels alone, whose error is shown. The first takes the best option of each stage; the others are drawn."
     : "The best codes for your image, by a beam search. Options that differ from the first are marked.";
   drawCandidates(answer);
-  setCodes(answer.codes[0], { at: model.stages, link: "replace" });
+  setCodes(answer.codes[0], { at: state.codes.length ? state.at : model.stages, link: "replace" });
 });
 
 function drawCandidates({ codes, images, losses }) {
@@ -462,14 +500,23 @@ function drawCandidates({ codes, images, losses }) {
   const items = codes.map((code, i) => {
     const button = element("button", "candidate"), label = element("span"), text = element("code"), item = element("li");
     label.append(element("b", "", i + 1), element("span", "", shown(losses[i])));
-    code.forEach((option, stage) => text.append(...(stage ? [" "] : []), option === codes[0][stage] ? String(option) : element("b", "", option)));
+    text.append(...optionsOf(code, codes[0]));
     button.append(canvasOf(imageOf(images, i)), label, text);
-    button.title = `${model.loss} ${shown(losses[i])} · code ${code.join(",")}`;
+    button.title = `${lossText(losses[i])} · code ${code.join(",")}`;
     button.addEventListener("click", () => setCodes(code, { at: state.at }));
     item.append(button);
     return item;
   });
   $("candidates").replaceChildren(...items);
+}
+
+// A code as text, where it differs from the best one in bold; of a long code only these options, with their stages.
+function optionsOf(code, best) {
+  const differs = (option, stage) => option !== best[stage];
+  if (code.length <= SHORT_CODE || code === best)
+    return code.flatMap((option, stage) => [stage ? " " : "", differs(option, stage) ? element("b", "", option) : option]);
+  const parts = code.flatMap((option, stage) => (differs(option, stage) ? [` ${stage + 1}:`, element("b", "", option)] : []));
+  return ["stage", ...parts];
 }
 
 function markCandidates() {
@@ -493,11 +540,12 @@ async function share() {
 
 function startControls() {
   $("share").addEventListener("click", share);
+  $("dismiss").addEventListener("click", () => say(""));
   $("random").addEventListener("click", () => setCodes(Array.from({ length: model.stages }, () => Math.floor(Math.random() * model.options))));
   $("cut").addEventListener("click", () => setCodes(state.codes.slice(0, state.at), { at: state.at + 1 }));
   $("empty").addEventListener("click", () => setCodes([]));
   $("stage").addEventListener("input", () => select(Number($("stage").value)));
-  $("order").addEventListener("change", () => showOptions());
+  for (const id of ["order", "show"]) $(id).addEventListener("change", () => showOptions());
   $("more").addEventListener("click", () => showOptions($("options").children.length));
   $("back").addEventListener("click", () => setCodes(state.change.codes, { at: state.change.stage }));
   $("width").addEventListener("change", () => search(null));

@@ -293,7 +293,7 @@ function drawChange() {
   const pair = (stage) => [imageOf(change.along.images, stage), imageOf(state.along.images, stage)];
   const most = largestChange(stages.map(pair));
   rows.push(["difference", (stage) => canvasOfDifference(...pair(stage), most)]);
-  head.append(element("th", "", "after stage"));
+  head.append(element("th", "", "stage"));
   head.append(...stages.map((stage) => element("th", "", stage)));
   for (const [name, draw] of rows) {
     const row = element("tr");
@@ -341,7 +341,7 @@ function startPad() {
   pad.addEventListener("pointermove", (event) => {
     if (!last) return;
     for (const one of event.getCoalescedEvents?.() ?? [event]) last = stroke(last, one);
-    readPad({ width: 1 });
+    readPad({ drawing: true });
   });
   for (const end of ["pointerup", "pointercancel"])
     pad.addEventListener(end, () => {
@@ -389,14 +389,13 @@ function pixelsOf(id) {
   return context(id).getImageData(0, 0, model.width, model.height).data;
 }
 
-// Read the pad, and let the model answer; while a stroke is drawn by a narrow beam, which is fast.
-function readPad({ width = null } = {}) {
+function readPad({ drawing = false } = {}) {
   const rgba = pixelsOf("image"), bytes = new Uint8Array(sizeOfImage());
   for (let i = 0; i < model.width * model.height; i++)
     for (let c = 0; c < model.channels; c++) bytes[model.channels * i + c] = rgba[4 * i + c];
   state.image = toBase64(bytes);
   $("hint").hidden = true;
-  search(width);
+  search(drawing);
 }
 
 function hidden() {
@@ -476,16 +475,23 @@ function showFoundControls({ beam = false, guided = false }) {
   $("warming").hidden = $("redraw").hidden = !guided;
 }
 
-const search = newestOnly(async (width) => {
+// The best code of a greedy search comes first, since it is fast; the others follow unless a stroke is still drawn.
+const search = newestOnly(async (drawing = false) => {
+  if ((await searchOnce(true)) && !drawing) await searchOnce(false);
+});
+
+// Return whether the answer was shown: your image may have changed meanwhile.
+async function searchOnce(greedy) {
   const image = state.image, mask = hidden(), masked = mask.includes(1);
-  if (!image) return;
+  if (!image) return false;
   state.target = masked ? null : image;
   $("candidates").setAttribute("aria-busy", "true");
+  const temperature = $("temperature").value / 100, width = greedy ? 1 : Number($("width").value);
   const asked = masked
-    ? ask("complete", { image, hidden: toBase64(mask), answers: width ? 1 : 8, temperature: $("temperature").value / 100, seed: state.seed })
-    : ask("encode", { image, width: width ?? Number($("width").value) });
+    ? ask("complete", { image, hidden: toBase64(mask), answers: greedy ? 1 : 8, temperature, seed: state.seed })
+    : ask("encode", { image, width });
   const answer = await asked.finally(() => $("candidates").removeAttribute("aria-busy"));
-  if (image !== state.image) return;
+  if (image !== state.image) return false;
   $("found-title").textContent = masked ? "Completions" : "Candidates";
   showFoundControls({ beam: !masked, guided: masked });
   $("found-explain").textContent = masked
@@ -493,7 +499,8 @@ const search = newestOnly(async (width) => {
     : "The best codes for your image, by a beam search. Options that differ from the first are marked.";
   drawCandidates(answer);
   setCodes(answer.codes[0], { at: state.codes.length ? state.at : model.stages, link: "replace" });
-});
+  return true;
+}
 
 function drawCandidates({ codes, images, losses }) {
   candidates = codes;
@@ -548,11 +555,11 @@ function startControls() {
   for (const id of ["order", "show"]) $(id).addEventListener("change", () => showOptions());
   $("more").addEventListener("click", () => showOptions($("options").children.length));
   $("back").addEventListener("click", () => setCodes(state.change.codes, { at: state.change.stage }));
-  $("width").addEventListener("change", () => search(null));
-  $("temperature").addEventListener("change", () => search(null));
+  $("width").addEventListener("change", () => search());
+  $("temperature").addEventListener("change", () => search());
   $("redraw").addEventListener("click", () => {
     state.seed += 1;
-    search(null);
+    search();
   });
   $("wipe").addEventListener("click", wipe);
   $("invert").addEventListener("click", () => {

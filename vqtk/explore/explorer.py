@@ -193,7 +193,7 @@ class Explorer:
     def _as_bytes(self, shown: Tensor) -> str:
         """Return images (n, c, h, w) in training units as base64, n × (h, w, c)."""
         pixels = (self.model.data.pixels(shown.float()).nan_to_num() * 255).round().to(torch.uint8)
-        return base64.b64encode(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()).decode()
+        return base64.b64encode(pixels.permute(0, 2, 3, 1).cpu().numpy().tobytes()).decode()
 
 
 def _rank(loss: float | None) -> float:

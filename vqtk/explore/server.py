@@ -57,6 +57,10 @@ _MOST_AT_ONCE = 64
 """Connections that are served at once; further ones are refused."""
 
 
+_PATIENCE_S = 2
+"""Seconds that a question may still take after Ctrl-C."""
+
+
 class Guarded:
     """Refuses requests that other web pages cause, and adds `HEADERS` to every response.
 
@@ -196,7 +200,7 @@ def serve(explorer: Explorer, *, host: str, port: int, browser: bool) -> None:
             threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
         config = uvicorn.Config(
             app_of(explorer, host=host), log_level="warning", access_log=False, server_header=False, lifespan="off",
-            ws="none", limit_concurrency=_MOST_AT_ONCE,
+            ws="none", limit_concurrency=_MOST_AT_ONCE, timeout_graceful_shutdown=_PATIENCE_S,
         )  # fmt: skip
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])

@@ -90,6 +90,8 @@ def test_a_command_in_the_documents_runs(
         words[2] = str(stopped / "recipe.yaml")
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception in tests"))
     monkeypatch.setattr("vqtk.evaluate.quality.UPDATES", 5)
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    monkeypatch.setattr("webbrowser.open", lambda url: True)
     monkeypatch.setattr("vqtk.guides.label.EPOCHS", 1)
     monkeypatch.setattr("vqtk.runs.budget.WARM_UP", 4)
     monkeypatch.setattr("vqtk.evaluate.references.STEPS", 10)

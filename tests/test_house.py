@@ -62,7 +62,7 @@ COMPONENTS = """
 CHAPTERS = """
     errors process files registry nn selectors conditions losses heads backbones blocks refiners datasets models
     searches objectives optimizers schedules revivals guides plugin recipe io train evaluate sampling render report runs
-    compare study testing cli
+    compare study explore testing cli
 """.split(  # noqa: SIM905
 )
 """From the ground up: each imports those before it alone."""

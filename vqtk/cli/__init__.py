@@ -14,7 +14,14 @@ from typer.core import TyperGroup
 from vqtk.cli.eval import eval_command
 from vqtk.cli.exchange import export_command, import_command
 from vqtk.cli.exchange import plugin_app as plugin
-from vqtk.cli.look import proposals_command, reconstruct_command, report_command, stages_command, tree_command
+from vqtk.cli.look import (
+    explore_command,
+    proposals_command,
+    reconstruct_command,
+    report_command,
+    stages_command,
+    tree_command,
+)
 from vqtk.cli.recipes import list_command, show_command, validate_command
 from vqtk.cli.run import bench_command, run_command
 from vqtk.cli.sampling import complete_command, sample_command
@@ -69,6 +76,7 @@ app.command("report", rich_help_panel=_LOOK)(report_command)
 app.command("proposals", rich_help_panel=_LOOK)(proposals_command)
 app.command("tree", rich_help_panel=_LOOK)(tree_command)
 app.command("complete", rich_help_panel=_LOOK)(complete_command)
+app.command("explore", rich_help_panel=_LOOK)(explore_command)
 app.command("list", rich_help_panel=_RECIPES)(list_command)
 app.command("show", rich_help_panel=_RECIPES)(show_command)
 app.command("validate", rich_help_panel=_RECIPES)(validate_command)

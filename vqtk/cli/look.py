@@ -1,4 +1,4 @@
-"""vqtk reconstruct, stages, proposals, tree and report: look at a model or a run."""
+"""vqtk reconstruct, stages, proposals, tree, explore and report: look at a model or a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtk.cli.options import Json, Look, Opened, Searched, code_facts, looking, search_by, test_items
+from vqtk.cli.options import (
+    Device,
+    Json,
+    Look,
+    ModelPath,
+    Opened,
+    Plugins,
+    Searched,
+    code_facts,
+    looking,
+    search_by,
+    test_items,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,6 +164,43 @@ def _used_by(opened: Opened, used: int | None, options: int | None) -> Tensor | 
         raise VqtkError("--used chooses which --options are shown. Give both, as in --options 8.")
     targets, _ = test_items(opened, None, used)
     return encoded(opened.model, targets)
+
+
+def explore_command(
+    model: ModelPath,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to serve on; 0 takes any free one.")] = 8765,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to serve on. Others can reach the page only if this is not the default, e.g. 0.0.0.0.",
+        ),
+    ] = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page in a browser.")] = False,
+    device: Device = "auto",
+    plugin: Plugins = None,
+) -> None:
+    """Explore a model of images in the browser.
+
+    The page walks the tree of options, encodes drawn or dropped images, swaps options of a code, and completes images
+    of which a part is hidden.
+    """
+    from vqtk.cli.options import open_model
+    from vqtk.errors import VqtkError
+
+    try:
+        from vqtk.explore.explorer import Explorer
+        from vqtk.explore.server import serve
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("starlette", "uvicorn"):
+            raise VqtkError(
+                f"vqtk explore needs {missing}, which is not installed. Run: pip install 'vqtk[explore]'."
+            ) from None
+        raise
+    opened = open_model(model, device)
+    name = "/".join(model.resolve().parts[-2:]) if model.is_dir() else model.stem
+    serve(Explorer(opened.model, name), host=host, port=port, browser=not no_browser)
 
 
 def report_command(

@@ -1,5 +1,7 @@
 """Inpainting: a part of each image is hidden."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 
@@ -36,12 +38,21 @@ class Mask(Guide):
 
     def __init__(self, model: Model, *, hide: Hide = "right", fraction: Fraction = 0.5, seed: Whole = 0):
         super().__init__(model)
-        channels, height, width = self.data.shape
+        _, height, width = self.data.shape
         size = (height, width)
-        hidden = _region(size, hide, fraction, seed) if hide in SIDES else _image(size, expanded(Path(hide)))
+        self._hide(_region(size, hide, fraction, seed) if hide in SIDES else _image(size, expanded(Path(hide))))
+
+    @classmethod
+    def of(cls, model: Model, hidden: Tensor) -> Mask:
+        """Return the guide that hides any pixels (h, w), bool. Raises: VqtkError if every pixel is hidden."""
+        guide = cls(model, fraction=0)
+        guide._hide(hidden)
+        return guide
+
+    def _hide(self, hidden: Tensor) -> None:
         if hidden.all():
             raise VqtkError("every pixel is hidden, so nothing is left to guide the model. Hide a smaller part.")
-        self.hidden = hidden.expand(channels, -1, -1).to(self.device)
+        self.hidden = hidden.expand(self.data.shape[0], -1, -1).to(self.device)
 
     def __call__(self, proposals: Tensor, observed: Tensor) -> Tensor:
         """Return the grid."""

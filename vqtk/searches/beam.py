@@ -43,6 +43,11 @@ class Beam:
     @torch.no_grad()
     def __call__(self, model: VQDraw, target: Tensor) -> Tensor:
         """Encode."""
+        return self.candidates(model, target)[:, 0]
+
+    @torch.no_grad()
+    def candidates(self, model: VQDraw, target: Tensor) -> Tensor:
+        """Return the best codes found, best first: target (n, *data shape) → (n, w, stages), w ≤ width."""
         parts = target.split(self.examples_at_once(model))
         return torch.cat([self._searched(model, part) for part in parts])
 
@@ -68,7 +73,7 @@ class Beam:
                 carry = tree_map(partial(torch.index_select, dim=0, index=row), carry)
                 state = model.advance(stage, carry, chosen, x)
             codes = torch.cat([codes[torch.arange(n, device=codes.device)[:, None], beam], option[..., None]], 2)
-        return codes[:, 0]
+        return codes
 
 
 def _proposed(model: VQDraw, x: Tensor, state: State, stage: int) -> tuple[Tensor, State]:

@@ -1,0 +1,1 @@
+"""A model explored in a browser: one page, served on this machine."""

@@ -21,7 +21,7 @@ from vqtk.files import replacing
 from vqtk.losses import Loss
 from vqtk.nn.types import DataSpec, Fraction
 from vqtk.registry import datasets, losses
-from vqtk.train.batches import Order
+from vqtk.training.batches import Order
 
 AT_ONCE = 256
 """The number of proposals that go through the network at a time; the backward pass recomputes their activations."""

@@ -19,8 +19,8 @@ from vqtk.runs.budget import Durations, seconds
 from vqtk.schedules.constant import Constant
 from vqtk.schedules.cosine import Cosine
 from vqtk.schedules.linear import Linear
-from vqtk.train.batches import Order
-from vqtk.train.loop import Trainer
+from vqtk.training.batches import Order
+from vqtk.training.loop import Trainer
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.5}"
 

@@ -17,7 +17,7 @@ from vqtk.datasets.mnist import MNIST
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, run_experiment
-from vqtk.train.loop import Callback, Progress
+from vqtk.training.loop import Callback, Progress
 
 RECIPE = """\
 name: tiny

@@ -17,7 +17,7 @@ Train with the command `vqtk run RECIPE`, and see `vqtk --help` for the others.
 What a plugin extends: `Model`, `Refiner`, `SkipBackbone`, `Head`, `Loss`, `Objective`, `Selector`, `Guide`, `Dataset`.
 `vqtk plugin new KIND NAME` writes a plugin to start from; docs/plugins.md explains it.
 
-Where to look: `vqtk.registry` (names of components), `vqtk.models.vqdraw` (the algorithm), `vqtk.train.loop` (the
+Where to look: `vqtk.registry` (names of components), `vqtk.models.vqdraw` (the algorithm), `vqtk.training.loop` (the
 training loop), `vqtk.recipe` (recipes), `vqtk.evaluate` (measurements), `vqtk.sampling` (guided sampling, priors),
 `vqtk.render` (images of examples), `vqtk.compare` and `vqtk.study` (ablation studies), `vqtk.testing` (the contract).
 """

@@ -20,7 +20,7 @@ from vqtk.compare.metrics import SAMPLES, Metric
 from vqtk.io.run_files import read_rows
 from vqtk.study.plan import Plan, PlannedRun
 from vqtk.study.protocol import STATES, Event, State, read_state
-from vqtk.train.loop import Callback, Progress
+from vqtk.training.loop import Callback, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Self

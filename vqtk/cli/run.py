@@ -90,7 +90,7 @@ def _started(
     from vqtk.runs.directory import RunDirectory
     from vqtk.runs.experiment import Experiment
     from vqtk.runs.start import begin_with
-    from vqtk.train.execution import choose_device
+    from vqtk.training.execution import choose_device
 
     begun = weights_of(weights) if weights else None
     recipe = load_recipe(path, overrides)
@@ -120,7 +120,7 @@ def _resumed(
     from vqtk.runs.data import own_splits
     from vqtk.runs.directory import RunDirectory
     from vqtk.runs.experiment import Experiment, go_on
-    from vqtk.train.execution import choose_device
+    from vqtk.training.execution import choose_device
 
     directory, recipe = RunDirectory.open(path)
     held.enter_context(locked(path / RUN, what=f"The run {path}"))
@@ -211,7 +211,7 @@ def bench_command(
     from vqtk.evaluate.bench import bench as compare
     from vqtk.evaluate.profile import profile_update
     from vqtk.recipe.recipe import load_recipe
-    from vqtk.train.execution import choose_device
+    from vqtk.training.execution import choose_device
 
     loaded, chosen = load_recipe(recipe, overrides or []), choose_device(device)
     if profile:

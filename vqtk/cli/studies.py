@@ -49,7 +49,7 @@ def ablate_command(
     from vqtk.study.plan import plan as planned
     from vqtk.study.protocol import Settings
     from vqtk.study.study import load_study
-    from vqtk.train.execution import choose_device
+    from vqtk.training.execution import choose_device
 
     checked = load_study(study)
     on, folder = choose_device(device), out / checked.name

@@ -18,7 +18,7 @@ from vqtk.guides._classifier import CLASSIFIER_BATCH, CLASSIFIER_LR, Classifier
 from vqtk.models import Model
 from vqtk.nn.types import DataSpec
 from vqtk.process import generator
-from vqtk.train.batches import Order
+from vqtk.training.batches import Order
 
 MOST_ITEMS = 10_000
 BATCH = 100

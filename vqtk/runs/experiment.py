@@ -27,8 +27,8 @@ from vqtk.runs.data import recorded_place, require_same
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.failure import failure
 from vqtk.runs.start import start_at_centres
-from vqtk.train.execution import peak_memory_mb, resolve
-from vqtk.train.loop import Callback, Trainer, train
+from vqtk.training.execution import peak_memory_mb, resolve
+from vqtk.training.loop import Callback, Trainer, training_loop
 
 
 @dataclass
@@ -199,7 +199,7 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
         start_at_centres(trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
     try:
         callbacks = [*experiment.callbacks, _Recording(experiment, directory)]
-        finished = train(trainer, experiment.splits.train, directory.log, callbacks)
+        finished = training_loop(trainer, experiment.splits.train, directory.log, callbacks)
         _save(trainer, directory)
         if finished:
             _finish(experiment, directory)

@@ -28,8 +28,8 @@ from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, go_on, run_experiment
 from vqtk.study.protocol import STOP, Settings, State, read_state, write_state
-from vqtk.train.execution import choose_device
-from vqtk.train.loop import Callback, Progress
+from vqtk.training.execution import choose_device
+from vqtk.training.loop import Callback, Progress
 
 ORPHAN_S = 120.0
 """How long a worker waits for an orphaned worker on the same run to end."""

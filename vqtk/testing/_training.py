@@ -20,7 +20,7 @@ from vqtk.registry import REGISTRIES
 from vqtk.revivals import Revival
 from vqtk.testing._case import EXAMPLES, Case, Clause, Untouched, apart, check_gradients, near, seeded
 from vqtk.testing._surroundings import moved_model, recipe_with
-from vqtk.train.capture import restore
+from vqtk.training.capture import restore
 
 
 def returns_a_loss_terms_and_codes(case: Case) -> None:

@@ -36,9 +36,9 @@ from vqtk.process import generator
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe
 from vqtk.revivals import Revival
-from vqtk.train.batches import Batches
-from vqtk.train.capture import CapturedUpdate, rates_of, restore
-from vqtk.train.execution import Execution, prepare, resolve
+from vqtk.training.batches import Batches
+from vqtk.training.capture import CapturedUpdate, rates_of, restore
+from vqtk.training.execution import Execution, prepare, resolve
 
 LOG_EVERY = 10
 """Updates between two readings of the training metrics; to read them is to wait for the device."""
@@ -81,7 +81,9 @@ class Callback:
         """Called with a line for the user."""
 
 
-def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]) -> bool:
+def training_loop(
+    trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]
+) -> bool:
     """Train until the recipe's updates are done; return False if a callback stopped the run before.
 
     The images and checkpoints that are due by the clock change no result.
@@ -351,7 +353,7 @@ def _check_finite(row: dict[str, float], done: int) -> None:
 def __getattr__(name: str) -> Any:
     """Return `Order`, which plugins kept with runs of version 0.1 import from here."""
     if name == "Order":
-        from vqtk.train.batches import Order
+        from vqtk.training.batches import Order
 
         return Order
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

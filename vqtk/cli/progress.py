@@ -16,11 +16,11 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from vqtk.callbacks import Callback, Progress
 from vqtk.compare.metrics import SAMPLES, Metric
 from vqtk.io.run_files import read_rows
 from vqtk.study.plan import Plan, PlannedRun
 from vqtk.study.protocol import STATES, Event, State, read_state
-from vqtk.training.loop import Callback, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -145,7 +145,7 @@ def encoded_by(collected: Collected, search: str) -> Collected:
         commands = "\n".join(f"  vqtk eval {path} --search {shlex.quote(search)}" for path in missing)
         raise VqtkError(
             f"--search {search}: {len(missing)} of {len(collected.runs)} runs were not evaluated by this search on the "
-            f"whole test split. FinishedRun:\n{commands}"
+            f"whole test split. Run:\n{commands}"
         )
     return collected
 

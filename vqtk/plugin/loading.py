@@ -23,7 +23,7 @@ _MOVED = {
     "vqtk.train": "vqtk.training",
     "vqtk.train.loop": "vqtk.training.loop",
 }
-"""Modules of earlier versions that plugins import, and where their contents are now: runs keep copies of their plugins."""
+"""Modules of earlier versions, and where their contents are now: runs keep copies of the plugins that import them."""
 
 
 @dataclass(frozen=True)

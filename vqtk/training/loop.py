@@ -17,13 +17,14 @@ import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vqtk.callbacks import Callback as Callback
+from vqtk.callbacks import Progress as Progress
 from vqtk.datasets import Split
 from vqtk.errors import DivergenceError, RecipeError
 from vqtk.io.weights import load
@@ -45,40 +46,6 @@ LOG_EVERY = 10
 FIRST_PICTURES_S = 60.0
 """Seconds until the first images of a run are drawn."""
 _ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a run after an update; `row` holds the newest training metrics, and is empty at first."""
-
-    done: int
-    updates: int
-    row: dict[str, float]
-    examples_per_s: float
-
-
-class Callback:
-    """Follows a run; methods do nothing unless overridden. Set `stop` to end the run after the current update."""
-
-    stop: bool = False
-
-    def on_update(self, progress: Progress) -> None:
-        """Called after every update."""
-
-    def on_evaluation_due(self, update: int) -> None:
-        """Called every `train.evaluate_every` updates, except after the last."""
-
-    def on_pictures_due(self, update: int) -> None:
-        """Called a minute after the start, then every `train.picture_minutes`."""
-
-    def on_checkpoint_due(self, update: int) -> None:
-        """Called every `train.checkpoint_minutes`."""
-
-    def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
-        """Called when test examples have been evaluated; `row` holds their metrics."""
-
-    def on_message(self, line: str) -> None:
-        """Called with a line for the user."""
 
 
 def training_loop(

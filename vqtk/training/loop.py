@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from vqtk.callbacks import Callback as Callback
 from vqtk.callbacks import Progress as Progress
-from vqtk.datasets import Split
+from vqtk.datasets import Order as Order
+from vqtk.datasets import Split, batches_of
 from vqtk.errors import DivergenceError, RecipeError
 from vqtk.io.weights import load
 from vqtk.models import Model, usage_of
@@ -37,7 +38,6 @@ from vqtk.process import generator
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe
 from vqtk.revivals import Revival
-from vqtk.training.batches import Batches
 from vqtk.training.capture import CapturedUpdate, rates_of, restore
 from vqtk.training.execution import Execution, prepare, resolve
 
@@ -46,6 +46,27 @@ LOG_EVERY = 10
 FIRST_PICTURES_S = 60.0
 """Seconds until the first images of a run are drawn."""
 _ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
+
+
+class Batches:
+    """The batches of each update from `done` on, in training units on the model's device."""
+
+    def __init__(self, recipe: Recipe, model: Model, data: Split, *, done: int = 0):
+        self.device = model.device
+        self.normalise = model.data.normalise
+        self.batch = recipe.batch
+        self.examples_per_update = recipe.examples_per_update
+        self._order = Order(len(data), recipe.seed)
+        self._raw = batches_of(data.to(self.device), self._indices(done))
+
+    def _indices(self, done: int) -> Iterator[Tensor]:
+        while True:
+            yield self._order(done * self.examples_per_update, self.examples_per_update)
+            done += 1
+
+    def __next__(self) -> list[Tensor]:
+        raw = next(self._raw).to(self.device, non_blocking=True)
+        return list(map(self.normalise, raw.split(self.batch)))
 
 
 def training_loop(
@@ -315,12 +336,3 @@ def _check_finite(row: dict[str, float], done: int) -> None:
     if not all(map(math.isfinite, row.values())):
         losses = ", ".join(f"{key} {value}" for key, value in row.items() if not math.isfinite(value))
         raise DivergenceError(f"training diverged: at update {done} the losses are not finite: {losses}. {_ADVICE}")
-
-
-def __getattr__(name: str) -> Any:
-    """Return `Order`, which plugins kept with runs of version 0.1 import from here."""
-    if name == "Order":
-        from vqtk.training.batches import Order
-
-        return Order
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,8 +15,8 @@ import pytest
 
 from tests.parity import ROOT
 from tests.running import vqtk_main
-from vqtk.cli.run import STOPPING, stopping_on_signals
 from vqtk.errors import VqtkError
+from vqtk.process import STOPPING, stopping_on_signals
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.directory import RunDirectory
 from vqtk.training.execution import choose_device

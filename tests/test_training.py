@@ -239,7 +239,7 @@ def test_measuring_for_a_budget_changes_nothing(tmp_path: Path, splits: Splits) 
 def test_a_resumed_run_is_shown_before_its_first_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    from vqtk.cli.progress import PlainDisplay
+    from vqtk.callbacks import PlainDisplay
     from vqtk.training.loop import Progress
 
     shown, row = PlainDisplay(Console(), None), {"choice": 0.5, "entropy_pooled_nats": 1.0, "used": 2, "lr": 1e-3}

@@ -115,6 +115,9 @@ class Recipe:
     plugins: tuple[Plugin, ...]
     varies: tuple[Path, ...] = ()
 
+    def __deepcopy__(self, memo: Any) -> Recipe:
+        return self  # It is never changed, and copies of a model share it.
+
     @property
     def batch(self) -> int:
         """The number of examples in a batch."""

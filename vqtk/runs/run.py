@@ -321,7 +321,8 @@ class Run:
         return Run(self.path, device=self.device)
 
     def _state(self) -> str:
-        done = max((row["update"] for row in self.metrics), default=0)
+        logged, saved = [row["update"] for row in self.metrics], [int(path.stem[-8:]) for path in self.checkpoints]
+        done = max([0, *logged, *saved])
         return f"{done:,} of {self.recipe.train.updates:,} updates{'' if self.finished else ', not finished'}"
 
 

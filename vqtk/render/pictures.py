@@ -178,7 +178,7 @@ def _drawn(model: Model, shown: Tensor, columns: int, over: Tensor | None) -> Sh
         return text.sample_lines(texts(model.data, shown))
     if form(model.data) == "points":
         return points.sample_plots(shown.cpu(), over=None if over is None else over.cpu())
-    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(shown)} samples")
+    return ImageSheet(grid(pictures(model.data, shown), columns), ff"{len(shown)} examples")
 
 
 @torch.no_grad()

@@ -159,7 +159,7 @@ def show(model: Model, examples: Tensor, *, columns: int = 8) -> Sheet:
             f"examples of shape {tuple(examples.shape)}: expected (n, {expected}), as model.decode returns."
         )
     require_drawn(model.data)
-    return _drawn(model, model.loss.show(examples.detach()), columns, None)
+    return _drawn(model, model.loss.show(examples.detach()), columns, what="examples")
 
 
 @torch.no_grad()
@@ -172,13 +172,13 @@ def decoded(model: Model, codes: Tensor, *, columns: int = 8, over: Tensor | Non
     return _drawn(model, shown_as(model, codes), columns, over)
 
 
-def _drawn(model: Model, shown: Tensor, columns: int, over: Tensor | None) -> Sheet:
-    """Return data in training units (n, *data shape), drawn as samples."""
+def _drawn(model: Model, shown: Tensor, columns: int, over: Tensor | None = None, *, what: str = "samples") -> Sheet:
+    """Return data in training units (n, *data shape), drawn as samples; `what` they are, in words."""
     if form(model.data) == "text":
         return text.sample_lines(texts(model.data, shown))
     if form(model.data) == "points":
         return points.sample_plots(shown.cpu(), over=None if over is None else over.cpu())
-    return ImageSheet(grid(pictures(model.data, shown), columns), ff"{len(shown)} examples")
+    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(shown)} {what}")
 
 
 @torch.no_grad()

@@ -15,13 +15,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.vgg import VGG16_Weights, cfgs, make_layers
 
-from vqtk.datasets import data_root
+from vqtk.datasets import Order, data_root
 from vqtk.errors import DataError, ShapeError, VqtkError
 from vqtk.files import replacing
 from vqtk.losses import Loss
 from vqtk.nn.types import DataSpec, Fraction
 from vqtk.registry import datasets, losses
-from vqtk.train.batches import Order
 
 AT_ONCE = 256
 """The number of proposals that go through the network at a time; the backward pass recomputes their activations."""

@@ -25,8 +25,8 @@ from vqtk.errors import VqtkError, VqtkWarning
 from vqtk.evaluate.profile import peak_bytes, profile_update
 from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe, load_recipe
-from vqtk.train.execution import Execution, choose_device, prepare, resolve
-from vqtk.train.loop import Trainer
+from vqtk.training.execution import Execution, choose_device, prepare, resolve
+from vqtk.training.loop import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 TARGETS_MS = {"mnist update": 4, "svhn update": 25, "cifar10 update": 250, "mnist encode": 2, "mnist decode": 2}

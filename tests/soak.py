@@ -34,7 +34,7 @@ from tests.soaking.kinds import KINDS, write_kind
 from tests.soaking.processes import LIMIT_S, Moment, end_of, kill, start
 from vqtk.io.weights import checkpoints
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.execution import _no_compiler
+from vqtk.training.execution import _no_compiler
 
 KILLS_A_JOB = 6
 REMARKS_AT_MOST = 20

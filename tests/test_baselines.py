@@ -23,8 +23,7 @@ from vqtk.models import _codebook
 from vqtk.models._quantised import _rotated
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
-from vqtk.train.batches import Batches
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Batches, Trainer
 
 library = pytest.importorskip("vector_quantize_pytorch", reason="the extra `baselines` is not installed")
 

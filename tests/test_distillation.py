@@ -18,7 +18,7 @@ from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, run_experiment
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 STUDENT = {"name": "distilled", "stages": 4, "options": 4, "loss": "mse", "width": 8}

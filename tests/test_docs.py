@@ -95,7 +95,7 @@ def test_a_command_in_the_documents_runs(
     monkeypatch.setattr("vqtk.guides.label.EPOCHS", 1)
     monkeypatch.setattr("vqtk.runs.budget.WARM_UP", 4)
     monkeypatch.setattr("vqtk.evaluate.references.STEPS", 10)
-    monkeypatch.setattr("vqtk.train.execution.CompiledStage", partial(CompiledStage, backend="eager"))
+    monkeypatch.setattr("vqtk.training.execution.CompiledStage", partial(CompiledStage, backend="eager"))
     monkeypatch.setattr("vqtk.study.runner.step_s", lambda recipe, device, *, steps: 0.1)
     assert vqtk_main(monkeypatch, *_small(words, stopped)) == 0
 

@@ -23,7 +23,7 @@ from vqtk.heads.conv_per_stage import ConvPerStageHead
 from vqtk.nn.unit import Unit
 from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe, load_recipe
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 NAMES = ["recurrent", "side_memory", "coarse_to_fine", "ddn"]

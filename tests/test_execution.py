@@ -23,8 +23,8 @@ from vqtk.nn.graph import Captured, CapturedCalls
 from vqtk.nn.stage import leaves_of
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.execution import has_bfloat16, resolve
-from vqtk.train.loop import Trainer
+from vqtk.training.execution import has_bfloat16, resolve
+from vqtk.training.loop import Trainer
 
 RECIPES = ROOT / "recipes"
 
@@ -330,8 +330,8 @@ def test_auto_precision_is_what_the_machine_multiplies_in(monkeypatch: pytest.Mo
     recipe = load_recipe(RECIPES / "mnist.yaml", ["train.precision=auto"])
     model = build_model(recipe)
     for there, precision, compiled in ((False, "float32", False), (True, "bfloat16", True)):
-        monkeypatch.setattr("vqtk.train.execution.has_bfloat16", lambda device, there=there: there)
-        monkeypatch.setattr("vqtk.train.execution._no_compiler", lambda device: None)
+        monkeypatch.setattr("vqtk.training.execution.has_bfloat16", lambda device, there=there: there)
+        monkeypatch.setattr("vqtk.training.execution._no_compiler", lambda device: None)
         found = resolve(recipe, model)
         assert (found.precision, found.inductor) == (precision, compiled)
     assert isinstance(has_bfloat16(torch.device("cpu")), bool)
@@ -339,7 +339,7 @@ def test_auto_precision_is_what_the_machine_multiplies_in(monkeypatch: pytest.Mo
 
 def test_what_a_device_cannot_do_is_said_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe(RECIPES / "mnist.yaml", ["train.compile=inductor+graph"])
-    monkeypatch.setattr("vqtk.train.execution._no_compiler", lambda device: "there is no C++ compiler")
+    monkeypatch.setattr("vqtk.training.execution._no_compiler", lambda device: "there is no C++ compiler")
     found = resolve(recipe, build_model(recipe))
     assert (found.inductor, found.graph) == (False, False)
     assert any("graphs need CUDA" in note for note in found.notes)

@@ -18,7 +18,7 @@ from vqtk.errors import VqtkError, is_out_of_memory
 from vqtk.io.weights import checkpoints, read_weights
 from vqtk.optimizers.adam import Adam
 from vqtk.runs.directory import RunDirectory
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 PLUGIN = '''
 from vqtk.nn.stage import StageModule
@@ -127,7 +127,7 @@ _newest: list[Trainer] = []
 
 def quick(patch: pytest.MonkeyPatch) -> None:
     """Log every update, and leave out at the end what takes longer than the training."""
-    patch.setattr("vqtk.train.loop.LOG_EVERY", 1)
+    patch.setattr("vqtk.training.loop.LOG_EVERY", 1)
     patch.setattr("vqtk.runs.experiment.write_report", lambda run: None)
     patch.setattr("vqtk.runs.experiment.write_all", lambda *_: [])
 
@@ -249,7 +249,7 @@ def test_a_bug_in_a_picture_keeps_its_traceback_and_leaves_a_checkpoint(
     whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("vqtk.train.loop.FIRST_PICTURES_S", 0.0)
+        patched.setattr("vqtk.training.loop.FIRST_PICTURES_S", 0.0)
         patched.setattr("vqtk.runs.experiment.write_all", raising(KeyError("a bug")))
         with pytest.raises(KeyError, match="a bug"):
             vqtk_main(patched, "run", "tiny.yaml", *SETTINGS)

@@ -18,7 +18,7 @@ from vqtk.optimizers import muon
 from vqtk.plugin.sources import new_plugin
 from vqtk.recipe.build import build_model, validate
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 CLIPPED = ["train.clip_value=0.01", "train.clip_norm=0.02"]
 VARIANTS = {

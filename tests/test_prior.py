@@ -17,7 +17,7 @@ from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.directory import RunDirectory
 from vqtk.sampling import prior as module
 from vqtk.sampling.prior import Markov, fit_markov, fitted_prior
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 K = 4
 

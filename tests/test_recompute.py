@@ -15,7 +15,7 @@ from vqtk.evaluate.bench import textbook_walk
 from vqtk.evaluate.profile import peak_bytes
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.execution import resolve
+from vqtk.training.execution import resolve
 
 CIFAR = ROOT / "recipes" / "cifar10.yaml"
 SMALL = ["model.refiner.blocks=[]", "model.options=8"]
@@ -64,7 +64,7 @@ def test_auto_recomputes_as_few_stages_as_the_memory_allows(monkeypatch: pytest.
     model = build_model(recipe, device="meta")
     found = []
     for gigabytes in (1000, 8, 4, 0.01):
-        monkeypatch.setattr("vqtk.train.execution._memory", lambda device, size=gigabytes: size * 1e9)
+        monkeypatch.setattr("vqtk.training.execution._memory", lambda device, size=gigabytes: size * 1e9)
         found.append(resolve(recipe, model).recompute)
     assert found[0] == 0
     assert 0 < found[1] < found[2] < found[3] == 99

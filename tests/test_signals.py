@@ -15,11 +15,11 @@ import pytest
 
 from tests.parity import ROOT
 from tests.running import vqtk_main
-from vqtk.cli.run import STOPPING, stopping_on_signals
 from vqtk.errors import VqtkError
+from vqtk.process import STOPPING, stopping_on_signals
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.directory import RunDirectory
-from vqtk.train.execution import choose_device
+from vqtk.training.execution import choose_device
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -62,7 +62,7 @@ def test_a_stopped_run_says_by_which_signal(
     number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
-    monkeypatch.setattr("vqtk.train.loop.LOG_EVERY", 1)
+    monkeypatch.setattr("vqtk.training.loop.LOG_EVERY", 1)
     log = RunDirectory.log
 
     def logged(run: RunDirectory, row: dict[str, Any]) -> None:

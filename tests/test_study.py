@@ -16,7 +16,7 @@ from vqtk.study.design import training_flops
 from vqtk.study.plan import Plan, plan
 from vqtk.study.runner import try_out
 from vqtk.study.study import Study, load_study
-from vqtk.train.batches import Batches
+from vqtk.training.loop import Batches
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SHIPPED = sorted((RECIPES / "ablations").glob("*.yaml"))

@@ -18,7 +18,7 @@ from vqtk.io.weights import load_weights, read_weights, save_weights
 from vqtk.recipe.build import build_model
 from vqtk.runs.budget import _final_s, durations
 from vqtk.runs.directory import _read_state
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.3}"
 VARIANTS = {
@@ -239,8 +239,8 @@ def test_measuring_for_a_budget_changes_nothing(tmp_path: Path, splits: Splits) 
 def test_a_resumed_run_is_shown_before_its_first_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    from vqtk.cli.progress import PlainDisplay
-    from vqtk.train.loop import Progress
+    from vqtk.callbacks import PlainDisplay
+    from vqtk.training.loop import Progress
 
     shown, row = PlainDisplay(Console(), None), {"choice": 0.5, "entropy_pooled_nats": 1.0, "used": 2, "lr": 1e-3}
     shown.on_update(Progress(11, 20, {}, 100.0))

@@ -7,7 +7,7 @@ import torch
 
 from tests.parity import CASES, ROOT, case, pooled_shares
 from vqtk.recipe.recipe import load_recipe
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 pytestmark = [pytest.mark.original, pytest.mark.parametrize("name", CASES)]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import RECIPE
+from vqtk.datasets import Order
 from vqtk.errors import VqtkError
 from vqtk.process import generator
 from vqtk.recipe.build import build_model
@@ -19,8 +20,7 @@ from vqtk.runs.budget import Durations, seconds
 from vqtk.schedules.constant import Constant
 from vqtk.schedules.cosine import Cosine
 from vqtk.schedules.linear import Linear
-from vqtk.train.batches import Order
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.5}"
 

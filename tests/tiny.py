@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqtk.callbacks import Callback, Progress
 from vqtk.datasets._base import Splits, data_root
 from vqtk.datasets._split import Held
 from vqtk.datasets.mnist import MNIST
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, run_experiment
-from vqtk.train.loop import Callback, Progress
 
 RECIPE = """\
 name: tiny

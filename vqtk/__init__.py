@@ -11,13 +11,16 @@ kept, and its index is the code. Any prefix of a code decodes to a coarser recon
     proposals = model.proposals(codes[:, :3])                           # (16, options, 1, 28, 28): stage 4
 
     model = vqtk.build("recipes/mnist.yaml", "model.options=16")        # untrained
+    run = vqtk.train("recipes/mnist.yaml", "train.updates=2000")        # as the command `vqtk run` does
+    run.model.save("digits.safetensors")                                # every command reads this file
 
-Train with the command `vqtk run RECIPE`, and see `vqtk --help` for the others.
+docs/python.md explains these and `vqtk.Run`, `vqtk.show` and `vqtk.Callback`; see `vqtk --help` for the commands.
 
-What a plugin extends: `Model`, `Refiner`, `SkipBackbone`, `Head`, `Loss`, `Objective`, `Selector`, `Guide`, `Dataset`.
+What a plugin extends: `Model`, `Refiner`, `SkipBackbone`, `Head`, `Loss`, `Objective`, `Selector`, `Guide`, `Dataset`,
+`Callback`, `Tracker`.
 `vqtk plugin new KIND NAME` writes a plugin to start from; docs/plugins.md explains it.
 
-Where to look: `vqtk.registry` (names of components), `vqtk.models.vqdraw` (the algorithm), `vqtk.train.loop` (the
+Where to look: `vqtk.registry` (names of components), `vqtk.models.vqdraw` (the algorithm), `vqtk.training.loop` (the
 training loop), `vqtk.recipe` (recipes), `vqtk.evaluate` (measurements), `vqtk.sampling` (guided sampling, priors),
 `vqtk.render` (images of examples), `vqtk.compare` and `vqtk.study` (ablation studies), `vqtk.testing` (the contract).
 """
@@ -35,20 +38,30 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from vqtk.backbones import SkipBackbone as SkipBackbone
+    from vqtk.callbacks import Callback as Callback
+    from vqtk.callbacks import Tracker as Tracker
     from vqtk.datasets import Dataset as Dataset
     from vqtk.guides import Guide as Guide
     from vqtk.heads import Head as Head
     from vqtk.io.weights import load as load
+    from vqtk.io.weights import save as save
     from vqtk.losses import Loss as Loss
     from vqtk.models import Model as Model
     from vqtk.objectives import Objective as Objective
     from vqtk.recipe.build import build as build
     from vqtk.refiners import Refiner as Refiner
+    from vqtk.render.pictures import show as show
+    from vqtk.runs.run import Run as Run
+    from vqtk.runs.run import train as train
     from vqtk.selectors import Selector as Selector
 
 _PLACES = {
     "build": "vqtk.recipe.build",
     "load": "vqtk.io.weights",
+    "save": "vqtk.io.weights",
+    "show": "vqtk.render.pictures",
+    "train": "vqtk.runs.run",
+    "Callback": "vqtk.callbacks",
     "Dataset": "vqtk.datasets",
     "Guide": "vqtk.guides",
     "Head": "vqtk.heads",
@@ -56,8 +69,10 @@ _PLACES = {
     "Model": "vqtk.models",
     "Objective": "vqtk.objectives",
     "Refiner": "vqtk.refiners",
+    "Run": "vqtk.runs.run",
     "Selector": "vqtk.selectors",
     "SkipBackbone": "vqtk.backbones",
+    "Tracker": "vqtk.callbacks",
 }
 __all__ = [*_PLACES]
 

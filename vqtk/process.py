@@ -1,4 +1,4 @@
-"""The process: its settings before torch is loaded, the environment that a manifest records, seeded generators.
+"""The process: its settings before torch is loaded, what a manifest records of it, seeded generators, signals.
 
 Threads wait only briefly and freed memory is kept: both suit a shared machine. The user's own settings take precedence.
 """
@@ -9,10 +9,15 @@ import ctypes
 import hashlib
 import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -93,3 +98,37 @@ def generator(seed: int, *place: str | int) -> torch.Generator:
 
     digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class Stoppable(Protocol):
+    """A task that ends once `stop` is set."""
+
+    stop: bool
+
+
+STOPPING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+]
+"""Signals that stop a run with a checkpoint: Ctrl-C, and what schedulers and closing terminals send."""
+
+
+@contextmanager
+def stopping_on_signals(target: Stoppable) -> Iterator[list[int]]:
+    """Set `stop` at the first signal and interrupt at the second; yield the signal numbers received."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # Only the main thread may handle signals.
+        yield received
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        target.stop = True
+
+    before = {number: signal.signal(number, ask) for number in STOPPING}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -267,13 +267,14 @@ objectives = Registry("objective", package="vqtk.objectives", supplied=("model",
 optimizers = Registry("optimizer", package="vqtk.optimizers", supplied=("model",), default="adam")
 schedules = Registry("schedule", package="vqtk.schedules", supplied=(), default="constant")
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
+callbacks = Registry("callback", package="vqtk.callbacks", supplied=())
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
 REGISTRIES = {
     registry.kind: registry
     for registry in (
         models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, objectives,
-        optimizers, schedules, guides, datasets,
+        optimizers, schedules, callbacks, guides, datasets,
     )
 }  # fmt: skip
 
@@ -294,6 +295,7 @@ RevivalFactory = Annotated[Factory, revivals]
 ObjectiveFactory = Annotated[Factory, objectives]
 OptimizerFactory = Annotated[Factory, optimizers]
 ScheduleFactory = Annotated[Factory, schedules]
+CallbackFactory = Annotated[Factory, callbacks]
 GuideFactory = Annotated[Factory, guides]
 DatasetFactory = Annotated[Factory, datasets]
 

@@ -33,8 +33,8 @@ from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.report.page import write_report
 from vqtk.runs.directory import RunDirectory
 from vqtk.study.study import load_study
-from vqtk.train.execution import Execution
-from vqtk.train.loop import Trainer
+from vqtk.training.execution import Execution
+from vqtk.training.loop import Trainer
 
 STUDY = (
     'name: s\nbase: tiny.yaml\nseeds: [0, 1]\naxes: {options: {few: [], more: ["model.options=8"]}}\nmetrics: [final]\n'

@@ -14,7 +14,7 @@ from vqtk.errors import CheckpointError
 from vqtk.io.weights import checkpoints, load_weights, read_weights
 from vqtk.recipe.build import build_model
 from vqtk.runs.directory import RunDirectory
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 RESUMED_EVERY = 25
 """So often a run with a damaged checkpoint is also resumed to its end."""

@@ -103,7 +103,7 @@ def _count_writes(left: int) -> None:
 
 
 def _count_pieces(left: int) -> None:
-    from vqtk.train.loop import Trainer
+    from vqtk.training.loop import Trainer
 
     backward = Trainer.backward
 

@@ -145,7 +145,7 @@ class Opened:
 def open_model(path: Path, device: str, data_dir: Path | None = None, other: Sequence[str] | None = None) -> Opened:
     """Load the model of a run directory or weights file onto a device. Its data are read when needed."""
     from vqtk.io.weights import load_weights, weights_of
-    from vqtk.train.execution import choose_device
+    from vqtk.training.execution import choose_device
 
     model, recipe = load_weights(weights_of(path), device=choose_device(device))
     return Opened(path, model, recipe, data_dir, other or ())

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vqtk.cli.options import DataDir, Device, Json, Overrides, Plugins, RecipePath
 
 if TYPE_CHECKING:
-    from vqtk.cli.progress import PlainDisplay
     from vqtk.evaluate.bench import Benchmark
     from vqtk.evaluate.profile import Profile
-    from vqtk.runs.directory import RunDirectory
-    from vqtk.runs.experiment import Experiment
 
 
 def run_command(
@@ -35,6 +28,12 @@ def run_command(
         typer.Option("--from", metavar="WEIGHTS", help="Start a new run from the weights of a run or a weights file."),
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a stopped run.")] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TRACKER", help="Record the run in tensorboard, wandb or trackio (repeatable; see train.track)."
+        ),
+    ] = None,
     plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -45,9 +44,10 @@ def run_command(
 
     Ctrl-C writes a checkpoint and stops the run. Resume it with --resume RUN.
     """
-    from vqtk.cli.progress import make_display
+    from vqtk.callbacks import make_display
     from vqtk.errors import RecipeError
-    from vqtk.files import RUN, locked
+    from vqtk.recipe.build import build_tracker
+    from vqtk.runs.run import begun, carry_out, resumed
 
     if recipe is None and resume is None:
         raise RecipeError("vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume with a run directory.")
@@ -61,129 +61,27 @@ def run_command(
         import torch
 
         torch.set_num_threads(threads)
-    watcher = make_display(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
-    with ExitStack() as held:
-        if resume:
-            experiment, directory = _resumed(resume, device, data_dir, watcher, held, keep_threads=threads is None)
-        else:
-            assert recipe
-            experiment, directory = _started(recipe, overrides or [], budget, device, data_dir, out, watcher, weights)
-            held.enter_context(locked(directory.path / RUN, what=f"The run {directory.path}"))
-        _train(experiment, directory, watcher)
-
-
-def _started(
-    path: Path,
-    overrides: list[str],
-    budget: str | None,
-    device: str,
-    data_dir: Path | None,
-    out: Path,
-    watcher: PlainDisplay,
-    weights: Path | None,
-) -> tuple[Experiment, RunDirectory]:
-    from vqtk.datasets import data_root
-    from vqtk.io.weights import weights_of
-    from vqtk.recipe.build import build_dataset, unchanged
-    from vqtk.recipe.recipe import load_recipe
-    from vqtk.runs.budget import seconds, updates_within
-    from vqtk.runs.directory import RunDirectory
-    from vqtk.runs.experiment import Experiment
-    from vqtk.runs.start import begin_with
-    from vqtk.train.execution import choose_device
-
-    begun = weights_of(weights) if weights else None
-    recipe = load_recipe(path, overrides)
-    expected_s = None if budget is None else seconds(budget)
-    root = data_root(data_dir, of=build_dataset(recipe))
-    where = {"data_root": root, "device": choose_device(device), "callbacks": [watcher]}
-    experiment = Experiment.of(recipe, expected_s=expected_s, **where)  # type: ignore[arg-type]
-    facts: dict[str, object] = {}
-    for told in unchanged(recipe):
-        watcher.on_message(f"warning: {told}")
-    if budget is not None:
-        updates = updates_within(experiment, budget)
-        recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
-        experiment = Experiment.of(recipe, splits=experiment.splits, **where)  # type: ignore[arg-type]
-        facts = {"budget": budget, "updates_within_budget": updates}
-    if begun:
-        facts["from"] = begin_with(experiment, begun)
-    return experiment, RunDirectory.create(out, recipe, {**experiment.manifest(), **facts})
-
-
-def _resumed(
-    path: Path, device: str, data_dir: Path | None, watcher: PlainDisplay, held: ExitStack, *, keep_threads: bool
-) -> tuple[Experiment, RunDirectory]:
-    import torch
-
-    from vqtk.files import RUN, locked
-    from vqtk.runs.data import own_splits
-    from vqtk.runs.directory import RunDirectory
-    from vqtk.runs.experiment import Experiment, go_on
-    from vqtk.train.execution import choose_device
-
-    directory, recipe = RunDirectory.open(path)
-    held.enter_context(locked(path / RUN, what=f"The run {path}"))
-    recorded = directory.manifest().get("threads")
-    if keep_threads and isinstance(recorded, int) and recorded > 0:
-        torch.set_num_threads(recorded)
-    chosen = choose_device(device)
-    splits = own_splits(recipe, directory, data_dir=data_dir, say=watcher.on_message)
-    experiment = Experiment.of(
-        recipe,
-        data_root=path,
-        device=chosen,
-        callbacks=[watcher],
-        splits=splits,
-        recorded=directory.manifest(),
-    )
-    go_on(experiment, directory)
-    return experiment, directory
-
-
-def _train(experiment: Experiment, directory: RunDirectory, watcher: PlainDisplay) -> None:
-    from vqtk.runs.experiment import run_experiment as run_experiment
-
-    experiment.say(f"Run directory: {directory.path}")
-    with watcher, stopping_on_signals(watcher) as received:
-        finished = run_experiment(experiment, directory)
-    if finished:
-        experiment.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
+    display = make_display(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
+    if resume:
+        callbacks = [display, *map(build_tracker, track or [])]
+        prepared = resumed(resume, callbacks=callbacks, device=device, data_dir=data_dir, keep_threads=threads is None)
     else:
-        done = experiment.trainer.done
-        experiment.say(f"Stopped after update {done}, with a checkpoint. Resume: vqtk run --resume {directory.path}")
+        assert recipe
+        named = [f"train.track=[{', '.join(track)}]"] if track else []
+        prepared = begun(
+            recipe,
+            [*(overrides or []), *named],
+            callbacks=[display],
+            budget=budget,
+            weights=weights,
+            device=device,
+            data_dir=data_dir,
+            out=out,
+        )
+    with prepared as (experiment, directory):
+        finished, received = carry_out(experiment, directory, display)
+    if not finished:
         raise typer.Exit(128 + received[0] if received else 0)
-
-
-class Stoppable(Protocol):
-    """A task that ends once `stop` is set."""
-
-    stop: bool
-
-
-STOPPING = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
-]
-"""Signals that stop a run with a checkpoint: Ctrl-C, and what schedulers and closing terminals send."""
-
-
-@contextmanager
-def stopping_on_signals(target: Stoppable) -> Iterator[list[int]]:
-    """Set `stop` at the first signal and interrupt at the second; yield the signal numbers received."""
-    received: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        target.stop = True
-
-    before = {number: signal.signal(number, ask) for number in STOPPING}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def bench_command(
@@ -211,7 +109,7 @@ def bench_command(
     from vqtk.evaluate.bench import bench as compare
     from vqtk.evaluate.profile import profile_update
     from vqtk.recipe.recipe import load_recipe
-    from vqtk.train.execution import choose_device
+    from vqtk.training.execution import choose_device
 
     loaded, chosen = load_recipe(recipe, overrides or []), choose_device(device)
     if profile:

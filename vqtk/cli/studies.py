@@ -49,7 +49,7 @@ def ablate_command(
     from vqtk.study.plan import plan as planned
     from vqtk.study.protocol import Settings
     from vqtk.study.study import load_study
-    from vqtk.train.execution import choose_device
+    from vqtk.training.execution import choose_device
 
     checked = load_study(study)
     on, folder = choose_device(device), out / checked.name
@@ -88,7 +88,7 @@ def _share_cores(executor: Executor) -> None:
 
 def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> None:
     from vqtk.cli.progress import make_board
-    from vqtk.cli.run import stopping_on_signals
+    from vqtk.process import stopping_on_signals
     from vqtk.study.plan import to_run, write_plan
     from vqtk.study.runner import read_data, run_study, try_out
 
@@ -141,7 +141,7 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
     from rich.console import Console
     from rich.table import Table
 
-    from vqtk.cli.progress import duration
+    from vqtk.callbacks import duration
     from vqtk.compare.statistics import LEAST
     from vqtk.study.plan import to_run
     from vqtk.study.runner import try_out, variant_cost

@@ -20,7 +20,7 @@ STUDY = "study.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run: its recipe, and what it wrote."""
 
     path: Path
@@ -39,7 +39,7 @@ class Variant:
 
     name: str
     choices: dict[str, str]
-    runs: dict[int, Run] = field(default_factory=dict)
+    runs: dict[int, FinishedRun] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -64,7 +64,7 @@ class Collected:
     study: dict[str, Any] | None = None
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[FinishedRun]:
         """The runs of all variants."""
         return [run for variant in self.variants for run in variant.runs.values()]
 
@@ -200,7 +200,7 @@ def _studies(path: Path) -> list[Path]:
     return sorted(found.parent for found in path.rglob(STUDY)) if path.is_dir() else []
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path) -> FinishedRun:
     """Return a finished run. Raises: VqtkError with the reason if it is not finished."""
     record = read_file(path / "cell.json", CellFile) if (path / "cell.json").is_file() else {}
     state = record.get("state", "done")
@@ -219,10 +219,10 @@ def _read(path: Path) -> Run:
     if not (path / "summary.json").is_file():
         done = max((row["update"] for row in metrics), default=0)
         raise VqtkError(f"not finished: {done:,} of {recipe.train.updates:,} updates.")
-    return Run(path, recipe, directory.manifest(), directory.summary(), metrics)
+    return FinishedRun(path, recipe, directory.manifest(), directory.summary(), metrics)
 
 
-def _identity(run: Run) -> str:
+def _identity(run: FinishedRun) -> str:
     """Return what of a run's recipe and plugins changes a result, as text that runs of one variant share."""
     plugins = sorted(plugin["sha256"] for plugin in run.manifest.get("plugins", []))
     return json.dumps([run.recipe.of_consequence(), plugins], sort_keys=True)

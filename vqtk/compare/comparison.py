@@ -9,7 +9,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
-from vqtk.compare.collect import Collected, Run, Variant, collect, encoded_by, without_diverged
+from vqtk.compare.collect import Collected, FinishedRun, Variant, collect, encoded_by, without_diverged
 from vqtk.compare.metrics import BETTER, SHARED, Span, common_span, finite, is_of_the_loss, require_known, value_of
 from vqtk.compare.notes import notes, verdicts
 from vqtk.compare.page import write_page
@@ -145,7 +145,7 @@ def _baseline(collected: Collected, asked: ComparisonRequest) -> Variant:
     )
 
 
-def _curve(metric: str, runs: Sequence[Run], units: str) -> str:
+def _curve(metric: str, runs: Sequence[FinishedRun], units: str) -> str:
     """Return what to plot over updates: the metric if evaluations during training have it, otherwise `final`."""
     tested = [row["test"] for run in runs for row in run.metrics if isinstance(row.get("test"), dict)]
     return metric if units or any(metric in row for row in tested) else "final"

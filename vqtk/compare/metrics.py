@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from vqtk.compare.collect import Run
+from vqtk.compare.collect import FinishedRun
 from vqtk.compare.statistics import area
 from vqtk.errors import VqtkError, nearest
 from vqtk.recipe.node import Node, Problems
@@ -89,7 +89,7 @@ Span = tuple[float, float]
 """The rates in bits between which areas are taken."""
 
 
-def value_of(run: Run, metric: str, span: Span | None) -> float | None:
+def value_of(run: FinishedRun, metric: str, span: Span | None) -> float | None:
     """Return the value of a metric: `area`, `stages.K.KEY` of stage K, or a key of the summary's test row.
 
     None if it is missing or not finite.
@@ -103,7 +103,7 @@ def value_of(run: Run, metric: str, span: Span | None) -> float | None:
     return finite(run.summary["test"].get(metric))
 
 
-def common_span(runs: Sequence[Run]) -> Span | None:
+def common_span(runs: Sequence[FinishedRun]) -> Span | None:
     """Return the rates that the rate–distortion curves of all runs cover, or None if there is no such range."""
     curves = [curve for curve in map(_curve, runs) if len(curve) > 1]
     if not curves:
@@ -112,7 +112,7 @@ def common_span(runs: Sequence[Run]) -> Span | None:
     return (low, high) if low < high else None
 
 
-def require_known(metric: str, runs: Sequence[Run], span: Span | None) -> None:
+def require_known(metric: str, runs: Sequence[FinishedRun], span: Span | None) -> None:
     """Raise VqtkError if any run lacks the metric."""
     missing = [run for run in runs if value_of(run, metric, span) is None]
     if not missing:
@@ -127,7 +127,7 @@ def require_known(metric: str, runs: Sequence[Run], span: Span | None) -> None:
     )
 
 
-def _area(run: Run, span: Span | None) -> float | None:
+def _area(run: FinishedRun, span: Span | None) -> float | None:
     curve = _curve(run)
     if span is None or len(curve) < 2:
         return None
@@ -135,7 +135,7 @@ def _area(run: Run, span: Span | None) -> float | None:
     return area(bits, distortion, low=span[0], high=span[1])
 
 
-def _curve(run: Run) -> list[tuple[float, float]]:
+def _curve(run: FinishedRun) -> list[tuple[float, float]]:
     return [
         (row["bits"], row["distortion"]) for row in run.summary["stages"] if finite(row.get("distortion")) is not None
     ]

@@ -7,7 +7,7 @@ from math import log
 from statistics import fmean, median
 from typing import Any
 
-from vqtk.compare.collect import Collected, Run, Variant
+from vqtk.compare.collect import Collected, FinishedRun, Variant
 from vqtk.compare.metrics import Span, finite, value_of
 from vqtk.compare.result import CodeUsage, ComparedRun, ComparedStage, ComparedVariant, MeasuredCosts
 from vqtk.compare.statistics import late_fall, mean_std
@@ -53,7 +53,7 @@ def measured_variant(
     )
 
 
-def _stages(runs: Sequence[Run]) -> list[ComparedStage]:
+def _stages(runs: Sequence[FinishedRun]) -> list[ComparedStage]:
     stages = []
     for rows in zip(*(run.summary["stages"] for run in runs), strict=False):
         stage, bits = rows[0]["stage"], rows[0]["bits"]
@@ -63,7 +63,7 @@ def _stages(runs: Sequence[Run]) -> list[ComparedStage]:
     return stages
 
 
-def _usage(runs: Sequence[Run]) -> CodeUsage:
+def _usage(runs: Sequence[FinishedRun]) -> CodeUsage:
     stages = [row for run in runs for row in run.summary["stages"]]
     return CodeUsage(
         entropy_nats=fmean(row["entropy_nats"] for row in stages),
@@ -100,7 +100,7 @@ def _flops(variant: Variant) -> dict[str, int]:
         return {}
 
 
-def _curve(run: Run, metric: str) -> list[tuple[int, float]]:
+def _curve(run: FinishedRun, metric: str) -> list[tuple[int, float]]:
     """Return a test metric over updates, from evaluations on the same test examples as the first."""
     rows = [(row["update"], row.get("subset", row["test"])) for row in run.metrics if isinstance(row.get("test"), dict)]
     examples = rows[0][1].get("items") if rows else None
@@ -108,7 +108,7 @@ def _curve(run: Run, metric: str) -> list[tuple[int, float]]:
     return [(update, value) for update, value in values if value is not None]
 
 
-def _late_fall(runs: Sequence[Run], metric: str, *, higher: bool) -> float | None:
+def _late_fall(runs: Sequence[FinishedRun], metric: str, *, higher: bool) -> float | None:
     """Return by what part the metric improved over the last fifth of the updates: the mean over seeds.
 
     None if the curve of any run is too short, or does not reach the end of the run.
@@ -124,7 +124,7 @@ def _late_fall(runs: Sequence[Run], metric: str, *, higher: bool) -> float | Non
     return -fmean(known) if higher else fmean(known)
 
 
-_Describe = Callable[[Run], str | None]
+_Describe = Callable[[FinishedRun], str | None]
 
 
 def differing(collected: Collected) -> list[str]:
@@ -160,21 +160,21 @@ def _terms(study: dict[str, Any]) -> dict[str, _Describe]:
     return {"Updates × examples per update": _trained, **terms}
 
 
-def _trained(run: Run) -> str:
+def _trained(run: FinishedRun) -> str:
     return f"{run.summary['updates']:,} × {run.recipe.examples_per_update:,}"
 
 
-def _data(run: Run) -> str:
+def _data(run: FinishedRun) -> str:
     data: dict[str, Any] = run.manifest["data"]
     counts = f"{data.get('train_items', 0):,} + {data.get('test_items', 0):,} examples"
     return f"{counts}, SHA-256 {str(data.get('sha256'))[:8]}"
 
 
-def _tested(run: Run) -> str:
+def _tested(run: FinishedRun) -> str:
     return f"{run.summary['test_items']:,}"
 
 
-def _features(run: Run) -> str | None:
+def _features(run: FinishedRun) -> str | None:
     """Return the features in which the run's samples were compared, if they were."""
     features: str | None = run.summary.get("quality", {}).get("features")
     return features

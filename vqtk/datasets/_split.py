@@ -1,4 +1,4 @@
-"""Splits of a data set: examples by index, held in memory or read by worker processes when needed."""
+"""Splits of a data set: examples by index, held in memory or read by workers when needed; and their order."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from vqtk.datasets._paths import shown
 from vqtk.errors import DataError
+from vqtk.process import generator
 
 HELD_AT_MOST = 1 << 30
 """The most bytes of a data set that are held in memory."""
@@ -204,3 +205,32 @@ def sha256(*splits: Split) -> str:
     for split in splits:
         split.add_to(digest)
     return digest.hexdigest()
+
+
+class Order:
+    """The order of the training examples: another permutation for each epoch.
+
+    An epoch's permutation depends only on the seed and the epoch's number, so a resumed run continues at any position
+    without replaying. No example is dropped: batches run across the ends of epochs.
+    """
+
+    def __init__(self, items: int, seed: int):
+        self.items, self.seed = items, seed
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, start: int, count: int) -> Tensor:
+        """Return the indices at positions start … start + count of the endless sequence of epochs."""
+        parts = []
+        while count:
+            epoch, offset = divmod(start, self.items)
+            taken = min(count, self.items - offset)
+            parts.append(self._of(epoch)[offset : offset + taken])
+            start, count = start + taken, count - taken
+        return torch.cat(parts)
+
+    def _of(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            drawn = torch.randperm(self.items, generator=generator(self.seed, "epoch", epoch))
+            self._epoch, self._permutation = epoch, drawn
+        return self._permutation

@@ -12,6 +12,7 @@ from annotated_types import Gt, Len, Lt, doc
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._examples import Examples, count_examples, read_examples
+from vqtk.datasets._given import normalise
 from vqtk.datasets._layout import drawn_rows, layout_of, splits_by_folder
 from vqtk.datasets._paths import existing, files_below, required, shown
 from vqtk.datasets._split import DAMAGED_AT_MOST, HELD_AT_MOST, Held
@@ -82,7 +83,7 @@ class Arrays(Dataset):
                 f"{found} holds {held:,} bytes of examples; at most {HELD_AT_MOST:,} fit in memory. Use fewer files."
             )
         train, test, notes, names = self._of_file(files[0]) if len(files) == 1 else self._of_folder(found)
-        units = None if self.normalise == "none" else _normalise(train, test, every=self.normalise == "all")
+        units = None if self.normalise == "none" else normalise(train, test, every=self.normalise == "all")
         return Splits(train, test, source=shown(found), note=" ".join(notes) or None, labels=names, units=units)
 
     def _claimed(self, files: Sequence[Path]) -> int:
@@ -185,14 +186,3 @@ def _left_over(arrays: Sequence[Examples]) -> list[str]:
     """Return a line about the ends of recordings that do not fill a window."""
     steps = sum(array.held.left_over for array in arrays)
     return [f"Left out: {steps:,} steps at the ends of recordings, which do not fill a window."] if steps else []
-
-
-def _normalise(train: Held, test: Held, *, every: bool) -> dict[str, list[float]]:
-    """Convert values to training units by the mean and std of the train split, and return these for each channel."""
-    axes = [axis for axis in range(train.items.ndim) if every or axis != 1]
-    values = train.items.double()
-    mean, std = values.mean(axes, keepdim=True), values.std(axes, correction=0, keepdim=True)
-    std = torch.where(std > 0, std, 1.0)  # A constant channel stays constant.
-    for split in (train, test):
-        split.items = ((split.items.double() - mean) / std).float()
-    return {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}

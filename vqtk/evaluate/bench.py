@@ -22,8 +22,8 @@ from vqtk.nn.stage import State, repeat_batch
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe
-from vqtk.train.execution import Execution, resolve, synchronize
-from vqtk.train.loop import LOG_EVERY, Trainer
+from vqtk.training.execution import Execution, resolve, synchronize
+from vqtk.training.loop import LOG_EVERY, Trainer
 
 
 @dataclass(frozen=True)

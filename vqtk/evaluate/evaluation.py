@@ -16,7 +16,7 @@ from torch import Tensor
 from vqtk.datasets import Split, batches_of
 from vqtk.evaluate.distortion import Figures, figures_of, psnr_db, stage_figures
 from vqtk.models import Model, usage_of
-from vqtk.train.execution import synchronize
+from vqtk.training.execution import synchronize
 
 Result = TypeVar("Result")
 

@@ -22,8 +22,8 @@ from vqtk.models import Model
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe
-from vqtk.train.execution import Execution, flops_of, resolve, synchronize
-from vqtk.train.loop import Trainer
+from vqtk.training.execution import Execution, flops_of, resolve, synchronize
+from vqtk.training.loop import Trainer
 
 _KINDS = (
     ("convolution, backward", ("convolution_backward", "dgrad", "wgrad")),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from vqtk.errors import CheckpointError, VqtkError, nearest
@@ -59,7 +59,7 @@ def save_weights(path: Path, model: Model, recipe: Recipe, *, trainer_sha256: st
     }
     metadata["sha256"] = _checksum(tensors, metadata)
     try:
-        write_bytes(path, save(tensors, metadata=metadata))
+        write_bytes(path, to_bytes(tensors, metadata=metadata))
     except OSError as error:
         raise CheckpointError(
             f"{path}: the weights cannot be written ({error.strerror}). Choose another path."
@@ -232,3 +232,20 @@ def load(path: str | Path, *, device: str = "cpu") -> Model:
     Raises: CheckpointError if it does not exist or is damaged.
     """
     return load_weights(weights_of(Path(path)), device=device)[0]
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Write a model's weights with its recipe to a file that `load` and every command read: as `model.save(path)`.
+
+    Raises: CheckpointError if the model was not built from a recipe, a weight is not finite, or the file cannot be
+    written.
+    """
+    if model.recipe is None:
+        raise CheckpointError(
+            f"{path}: this {type(model).__name__} was not built from a recipe, so no command could build it again. "
+            "Build it by vqtk.build or vqtk.load."
+        )
+    broken = next((name for name, value in model.state_dict().items() if not torch.isfinite(value).all()), None)
+    if broken:
+        raise CheckpointError(f"{path}: the weight {broken!r} is not finite, so nothing was written. Train it again.")
+    save_weights(Path(path), model, model.recipe)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import log2
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vqtk.errors import VqtkError
 from vqtk.losses import Loss
+from vqtk.models._samples import Samples
 from vqtk.nn.graph import is_capturing
 from vqtk.nn.stage import OptionRows
 from vqtk.nn.types import DataSpec
+
+if TYPE_CHECKING:
+    from vqtk.recipe.recipe import Recipe
 
 
 class Model(nn.Module, ABC):
@@ -28,6 +33,8 @@ class Model(nn.Module, ABC):
     revives = False
     """Whether `after_update` does anything; if not, training does not count the usage of options for it."""
     loss: Loss
+    recipe: Recipe | None = None
+    """The recipe that the model was built from, which `save` stores with the weights; None without one."""
 
     def __init__(self, data: DataSpec, *, stages: int, options: int):
         super().__init__()
@@ -85,13 +92,24 @@ class Model(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None, stages: int | None = None) -> Tensor:
-        """Decode random codes, or their first `stages` → (n, *shape)."""
-        return self.decode(self.random_codes(n, generator=generator)[:, :stages])
+        """Decode random codes, or their first `stages` → (n, *shape); in a notebook, the result shows itself."""
+        decoded = self.decode(self.random_codes(n, generator=generator)[:, :stages])
+        return Samples.of(decoded, self)
 
     def random_codes(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Return uniformly drawn codes (n, stages), drawn on the CPU so that a seed gives the same ones everywhere."""
         codes = torch.randint(self.options, (n, self.stages), generator=generator)
         return codes.to(self.device)
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights with the recipe to a file, which `vqtk.load` and every command read.
+
+        Raises: CheckpointError if the model was not built from a recipe, a weight is not finite, or the file cannot be
+        written.
+        """
+        import vqtk  # The top of the package: the chapter that writes files is above this one.
+
+        vqtk.save(self, path)
 
     def option_rows(self, stage: int) -> list[OptionRows]:
         """Return the rows of each option in the parameters that belong to single options at a stage; [] if unknown."""

@@ -11,13 +11,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 from vqtk.errors import RegistryError, nearest, on_one_line
 from vqtk.registry import REGISTRIES, Entry, Registry
 
 PREFIX = "vqtk_plugin_"
-_MOVED = {"vqtk.nn.state": "vqtk.nn.stage", "vqtk.io.atomic": "vqtk.files"}
-"""Modules of version 0.1 that plugins import, and where their contents are now: runs keep copies of their plugins."""
+_MOVED = {
+    "vqtk.nn.state": "vqtk.nn.stage",
+    "vqtk.io.atomic": "vqtk.files",
+    "vqtk.train": "vqtk.training",
+    "vqtk.train.loop": "vqtk.training.loop",
+}
+"""Modules of earlier versions, and where their contents are now: runs keep copies of the plugins that import them."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,13 @@ def _imported(path: Path, sha256: str) -> tuple[tuple[Registry, Entry], ...]:
     )
 
 
+class _Moved(ModuleType):
+    """A module under its earlier name; its contents are imported when they are asked for."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(importlib.import_module(_MOVED[self.__name__]), name)
+
+
 def _execute(name: str, path: Path) -> None:
     """Import a plugin's source without writing bytecode: a quick second edit could be mistaken for the first."""
     spec = importlib.util.spec_from_file_location(name, source_of(path))
@@ -168,7 +181,7 @@ def _execute(name: str, path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    sys.modules.update({old: importlib.import_module(new) for old, new in _MOVED.items()})
+    sys.modules.update({old: _Moved(old) for old in _MOVED})
     try:
         spec.loader.exec_module(module)
     finally:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vqtk.callbacks import Tracker
 from vqtk.datasets import Dataset
 from vqtk.errors import RecipeError, VqtkError
 from vqtk.models import Model
@@ -21,10 +22,10 @@ from vqtk.plugin.loading import described
 from vqtk.recipe.affordable import affordable, check_update
 from vqtk.recipe.node import Problems, parse_text, shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
-from vqtk.recipe.schema import Scope, parse
+from vqtk.recipe.schema import Chosen, Scope, parse
 from vqtk.recipe.show import changes
 from vqtk.recipe.signature import parameters
-from vqtk.registry import searches
+from vqtk.registry import Registry, callbacks, searches
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
@@ -44,6 +45,7 @@ def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: to
     with torch.random.fork_rng(devices=[]), torch.device("meta" if str(device) == "meta" else "cpu"), affordable():
         torch.default_generator.manual_seed(recipe.seed)
         model = recipe.model(spec)
+    model.recipe = recipe
     return model.to(device=device, dtype=dtype) if str(device) != "meta" else model
 
 
@@ -65,10 +67,22 @@ def build_search(text: str, *, origin: str = "search") -> Search:
         entry = searches.get(name.strip()) if name.strip() in searches.entries() else None
         settings = list(parameters(entry.component)) if entry else []
         text = f"{{name: {name}, {settings[0]}: {value}}}" if settings else name
-    node, problems = parse_text(text, origin, lines=False), Problems()
-    chosen = parse(node, Annotated[Any, searches], "search", Scope(problems))
-    problems.raise_any()
+    return _chosen(text, searches, origin)()
+
+
+def build_tracker(text: str) -> Tracker:
+    """Return the tracker that `--track` names: by its name, or as a recipe has it, in braces. Raises: RecipeError."""
+    chosen = _chosen(text, callbacks, "--track")
+    if not issubclass(chosen.entry.component, Tracker):
+        raise RecipeError(f"--track {text}: this callback is not a tracker. Name it under train.callbacks in a recipe.")
     return chosen()
+
+
+def _chosen(text: str, registry: Registry, origin: str) -> Chosen:
+    node, problems = parse_text(text, origin, lines=False), Problems()
+    chosen = parse(node, Annotated[Any, registry], registry.kind, Scope(problems))
+    problems.raise_any()
+    return chosen
 
 
 @dataclass(frozen=True)

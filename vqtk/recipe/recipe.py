@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from annotated_types import Ge, Gt, Lt, doc
 from pydantic import StringConstraints
 
+from vqtk.callbacks import Tracker
+from vqtk.errors import RecipeError
 from vqtk.nn.types import Count, CountTo1000, Positive
 from vqtk.plugin.loading import Plugin, loaded_plugins, used_plugins
 from vqtk.recipe.merge import gather, merge, overridden
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
 from vqtk.registry import (
+    CallbackFactory,
     DatasetFactory,
     ModelFactory,
     ObjectiveFactory,
@@ -33,7 +36,7 @@ FolderName = Annotated[
 BESIDE = {"changes results": False}
 """Marks a setting that changes results at most by rounding: how updates are computed, and when to measure or draw.
 
-`precision` is not marked, because it changes what a model learns.
+`precision` is not marked, because it changes what a model learns; nor are `callbacks`, which may end a run.
 """
 
 
@@ -57,6 +60,7 @@ class Train:
     - `evaluate_every` is the number of updates between evaluations, which are on a fixed subset of `evaluate_items`
       test examples. The last update is followed by one on `final_items` of them, by default the whole test split.
     - `picture_items` is the number of test examples that images show; they show twice as many samples.
+    - `callbacks` follow the run, and may end it. `track` are those that only record it in other tools.
     """
 
     updates: Count
@@ -79,6 +83,8 @@ class Train:
     checkpoint_minutes: Positive = field(default=5.0, metadata=BESIDE)
     picture_minutes: Positive = field(default=5.0, metadata=BESIDE)
     picture_items: CountTo1000 = field(default=32, metadata=BESIDE)
+    callbacks: list[CallbackFactory] = field(default_factory=list)
+    track: list[CallbackFactory] = field(default_factory=list, metadata=BESIDE)
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,9 @@ class Recipe:
     node: Node
     plugins: tuple[Plugin, ...]
     varies: tuple[Path, ...] = ()
+
+    def __deepcopy__(self, memo: Any) -> Recipe:
+        return self  # It is never changed, and copies of a model share it.
 
     @property
     def batch(self) -> int:
@@ -178,6 +187,7 @@ def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:
         sections = parse(node, _Sections, "", Scope(problems))
     problems.raise_any()
     assert sections is not INVALID
+    _check_tracking(sections.train)
     check_written_out(
         node
     )  # Again, with the defaults: a run stores these as well, and must be able to read its recipe.
@@ -185,3 +195,19 @@ def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:
     return Recipe(
         sections.name, sections.seed, sections.data, sections.model, sections.train, node, tuple(by_content.values())
     )
+
+
+def _check_tracking(train: Train) -> None:
+    """Raise RecipeError if a callback under `train.track` is no tracker, or a tracker is under `train.callbacks`."""
+    for chosen in cast(list[Chosen], train.track):
+        if not issubclass(chosen.entry.component, Tracker):
+            raise RecipeError(
+                f"{chosen.where}: {chosen.entry.name!r} is a callback but not a tracker, so it may change results. "
+                "Name it under train.callbacks."
+            )
+    for chosen in cast(list[Chosen], train.callbacks):
+        if issubclass(chosen.entry.component, Tracker):
+            raise RecipeError(
+                f"{chosen.where}: {chosen.entry.name!r} is a tracker, which changes no result. Name it under "
+                "train.track, so that it makes no other variant."
+            )

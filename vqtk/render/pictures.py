@@ -146,18 +146,39 @@ def samples(
 
 
 @torch.no_grad()
+def show(model: Model, examples: Tensor, *, columns: int = 8) -> Sheet:
+    """Return reconstructions (n, *shape) of a model as a sheet, which a notebook shows: `vqtk.show(model, x)`.
+
+    `sheet.write(path)` writes it, and `sheet.image()` returns the image.
+
+    Raises: VqtkError if they are not reconstructions of this model, or cannot be drawn.
+    """
+    if tuple(examples.shape[1:]) != tuple(model.loss.shape):
+        expected = ", ".join(map(str, model.loss.shape))
+        raise VqtkError(
+            f"examples of shape {tuple(examples.shape)}: expected (n, {expected}), as model.decode returns."
+        )
+    require_drawn(model.data)
+    return _drawn(model, model.loss.show(examples.detach()), columns, what="examples")
+
+
+@torch.no_grad()
 def decoded(model: Model, codes: Tensor, *, columns: int = 8, over: Tensor | None = None) -> Sheet:
     """Return the reconstructions of codes (n, s), drawn as samples.
 
     Points are drawn over the examples `over` (n, 2) in training units, if given.
     """
     require_drawn(model.data)
-    shown = shown_as(model, codes)
+    return _drawn(model, shown_as(model, codes), columns, over)
+
+
+def _drawn(model: Model, shown: Tensor, columns: int, over: Tensor | None = None, *, what: str = "samples") -> Sheet:
+    """Return data in training units (n, *data shape), drawn as samples; `what` they are, in words."""
     if form(model.data) == "text":
         return text.sample_lines(texts(model.data, shown))
     if form(model.data) == "points":
         return points.sample_plots(shown.cpu(), over=None if over is None else over.cpu())
-    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(codes)} samples")
+    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(shown)} {what}")
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,6 +98,9 @@ class Sheet(Protocol):
     def drawn(self, columns: int) -> RenderableType:
         """Return the sheet for rich to print in a terminal with that many columns."""
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Return what IPython shows."""
+
 
 @dataclass(frozen=True)
 class ImageSheet:
@@ -129,6 +133,12 @@ class ImageSheet:
     def drawn(self, columns: int) -> RenderableType:
         """Return the image as half blocks, scaled down to that many columns."""
         return half_blocks(self.image(), columns)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Return what IPython shows: the image, enlarged."""
+        written = BytesIO()
+        self.image(scale=self.scale).save(written, format="PNG")
+        return {"image/png": written.getvalue(), "text/plain": self.alt}
 
 
 _GAP = 2

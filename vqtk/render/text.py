@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from rich.cells import cell_len, chop_cells
 from rich.console import RenderableType
@@ -59,6 +60,10 @@ class TextSheet:
         room = max(_NARROWEST, columns - width - len(_GAP))
         blocks = [Text("\n").join(_coloured(line, width, room) for line in block) for block in self.blocks]
         return Text("\n\n", no_wrap=True).join(blocks)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Return what IPython shows: the lines."""
+        return {"text/plain": self.plain}
 
     def _label_width(self) -> int:
         return max((len(_label(line)) for block in self.blocks for line in block), default=0)

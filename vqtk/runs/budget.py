@@ -14,9 +14,8 @@ from pathlib import Path
 from vqtk.datasets import Split
 from vqtk.errors import VqtkError
 from vqtk.runs.experiment import Experiment
-from vqtk.train.batches import Batches
-from vqtk.train.execution import synchronize
-from vqtk.train.loop import FIRST_PICTURES_S, Trainer
+from vqtk.training.execution import synchronize
+from vqtk.training.loop import FIRST_PICTURES_S, Batches, Trainer
 
 WARM_UP = 20
 MOST_OF_BUDGET = 0.5

@@ -21,7 +21,7 @@ from vqtk.plugin.sources import check_copies, keep
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.recipe.show import as_yaml
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 _STATE = ".trainer.pt"
 KEPT = 2

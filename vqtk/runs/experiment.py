@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vqtk.callbacks import Callback, Started
 from vqtk.datasets import Splits, fixed_subset
 from vqtk.evaluate.distortion import search_figures
 from vqtk.evaluate.evaluation import evaluate
@@ -27,8 +28,8 @@ from vqtk.runs.data import recorded_place, require_same
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.failure import failure
 from vqtk.runs.start import start_at_centres
-from vqtk.train.execution import peak_memory_mb, resolve
-from vqtk.train.loop import Callback, Trainer, train
+from vqtk.training.execution import peak_memory_mb, resolve
+from vqtk.training.loop import Trainer, training_loop
 
 
 @dataclass
@@ -75,13 +76,14 @@ class Experiment:
             recipe: the recipe.
             data_root: the folder of the data sets.
             device: where to train.
-            callbacks: what follows the run.
+            callbacks: what follows the run, besides the callbacks and trackers that the recipe names.
             splits: the data, if they are read already.
             recorded: the manifest of a resumed run, whose updates are computed as before.
             expected_s: how long the training will take, in seconds, if that is known.
 
         Raises: RecipeError, DataError.
         """
+        callbacks = [*callbacks, *(make() for make in (*recipe.train.callbacks, *recipe.train.track))]
         model, dataset = build_model(recipe, device=device), build_dataset(recipe)
         if splits is None:
             splits = dataset.load(data_root)
@@ -96,10 +98,11 @@ class Experiment:
         """Pass a line for the user to the callbacks."""
         _say(self.callbacks, line)
 
-    def evaluated(self, update: int, row: dict[str, Any]) -> None:
-        """Pass the metrics of test examples to the callbacks."""
+    def evaluated(self, evaluation: dict[str, Any]) -> None:
+        """Pass the metrics of test examples, and the usage of options, to the callbacks."""
         for callback in self.callbacks:
-            callback.on_evaluation(update, row)
+            callback.on_evaluation(evaluation["update"], evaluation["row"])
+            callback.on_usage(evaluation["update"], evaluation["usage"])
 
     def evaluate(self, items: Tensor | None = None) -> dict[str, Any]:
         """Return the metrics of test examples (indices), by default the fixed subset: `row`, `stages`, `usage` (s, k).
@@ -180,8 +183,6 @@ def go_on(experiment: Experiment, directory: RunDirectory, *, from_start: bool =
     done, settings = experiment.trainer.done, experiment.recipe.train
     directory.rewind_metrics(done)
     experiment.say(f"Resuming after update {done} of {settings.updates}.")
-    if 0 < done < settings.updates and done % settings.evaluate_every == 0 and not directory.has_tested(done):
-        _Recording(experiment, directory).on_evaluation_due(done)  # The run stopped between update and evaluation.
 
 
 def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: str | None = None) -> bool:
@@ -197,9 +198,11 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
         experiment.say(line)
     if trainer.settings.init == "kmeans" and trainer.done == 0 and "from" not in directory.manifest():
         start_at_centres(trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
+    finished, recording = False, _Recording(experiment, directory)
     try:
-        callbacks = [*experiment.callbacks, _Recording(experiment, directory)]
-        finished = train(trainer, experiment.splits.train, directory.log, callbacks)
+        _start(experiment, directory, recording)
+        callbacks = [*experiment.callbacks, recording]
+        finished = training_loop(trainer, experiment.splits.train, directory.log, callbacks)
         _save(trainer, directory)
         if finished:
             _finish(experiment, directory)
@@ -209,7 +212,21 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
             raise explained from error
         experiment.say(left)
         raise
+    finally:
+        for callback in experiment.callbacks:
+            callback.on_end(finished)
     return finished
+
+
+def _start(experiment: Experiment, directory: RunDirectory, recording: _Recording) -> None:
+    """Tell the callbacks that the run starts, and catch up on an evaluation that a stopped run did not come to."""
+    done, settings = experiment.trainer.done, experiment.recipe.train
+    manifest = directory.manifest() or experiment.manifest()
+    started = Started(directory.path, experiment.recipe, manifest, experiment.trainer.model, done, experiment.say)
+    for callback in experiment.callbacks:
+        callback.on_start(started)
+    if 0 < done < settings.updates and done % settings.evaluate_every == 0 and not directory.has_tested(done):
+        recording.on_evaluation_due(done)
 
 
 class _Recording(Callback):
@@ -224,12 +241,12 @@ class _Recording(Callback):
         evaluation = self.experiment.evaluate()
         self.directory.write_evaluation(evaluation)
         self.directory.log({"update": update, "test": evaluation["row"]})
-        self.experiment.evaluated(update, evaluation["row"])
+        self.experiment.evaluated(evaluation)
 
     def on_pictures_due(self, update: int) -> None:
         """Draw the images of the current model."""
         self.directory.check_there()
-        self.experiment.picture(self.directory.images, update)
+        _draw(self.experiment, self.directory)
 
     def on_checkpoint_due(self, update: int) -> None:
         """Write a checkpoint and the report."""
@@ -244,12 +261,22 @@ def _save(trainer: Trainer, directory: RunDirectory) -> None:
     write_report(directory.path)
 
 
+def _draw(experiment: Experiment, directory: RunDirectory) -> None:
+    """Write the images of the current model, and pass their files to the callbacks."""
+    update = experiment.trainer.done
+    experiment.picture(directory.images, update)
+    end = f"_{update:08d}"
+    files = {path.stem.removesuffix(end): path for path in sorted(directory.images.glob(f"*{end}.*"))}
+    for callback in experiment.callbacks:
+        callback.on_images(update, files)
+
+
 def _finish(experiment: Experiment, directory: RunDirectory) -> None:
     trainer, test = experiment.trainer, experiment.splits.test
     directory.check_there()
     _record_skipped(experiment, directory)
     evaluation = _evaluate_at_the_end(experiment, directory)
-    experiment.picture(directory.images, trainer.done)
+    _draw(experiment, directory)
     directory.write_summary(
         {
             "updates": trainer.done,
@@ -272,12 +299,12 @@ def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dic
     """Evaluate the fixed subset, to complete its curve, and then the final examples; return the latter's metrics."""
     update = experiment.trainer.done
     found = experiment.evaluate()
-    experiment.evaluated(update, found["row"])
+    experiment.evaluated(found)
     row = {"update": update, "test": found["row"], "end": True}
     if len(experiment.final) != len(experiment.subset):
         experiment.say(f"Evaluating {len(experiment.final):,} test examples …")
         found = experiment.evaluate(experiment.final)
-        experiment.evaluated(update, found["row"])
+        experiment.evaluated(found)
         row = {**row, "test": found["row"], "subset": row["test"]}
     directory.log(row)
     directory.write_evaluation(found)

@@ -13,7 +13,7 @@ from vqtk.errors import CheckpointError, DataError, DivergenceError, VqtkError, 
 from vqtk.io.weights import checkpoints, read_weights
 from vqtk.plugin.loading import in_plugin
 from vqtk.runs.directory import RunDirectory
-from vqtk.train.loop import Trainer
+from vqtk.training.loop import Trainer
 
 
 def failure(

@@ -18,8 +18,8 @@ from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
 from vqtk.runs.budget import WARM_UP, seconds
-from vqtk.train.execution import Execution, flops_of, resolve, synchronize
-from vqtk.train.loop import Trainer
+from vqtk.training.execution import Execution, flops_of, resolve, synchronize
+from vqtk.training.loop import Trainer
 
 Choices = dict[str, str]
 """The name of the value on each axis."""

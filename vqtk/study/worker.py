@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vqtk.callbacks import Callback, Progress
 from vqtk.compare.metrics import SAMPLES
 from vqtk.datasets import data_root
 from vqtk.errors import CheckpointError, VqtkError
@@ -28,8 +29,7 @@ from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, go_on, run_experiment
 from vqtk.study.protocol import STOP, Settings, State, read_state, write_state
-from vqtk.train.execution import choose_device
-from vqtk.train.loop import Callback, Progress
+from vqtk.training.execution import choose_device
 
 ORPHAN_S = 120.0
 """How long a worker waits for an orphaned worker on the same run to end."""

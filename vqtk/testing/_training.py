@@ -1,26 +1,31 @@
-"""The contracts of what a trainer is made of: objectives, optimisers, schedules and revivals."""
+"""The contracts of what a trainer is made of: objectives, optimisers, schedules, revivals and callbacks."""
 
 from __future__ import annotations
 
 import copy
 import io
+import tempfile
 from collections.abc import Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, cast
+from unittest import SkipTest
 
 import torch
 from torch import Tensor, nn
 
+from vqtk.callbacks import Callback, Progress, Started, Tracker
 from vqtk.errors import VqtkError
 from vqtk.models import Model
 from vqtk.optimizers import copy_weights, evaluating
 from vqtk.recipe.build import build_model, synthetic
+from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.signature import parameters
 from vqtk.registry import REGISTRIES
 from vqtk.revivals import Revival
 from vqtk.testing._case import EXAMPLES, Case, Clause, Untouched, apart, check_gradients, near, seeded
 from vqtk.testing._surroundings import moved_model, recipe_with
-from vqtk.train.capture import restore
+from vqtk.training.capture import restore
 
 
 def returns_a_loss_terms_and_codes(case: Case) -> None:
@@ -423,3 +428,61 @@ def _idle_last(revival: Revival) -> Tensor:
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+# ── callbacks ────────────────────────────────────────────────────────────────────────────────────
+
+
+def extends_the_base_class_of_callbacks(case: Case) -> None:
+    """It is a `Callback`, so that events that vqtk adds later do not fail."""
+    callback = _built(case)
+    if not isinstance(callback, Callback):
+        case.fail(f"it is a {type(callback).__name__}.", "Extend `vqtk.Callback`.")
+
+
+def takes_the_events_of_one_run_after_another(case: Case) -> None:
+    """A callback that is given to two runs follows both, with no metrics yet and with some."""
+    callback, (recipe, model) = _following(case), _followed(case)
+    for row in ({}, {"choice": 1.0}):
+        _follow(callback, recipe, model, row)
+
+
+def changes_no_weight(case: Case) -> None:
+    """Images and test metrics are of the model that was trained."""
+    callback, (recipe, model) = _following(case), _followed(case)
+    weights = Untouched(case, weights=[weight.detach() for weight in model.parameters()])
+    _follow(callback, recipe, model, {"choice": 1.0})
+    weights.check("the events of a run")
+
+
+CALLBACK_CHECKS: list[Clause] = [
+    extends_the_base_class_of_callbacks,
+    takes_the_events_of_one_run_after_another,
+    changes_no_weight,
+]
+
+
+def _following(case: Case) -> Callback:
+    """Return the callback. Raises: SkipTest for a tracker, whose events would be written to its tool."""
+    callback = _built(case)
+    if isinstance(callback, Tracker):
+        raise SkipTest(f"{case.component}: a tracker writes to its tool, so its events are not tried out.")
+    return callback
+
+
+def _followed(case: Case) -> tuple[Recipe, Model]:
+    recipe = recipe_with(case, {"name": "vqdraw", **REGISTRIES["model"].get("vqdraw").example})
+    return recipe, build_model(recipe)
+
+
+def _follow(callback: Callback, recipe: Recipe, model: Model, row: dict[str, float]) -> None:
+    """Call a callback with the events of a run of two updates."""
+    with tempfile.TemporaryDirectory() as folder:
+        callback.on_start(Started(Path(folder), recipe, {}, model, 0, lambda line: None))
+        for update in (1, 2):
+            callback.on_update(Progress(update, 2, row, 1.0))
+            callback.on_evaluation(update, {"items": 2, "of": 2, **row})
+            callback.on_usage(update, [[1] * model.options] * model.stages)
+            callback.on_images(update, {})
+        callback.on_message("a line")
+        callback.on_end(True)

@@ -30,11 +30,12 @@ _OWN: dict[str, list[Clause]] = {
     "revival": _training.REVIVAL_CHECKS,
     "optimizer": _training.OPTIMIZER_CHECKS,
     "schedule": _training.SCHEDULE_CHECKS,
+    "callback": _training.CALLBACK_CHECKS,
     "guide": _choosing.GUIDE_CHECKS,
     "dataset": _datasets.CHECKS,
 }
 """The checks of a component on its own."""
-_NO_PARTS = ("objective", "optimizer", "schedule", "revival", "guide", "dataset")
+_NO_PARTS = ("objective", "optimizer", "schedule", "revival", "callback", "guide", "dataset")
 """The kinds that are not part of a model; all others are tested within a model as well."""
 
 

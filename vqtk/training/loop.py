@@ -17,14 +17,16 @@ import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vqtk.datasets import Split
+from vqtk.callbacks import Callback as Callback
+from vqtk.callbacks import Progress as Progress
+from vqtk.datasets import Order as Order
+from vqtk.datasets import Split, batches_of
 from vqtk.errors import DivergenceError, RecipeError
 from vqtk.io.weights import load
 from vqtk.models import Model, usage_of
@@ -36,9 +38,8 @@ from vqtk.process import generator
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe
 from vqtk.revivals import Revival
-from vqtk.train.batches import Batches
-from vqtk.train.capture import CapturedUpdate, rates_of, restore
-from vqtk.train.execution import Execution, prepare, resolve
+from vqtk.training.capture import CapturedUpdate, rates_of, restore
+from vqtk.training.execution import Execution, prepare, resolve
 
 LOG_EVERY = 10
 """Updates between two readings of the training metrics; to read them is to wait for the device."""
@@ -47,41 +48,30 @@ FIRST_PICTURES_S = 60.0
 _ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
 
 
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a run after an update; `row` holds the newest training metrics, and is empty at first."""
+class Batches:
+    """The batches of each update from `done` on, in training units on the model's device."""
 
-    done: int
-    updates: int
-    row: dict[str, float]
-    examples_per_s: float
+    def __init__(self, recipe: Recipe, model: Model, data: Split, *, done: int = 0):
+        self.device = model.device
+        self.normalise = model.data.normalise
+        self.batch = recipe.batch
+        self.examples_per_update = recipe.examples_per_update
+        self._order = Order(len(data), recipe.seed)
+        self._raw = batches_of(data.to(self.device), self._indices(done))
 
+    def _indices(self, done: int) -> Iterator[Tensor]:
+        while True:
+            yield self._order(done * self.examples_per_update, self.examples_per_update)
+            done += 1
 
-class Callback:
-    """Follows a run; methods do nothing unless overridden. Set `stop` to end the run after the current update."""
-
-    stop: bool = False
-
-    def on_update(self, progress: Progress) -> None:
-        """Called after every update."""
-
-    def on_evaluation_due(self, update: int) -> None:
-        """Called every `train.evaluate_every` updates, except after the last."""
-
-    def on_pictures_due(self, update: int) -> None:
-        """Called a minute after the start, then every `train.picture_minutes`."""
-
-    def on_checkpoint_due(self, update: int) -> None:
-        """Called every `train.checkpoint_minutes`."""
-
-    def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
-        """Called when test examples have been evaluated; `row` holds their metrics."""
-
-    def on_message(self, line: str) -> None:
-        """Called with a line for the user."""
+    def __next__(self) -> list[Tensor]:
+        raw = next(self._raw).to(self.device, non_blocking=True)
+        return list(map(self.normalise, raw.split(self.batch)))
 
 
-def train(trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]) -> bool:
+def training_loop(
+    trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]
+) -> bool:
     """Train until the recipe's updates are done; return False if a callback stopped the run before.
 
     The images and checkpoints that are due by the clock change no result.
@@ -346,12 +336,3 @@ def _check_finite(row: dict[str, float], done: int) -> None:
     if not all(map(math.isfinite, row.values())):
         losses = ", ".join(f"{key} {value}" for key, value in row.items() if not math.isfinite(value))
         raise DivergenceError(f"training diverged: at update {done} the losses are not finite: {losses}. {_ADVICE}")
-
-
-def __getattr__(name: str) -> Any:
-    """Return `Order`, which plugins kept with runs of version 0.1 import from here."""
-    if name == "Order":
-        from vqtk.train.batches import Order
-
-        return Order
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,281 @@
+"""vqtk from Python: training as the command does, data of any form, runs, saved models, and what shows itself."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+import vqtk
+from tests.running import TINY, vqtk_main, without_data
+from tests.test_docs import ROOT, blocks
+from vqtk.datasets import given_splits
+from vqtk.errors import CheckpointError, DataError, VqtkError
+from vqtk.nn.types import DataSpec
+
+DIGITS = DataSpec("image", (1, 28, 28), mean=0.1307, std=0.3081)
+PIXELS = torch.randint(256, (20, 1, 28, 28), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+LABELS = torch.arange(20) % 3
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("python")
+    (folder / "tiny.yaml").write_text(TINY)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def only_shipped_data(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_data(monkeypatch, place)
+
+
+class StopAfter(vqtk.Callback):
+    """Stops a run, and notes the events."""
+
+    def __init__(self, update: int | None = None):
+        self.update, self.events = update, list[Any]()
+
+    def on_start(self, run: Any) -> None:
+        self.events.append(("start", run.done))
+
+    def on_update(self, progress: Any) -> None:
+        self.stop = progress.done == self.update
+
+    def on_images(self, update: int, files: dict[str, Path]) -> None:
+        self.events.append(("images", sorted(files)))
+
+    def on_end(self, finished: bool) -> None:
+        self.events.append(("end", finished))
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    return vqtk.load(path).state_dict()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> vqtk.Run:
+    """A run on data from Python, interrupted and resumed from the command line; `data.npz` keeps the data."""
+    callback = StopAfter(2)
+    with pytest.MonkeyPatch.context() as patch:
+        without_data(patch, place)
+        patch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
+        images = PIXELS[:, 0].numpy() / 255
+        stopped = vqtk.train(
+            place / "tiny.yaml", data=images, units=(0, 1), keep_data=True, callbacks=[callback], out=place / "runs",
+            device="cpu", quiet=True,
+        )  # fmt: skip
+        assert callback.events == [("start", 0), ("end", False)]
+        assert not stopped.finished
+        assert "2 of 4 updates, not finished" in repr(stopped)
+        assert vqtk_main(patch, "run", "--resume", stopped.path, "--device", "cpu") == 0
+    return vqtk.Run(stopped.path)
+
+
+def test_train_does_what_the_command_does(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = ["--out", place / "command", "--device", "cpu"]
+    assert vqtk_main(monkeypatch, "run", place / "tiny.yaml", "train.updates=2", *out) == 0
+    (command,) = (place / "command" / "tiny").iterdir()
+    python = vqtk.train(place / "tiny.yaml", "train.updates=2", out=place / "called", device="cpu", quiet=True)
+    assert same(weights(command), python.model.state_dict())
+    theirs, ours = vqtk.Run(command).summary, python.summary
+    measured = {"train_s": ours["train_s"], "peak_memory_mb": ours["peak_memory_mb"]}
+    assert ours == {**theirs, **measured}
+
+
+def test_a_run_on_data_from_python_is_resumed_to_the_weights_of_an_uninterrupted_one(
+    run: vqtk.Run, place: Path
+) -> None:
+    callback, data = StopAfter(), {"train": PIXELS, "test": PIXELS[:2]}
+    given = {"out": place / "whole", "device": "cpu", "quiet": True}
+    whole = vqtk.train(place / "tiny.yaml", data=PIXELS, callbacks=[callback], **given)
+    assert same(weights(run.path), whole.model.state_dict())
+    kinds = ["proposals", "reconstructions", "samples", "stages"]
+    assert callback.events == [("start", 0), ("images", kinds), ("end", True)]
+    stopped = vqtk.train(place / "tiny.yaml", data=PIXELS, callbacks=[StopAfter(1)], **given)
+    with pytest.raises(DataError, match="given from Python and not kept"):
+        stopped.resume(quiet=True)
+    with pytest.raises(DataError, match="the data are not those that the run was started with"):
+        stopped.resume(data=data, quiet=True)
+    assert same(stopped.resume(data=PIXELS, quiet=True).model.state_dict(), whole.model.state_dict())
+
+
+def test_a_run_shows_what_its_files_hold(run: vqtk.Run) -> None:
+    assert run.finished
+    assert run.summary == json.loads((run.path / "summary.json").read_text())
+    logged = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    updates, values = run.metrics.curve("choice")
+    assert dict(zip(updates, values, strict=True)) == {row["update"]: row["choice"] for row in logged if "lr" in row}
+    assert run.metrics[-1] == {"update": 4, "part": "test", **logged[-1]["test"]}
+    assert f"<td>{logged[-1]['test']['choice']:.5g}</td>" in run.metrics._repr_html_()
+    assert run.images["samples"] == run.path / "images" / "samples_00000004.png"
+    assert run.image("stages").size == Image.open(run.images["stages"]).size  # type: ignore[union-attr]
+    with pytest.raises(DataError, match=r"no image of 'tree'\. There are: proposals, reconstructions, samples, stages"):
+        run.image("tree")
+
+
+def test_commands_read_the_data_that_a_run_keeps(run: vqtk.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vqtk_main(monkeypatch, "reconstruct", run.path, "-o", run.path / "it.png", "--device", "cpu") == 0
+    (run.path / "data.npz").write_bytes(b"PK")
+    assert vqtk_main(monkeypatch, "reconstruct", run.path, "-o", run.path / "it.png", "--device", "cpu") == 2
+
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Rows:
+    """The interface of a Hugging Face data set that is used: rows by index, as dicts of decoded columns."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(PIXELS)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = Image.fromarray(PIXELS[index, 0].numpy())
+        return {**dict.fromkeys(self.names, image), "label": int(LABELS[index]), "text": "a digit"}
+
+
+@pytest.mark.parametrize(
+    ("data", "units", "labelled"),
+    [
+        (PIXELS, None, False),
+        (PIXELS.numpy(), None, False),
+        (PIXELS[:, 0].int(), None, False),
+        (PIXELS.permute(0, 2, 3, 1), None, False),
+        (PIXELS / 255, (0, 1), False),
+        (PIXELS.double().numpy() / 127.5 - 1, (-1, 1), False),
+        ((PIXELS / 255 - 0.1307) / 0.3081, "training", False),
+        (TensorDataset(PIXELS, LABELS), None, True),
+        (TensorDataset(PIXELS / 255, LABELS), (0, 1), True),
+        (Rows("image"), None, True),
+    ],
+    ids=["tensor", "array", "no channel", "channels last", "unit", "signed", "training", "torch", "torch unit", "rows"],
+)
+def test_data_of_any_form_and_units_become_the_same_examples(data: Any, units: Any, labelled: bool) -> None:
+    spec, splits = given_splits(data, like=DIGITS, units=units)
+    assert (spec, splits.note) == (DIGITS, None)
+    found = torch.cat([splits.train.items, splits.test.items])  # type: ignore[attr-defined]
+    assert len(splits.test) == 4
+    assert sorted(map(bytes, found.numpy())) == sorted(map(bytes, PIXELS.numpy()))  # type: ignore[arg-type]
+    if labelled:
+        place = [next(i for i, one in enumerate(PIXELS) if torch.equal(one, image)) for image in splits.train.items]  # type: ignore[attr-defined]
+        assert torch.equal(splits.train.labels, LABELS[place])  # type: ignore[arg-type]
+    else:
+        assert splits.train.labels is None
+
+
+@pytest.mark.parametrize(
+    ("data", "units", "told"),
+    [
+        (PIXELS / 255, None, r"pixels of type torch\.float32: expected whole numbers .* units=\(0, 1\)"),
+        (PIXELS / 255, (-1, 0.5), r"from 0 to 1, and units=\(-1, 0\.5\) says that black is -1 and white 0\.5"),
+        (PIXELS.int() * 257, None, r"pixels are from 0 to 65535\. Expected 0 to 255"),
+        (PIXELS // 128, None, r"at most 1 of 255, so all images are black.*units=\(0, 1\)"),
+        (PIXELS.double() / 0, (0, 1), "values that are not finite"),
+        (PIXELS.flatten(1), None, r"its shape is \(20, 784\), and the recipe is for image"),
+        ({"test": PIXELS}, None, "has the parts test; expected `train`"),
+        (iter(PIXELS), None, "Expected a tensor or array"),
+        (["a", "b"], None, "an example is a str"),
+        ([PIXELS[0], PIXELS[1, :, :9]], None, r"example 1 is uint8 of shape \(1, 9, 28\), and the first is"),
+        (Rows("image", "mask"), None, "its columns are image, mask, label, text"),
+        ({"train": PIXELS, "test": PIXELS[:, :, :20, :20]}, None, r"shapes \(1, 28, 28\) and \(1, 20, 20\)"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(data: Any, units: Any, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        given_splits(data, like=DIGITS, units=units)
+
+
+def test_signals_are_normalised_as_numpy_would_and_tokens_checked() -> None:
+    waves = np.random.default_rng(0).normal(3, 2, (40, 2, 8))
+    _, splits = given_splits({"train": waves[:30], "test": waves[30:]}, like=DataSpec("signals", (2, 8)))
+    mean, std = waves[:30].mean((0, 2), keepdims=True), waves[:30].std((0, 2), keepdims=True)
+    np.testing.assert_allclose(splits.test.items, (waves[30:] - mean) / std, rtol=1e-5, atol=1e-6)  # type: ignore[attr-defined]
+    assert splits.units == {"mean": pytest.approx(mean.ravel()), "std": pytest.approx(std.ravel())}
+    with pytest.raises(DataError, match="from 5 to 9; expected whole numbers from 0 to 4 for text"):
+        given_splits(torch.arange(10).view(2, 5), like=DataSpec("text", (5,), classes=5))
+
+
+# ── models ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_model_trained_by_hand_is_saved_as_every_command_reads_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = vqtk.build(place / "tiny.yaml", "seed=3")
+    model.trial(model.data.normalise(PIXELS[:2].clone())).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.1 * parameter.grad  # type: ignore[operator]
+    model.save(place / "own.safetensors")
+    assert same(weights(place / "own.safetensors"), model.state_dict())
+    copied = vqtk.load(place / "own.safetensors")
+    assert copied.recipe.seed == 3  # type: ignore[union-attr]
+    assert vqtk_main(monkeypatch, "sample", place / "own.safetensors", "-o", place / "it.png", "--device", "cpu") == 0
+    copied.save(place / "again.safetensors")
+    assert same(weights(place / "again.safetensors"), model.state_dict())
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="is not finite, so nothing was written"):
+        model.save(place / "broken.safetensors")
+    copied.recipe = None
+    with pytest.raises(CheckpointError, match="was not built from a recipe"):
+        copied.save(place / "broken.safetensors")
+
+
+def test_samples_show_themselves_and_are_a_tensor_otherwise() -> None:
+    model = vqtk.load("mnist")
+    samples = model.sample(4, generator=torch.Generator().manual_seed(0))
+    codes = model.random_codes(4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(samples, model.decode(codes))
+    formatter = InteractiveShell.instance().display_formatter
+    shown, _ = formatter.format(samples)  # type: ignore[union-attr]
+    drawn = np.asarray(Image.open(io.BytesIO(shown["image/png"])))
+    pixels = model.data.pixels(model.loss.show(model.decode(codes))).detach()
+    scale = drawn.shape[1] // 122  # Four digits of 28 pixels with gaps of 2.
+    first = drawn[2 * scale : 30 * scale : scale, 2 * scale : 30 * scale : scale, 0]
+    np.testing.assert_array_equal(first, (pixels[0, 0] * 255).round())
+    for plain in (
+        samples + 1,
+        samples[0],
+        samples.clone(),
+        copy.deepcopy(samples),
+        pickle.loads(pickle.dumps(samples)),
+    ):
+        assert type(plain) is Tensor
+    with pytest.raises(VqtkError, match=r"examples of shape \(4, 28, 28\): expected \(n, 1, 28, 28\)"):
+        vqtk.show(model, samples[:, 0])
+
+
+# ── documents ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("page", ["python", "runs", "tracking"])
+def test_the_python_of_a_page_runs(page: str, run: vqtk.Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a small size, in one namespace and an empty folder that has the recipes."""
+    monkeypatch.chdir(place)
+    if not (place / "recipes").exists():
+        (place / "recipes").symlink_to(ROOT / "recipes")
+    names: dict[str, Any] = {}
+    for code in blocks(ROOT / "docs" / f"{page}.md", "python"):
+        small = '"model.stages=2", "model.options=4", "data.batch=4", "train.final_items=8", "train.evaluate_items=8", '
+        small += '"train.picture_items=4", "train.updates=2"'
+        code = code.replace('"train.updates=2000"', small).replace('"RUN"', repr(str(run.path)))
+        exec(code.replace("range(2000)", "range(2)"), names)

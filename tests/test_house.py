@@ -56,13 +56,13 @@ def test_plugins_kept_with_runs_of_the_first_version_find_what_has_moved(tmp_pat
 # ── chapters ─────────────────────────────────────────────────────────────────────────────────────
 
 COMPONENTS = """
-    backbones blocks conditions datasets guides heads losses objectives optimizers refiners revivals schedules searches
-    selectors models
+    backbones blocks conditions datasets guides heads losses metrics objectives optimizers refiners revivals schedules
+    searches selectors models
 """
 CHAPTERS = """
     errors process files registry nn selectors conditions losses heads backbones blocks refiners datasets models
-    searches objectives optimizers schedules revivals guides plugin recipe io train evaluate sampling render report runs
-    compare study testing cli
+    searches objectives optimizers schedules revivals guides metrics plugin recipe io train evaluate sampling render
+    report runs compare study testing cli
 """.split(  # noqa: SIM905
 )
 """From the ground up: each imports those before it alone."""

@@ -9,8 +9,11 @@ import ctypes
 import hashlib
 import os
 import platform
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,3 +96,18 @@ def generator(seed: int, *place: str | int) -> torch.Generator:
 
     digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+PATIENCE_S = 10
+"""Seconds to wait for a server."""
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Wait at most `PATIENCE_S` for each answer of a server within the context."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

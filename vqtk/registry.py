@@ -267,13 +267,14 @@ objectives = Registry("objective", package="vqtk.objectives", supplied=("model",
 optimizers = Registry("optimizer", package="vqtk.optimizers", supplied=("model",), default="adam")
 schedules = Registry("schedule", package="vqtk.schedules", supplied=(), default="constant")
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
+metrics = Registry("metric", package="vqtk.metrics", supplied=("data",))
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
 REGISTRIES = {
     registry.kind: registry
     for registry in (
         models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, objectives,
-        optimizers, schedules, guides, datasets,
+        optimizers, schedules, guides, metrics, datasets,
     )
 }  # fmt: skip
 
@@ -295,6 +296,7 @@ ObjectiveFactory = Annotated[Factory, objectives]
 OptimizerFactory = Annotated[Factory, optimizers]
 ScheduleFactory = Annotated[Factory, schedules]
 GuideFactory = Annotated[Factory, guides]
+MetricFactory = Annotated[Factory, metrics]
 DatasetFactory = Annotated[Factory, datasets]
 
 

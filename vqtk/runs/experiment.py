@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from vqtk.datasets import Splits, fixed_subset
-from vqtk.evaluate.distortion import search_figures
 from vqtk.evaluate.evaluation import evaluate
+from vqtk.evaluate.overview import of_reconstructions
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
 from vqtk.io.weights import checkpoints
+from vqtk.metrics import retrieval_metrics
 from vqtk.plugin.sources import records
 from vqtk.process import environment
-from vqtk.recipe.build import build_dataset, build_model
+from vqtk.recipe.build import build_dataset, build_metrics, build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.registry import installed
 from vqtk.render.pictures import form, write_all
@@ -51,6 +52,8 @@ class Experiment:
         """Indices of the test examples of every evaluation during the run: the same ones, so that they form a curve."""
         self.final = fixed_subset(test, settings.final_items or len(test), seed)
         """Indices of the test examples of the final evaluation."""
+        self.others = build_metrics(self.recipe, self.trainer.model.data)
+        """The metrics that the recipe adds to every evaluation."""
         self._said = set[str]()
         self._shown = self._targets(fixed_subset(test, settings.picture_items, seed))
 
@@ -109,9 +112,10 @@ class Experiment:
         chosen, every = self.subset if items is None else items, len(self.splits.test)
         whole = len(chosen) == every  # A search among fewer vectors finds more.
         with self.trainer.evaluated() as model:
-            found = evaluate(model, self.splits.test, items=chosen)
-            searched = search_figures(model, self.splits, chosen, found.codes) if whole else {}
-            besides = {**found.shared(), **self._besides(chosen), **searched}
+            found = evaluate(model, self.splits.test, items=chosen, others=of_reconstructions(self.others))
+            searched = retrieval_metrics(model, self.splits, chosen, found.codes) if whole else {}
+            usage = {name: found.value(metric) for name, metric in self.others.items() if name not in found.reached}
+            besides = {**found.reached, **usage, **self._besides(chosen), **searched}
         return {
             "update": self.trainer.done,
             "items": found.items,
@@ -149,6 +153,7 @@ class Experiment:
             "kind": self.trainer.model.data.kind,
             "shown_as": form(self.trainer.model.data),
             "loss": self.recipe.loss,
+            "recipe": self.recipe.plain(),
             "data": {**self.splits.fingerprint(), **self.place},
             **({"characters": self.splits.characters} if self.splits.characters else {}),
             "execution": self.trainer.execution.recorded(),

@@ -16,8 +16,8 @@ from vqtk.datasets._base import Splits
 from vqtk.errors import CheckpointError, DataError
 from vqtk.io.weights import load_weights, read_weights, save_weights
 from vqtk.recipe.build import build_model
-from vqtk.runs.budget import _final_s, durations
 from vqtk.runs.directory import _read_state
+from vqtk.runs.start import _final_s, durations
 from vqtk.train.loop import Trainer
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.3}"
@@ -266,7 +266,7 @@ def test_what_the_end_is_measured_on_is_the_recipes_to_say_and_not_the_clocks(
     final_items: str, items: int, tmp_path: Path, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10**9, 1000))
-    monkeypatch.setattr("vqtk.runs.budget.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("vqtk.runs.start.time.monotonic", lambda: float(next(clock)))
     directory = train(experiment(tmp_path, splits, SHORT, f"train.final_items={final_items}"), tmp_path)
     summary = json.loads((directory.path / "summary.json").read_text())
     assert (summary["test_items"], summary["test"]["items"]) == (items, items)

@@ -15,7 +15,7 @@ from vqtk.errors import VqtkError
 from vqtk.process import generator
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.runs.budget import Durations, seconds
+from vqtk.runs.start import Durations, seconds
 from vqtk.schedules.constant import Constant
 from vqtk.schedules.cosine import Cosine
 from vqtk.schedules.linear import Linear

@@ -34,6 +34,14 @@ def run_command(
         Path | None,
         typer.Option("--from", metavar="WEIGHTS", help="Start a new run from the weights of a run or a weights file."),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="RUN",
+            help="Repeat a run: its recipe, plugins and data, with these overrides. Give no RECIPE.",
+        ),
+    ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a stopped run.")] = None,
     plugin: Plugins = None,
     device: Device = "auto",
@@ -49,14 +57,18 @@ def run_command(
     from vqtk.errors import RecipeError
     from vqtk.files import RUN, locked
 
-    if recipe is None and resume is None:
-        raise RecipeError("vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume with a run directory.")
-    if resume and (recipe or weights or budget is not None):
-        extra = str(recipe) if recipe else f"--from {weights}" if weights else f"--budget {budget}"
+    if recipe is None and resume is None and like is None:
+        raise RecipeError(
+            "vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume or --like with a run directory."
+        )
+    if resume and (recipe or like or weights or budget is not None):
+        given = {"--like": like, "--from": weights, "--budget": budget}
+        extra = str(recipe or next(f"{option} {value}" for option, value in given.items() if value is not None))
         raise RecipeError(
             f"vqtk run --resume: the recipe of a run is fixed, so {extra!r} cannot be used. Give --resume alone, or "
             "start a new run."
         )
+    changed = _overrides_like(str(recipe or ""), overrides or []) if like else overrides or []
     if threads:
         import torch
 
@@ -66,10 +78,24 @@ def run_command(
         if resume:
             experiment, directory = _resumed(resume, device, data_dir, watcher, held, keep_threads=threads is None)
         else:
-            assert recipe
-            experiment, directory = _started(recipe, overrides or [], budget, device, data_dir, out, watcher, weights)
+            source = like / "recipe.yaml" if like else recipe or Path()
+            experiment, directory = _started(
+                source, changed, budget, device, data_dir, out, watcher, weights, like=like
+            )
             held.enter_context(locked(directory.path / RUN, what=f"The run {directory.path}"))
         _train(experiment, directory, watcher)
+
+
+def _overrides_like(first: str, others: list[str]) -> list[str]:
+    """Return the overrides of --like, with which no recipe is given. Raises: RecipeError if the first is a recipe."""
+    from vqtk.errors import RecipeError
+
+    if first and "=" not in first:
+        raise RecipeError(
+            f"vqtk run --like: {first!r} is not an override, and the recipe is that of the run. Give overrides alone, "
+            "as in train.optimizer.lr=3e-4."
+        )
+    return [*([first] if first else []), *others]
 
 
 def _started(
@@ -81,23 +107,27 @@ def _started(
     out: Path,
     watcher: PlainDisplay,
     weights: Path | None,
+    *,
+    like: Path | None,
 ) -> tuple[Experiment, RunDirectory]:
     from vqtk.datasets import data_root
     from vqtk.io.weights import weights_of
     from vqtk.recipe.build import build_dataset, unchanged
     from vqtk.recipe.recipe import load_recipe
-    from vqtk.runs.budget import seconds, updates_within
+    from vqtk.runs.data import data_like
     from vqtk.runs.directory import RunDirectory
     from vqtk.runs.experiment import Experiment
-    from vqtk.runs.start import begin_with
+    from vqtk.runs.start import begin_with, seconds, updates_within
     from vqtk.train.execution import choose_device
 
     begun = weights_of(weights) if weights else None
+    model = RunDirectory.to_repeat(like) if like else None
     recipe = load_recipe(path, overrides)
     expected_s = None if budget is None else seconds(budget)
     root = data_root(data_dir, of=build_dataset(recipe))
-    where = {"data_root": root, "device": choose_device(device), "callbacks": [watcher]}
-    experiment = Experiment.of(recipe, expected_s=expected_s, **where)  # type: ignore[arg-type]
+    splits, place = data_like(recipe, model, data_dir=data_dir, say=watcher.on_message) if model else (None, None)
+    where = {"data_root": root, "place": place, "device": choose_device(device), "callbacks": [watcher]}
+    experiment = Experiment.of(recipe, splits=splits, expected_s=expected_s, **where)  # type: ignore[arg-type]
     facts: dict[str, object] = {}
     for told in unchanged(recipe):
         watcher.on_message(f"warning: {told}")
@@ -106,6 +136,8 @@ def _started(
         recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
         experiment = Experiment.of(recipe, splits=experiment.splits, **where)  # type: ignore[arg-type]
         facts = {"budget": budget, "updates_within_budget": updates}
+    if model:
+        facts["like"] = {**model.identity(), "overrides": overrides}
     if begun:
         facts["from"] = begin_with(experiment, begun)
     return experiment, RunDirectory.create(out, recipe, {**experiment.manifest(), **facts})

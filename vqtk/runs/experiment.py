@@ -70,6 +70,7 @@ class Experiment:
         callbacks: Sequence[Callback] = (),
         splits: Splits | None = None,
         recorded: dict[str, Any] | None = None,
+        place: dict[str, str] | None = None,
         expected_s: float | None = None,
     ) -> Experiment:
         """Build a recipe's model and read its data.
@@ -81,6 +82,7 @@ class Experiment:
             callbacks: what follows the run.
             splits: the data, if they are read already.
             recorded: the manifest of a resumed run, whose updates are computed as before.
+            place: where these were read from, if that is not below `data_root`.
             expected_s: how long the training will take, in seconds, if that is known.
 
         Raises: RecipeError, DataError.
@@ -93,7 +95,8 @@ class Experiment:
         model.data = replace(model.data, characters=splits.characters)
         execution = resolve(recipe, model, recorded=(recorded or {}).get("execution"), expected_s=expected_s)
         trainer = Trainer(recipe, model, execution)
-        return cls(recipe, trainer, splits, device, callbacks, recorded_place(dataset, data_root))
+        where = recorded_place(dataset, data_root) if place is None else place
+        return cls(recipe, trainer, splits, device, callbacks, where)
 
     def say(self, line: str) -> None:
         """Pass a line for the user to the callbacks."""

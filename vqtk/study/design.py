@@ -17,7 +17,7 @@ from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
-from vqtk.runs.budget import WARM_UP, seconds
+from vqtk.runs.start import WARM_UP, seconds
 from vqtk.train.execution import Execution, flops_of, resolve, synchronize
 from vqtk.train.loop import Trainer
 

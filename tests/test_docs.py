@@ -85,6 +85,8 @@ def test_a_command_in_the_documents_runs(
         return
     if parsed.get("model") == Path("mnist") and not shipped():
         pytest.skip("vqtk/pretrained/mnist.safetensors is not there")
+    if words[0] == "runs":
+        monkeypatch.chdir(stopped.parents[2])
     if words[0] == "import-original":
         _write_original(stopped, place / "mnist_model.pt")
         words[2] = str(stopped / "recipe.yaml")
@@ -93,7 +95,7 @@ def test_a_command_in_the_documents_runs(
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
     monkeypatch.setattr("webbrowser.open", lambda url: True)
     monkeypatch.setattr("vqtk.guides.label.EPOCHS", 1)
-    monkeypatch.setattr("vqtk.runs.budget.WARM_UP", 4)
+    monkeypatch.setattr("vqtk.runs.start.WARM_UP", 4)
     monkeypatch.setattr("vqtk.evaluate.references.STEPS", 10)
     monkeypatch.setattr("vqtk.training.execution.CompiledStage", partial(CompiledStage, backend="eager"))
     monkeypatch.setattr("vqtk.study.runner.step_s", lambda recipe, device, *, steps: 0.1)
@@ -115,14 +117,18 @@ def _parsed(words: list[str]) -> dict[str, Any]:
     """The command's arguments by name; wrong ones fail here, and so does a recipe that they do not fit."""
     command = typer.main.get_command(app).commands[words[0]]  # type: ignore[attr-defined]
     parsed = command.make_context(words[0], words[1:]).params
-    if isinstance(parsed.get("recipe"), Path):
+    if isinstance(parsed.get("recipe"), Path) and not parsed.get("like"):
         load_recipe(parsed["recipe"], parsed.get("overrides") or [])
     return parsed
 
 
 def _has_data(parsed: dict[str, Any]) -> bool:
     """Whether the recipe's data ship with vqtk or are drawn; those of the others are not to be had in a test."""
-    return parsed["recipe"] is None or load_recipe(parsed["recipe"]).data.entry.name in ("mnist", "toy2d")
+    return (
+        parsed["recipe"] is None
+        or parsed.get("like")
+        or load_recipe(parsed["recipe"]).data.entry.name in ("mnist", "toy2d")
+    )
 
 
 def _small(words: list[str], run: Path) -> list[str]:

@@ -20,13 +20,14 @@ from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.evaluate import quality as features
-from vqtk.evaluate.distortion import stage_figures
 from vqtk.evaluate.evaluation import Evaluation, evaluate
 from vqtk.evaluate.probe import OneHotLinear, labels_of, probe
-from vqtk.evaluate.quality import frechet_distance, kernel_distance, quality
+from vqtk.evaluate.quality import quality
 from vqtk.losses.bernoulli import Bernoulli
 from vqtk.losses.categorical import Categorical
 from vqtk.losses.mse import MSE
+from vqtk.metrics import measure_stages
+from vqtk.metrics.samples import frechet_distance, kernel_distance
 from vqtk.models._base import Model
 from vqtk.nn.types import DataSpec
 from vqtk.report.plots import run_rate_distortion
@@ -78,9 +79,9 @@ def test_encoding_and_decoding_finds_what_the_walk_finds(model: Any) -> None:
     assert torch.equal(measured.usage, walked.usage)
     assert torch.equal(measured.codes, model.encode(DIGITS.normalise(split.items)))
     assert list(walked.row()) == ["choice", "final", "all", "entropy_pooled_nats", "used"]
-    assert walked.shared() == pytest.approx(measured.shared(), rel=1e-5)
-    assert walked.shared()["mse_pixels"] == pytest.approx(measured.stages()[-1]["mse_pixels"], rel=1e-5)
-    assert walked.shared()["psnr_db"] == pytest.approx(measured.stages()[-1]["psnr_db"], rel=1e-5)
+    assert walked.reached == pytest.approx(measured.reached, rel=1e-5)
+    assert walked.reached["mse_pixels"] == pytest.approx(measured.stages()[-1]["mse_pixels"], rel=1e-5)
+    assert walked.reached["psnr_db"] == pytest.approx(measured.stages()[-1]["psnr_db"], rel=1e-5)
 
 
 def test_pixels_are_compared_from_0_to_1_after_every_stage(model: Any) -> None:
@@ -106,7 +107,7 @@ def test_tokens_are_right_or_wrong() -> None:
     target = torch.tensor([[0, 1, 2, 0]])
     said = torch.tensor([[[0, 1, 0, 1], [0, 1, 2, 0]]])
     logits = 100.0 * F.one_hot(said, 3)
-    found = stage_figures(showing(data, Categorical(data), logits), torch.zeros(1, 2).long(), target)
+    found = measure_stages(showing(data, Categorical(data), logits), torch.zeros(1, 2).long(), target)
     assert found["token_accuracy"].tolist() == [[0.5, 1.0]]
     assert found["distortion"][0].tolist() == pytest.approx([50, 0])
 
@@ -116,13 +117,13 @@ def test_voxels_overlap_and_two_empty_grids_are_the_same() -> None:
     grids = torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0], [0] * 8]).float().view(2, 1, 2, 2, 2)
     said = torch.tensor([[0, 1, 1, 1, 0, 0, 0, 0], [0] * 8]).float().view(2, 1, 2, 2, 2)
     logits = 10 * (2 * said - 1)[:, None]
-    found = stage_figures(showing(data, Bernoulli(data), logits), torch.zeros(2, 1).long(), grids)
+    found = measure_stages(showing(data, Bernoulli(data), logits), torch.zeros(2, 1).long(), grids)
     assert found["iou"].tolist() == [[0.5], [1.0]]
 
 
 def test_even_codes_and_uniform_tokens_have_the_bound_and_the_entropy_of_their_closed_form() -> None:
     usage = torch.full((3, 8), 4)
-    even = Evaluation(32, [log(50)] * 3, None, usage, 8, normalised=True, values=128, kind="text")
+    even = Evaluation(32, [log(50)] * 3, None, usage, 8, normalised=True, data=DataSpec("text", (128,), classes=5))
     last = even.stages()[-1]
     assert last["bound_nats"] == pytest.approx(128 * log(50) + 3 * log(8))
     assert last["bound_bits_per_char"] == pytest.approx(log2(50) + 3 * 3 / 128)

@@ -126,7 +126,7 @@ def test_data_that_samples_cannot_be_compared_on_are_told_before_anything_is_tra
     Path("study.yaml").write_text(STUDY.replace("tiny.yaml", str(RECIPES / "toy2d.yaml")))
     assert ablate(monkeypatch) == 2
     told = capsys.readouterr().err
-    assert "study.yaml: metrics: samples_frechet is a distance between images" in " ".join(told.split())
+    assert "study.yaml: metrics: samples_frechet is a metric of image data" in " ".join(told.split())
     assert not list(Path("studies").rglob("metrics.jsonl"))
     Path("study.yaml").write_text(STUDY)
     monkeypatch.setattr("vqtk.study.runner.features_at_hand", refuses)

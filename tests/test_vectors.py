@@ -18,11 +18,10 @@ from tests.running import vqtk_main
 from vqtk.datasets._mapped import Mapped
 from vqtk.datasets.vectors import Vectors
 from vqtk.errors import ShapeError, VqtkError
-from vqtk.evaluate import distortion
-from vqtk.evaluate.distortion import search_figures
 from vqtk.io.weights import load_weights, weights_of
 from vqtk.losses.gaussian import Gaussian
 from vqtk.losses.mse import MSE
+from vqtk.metrics import retrieval_metrics
 from vqtk.models.faiss import Faiss
 from vqtk.nn.types import DataSpec
 from vqtk.objectives.fitting import Fitting
@@ -204,12 +203,12 @@ def test_recall_is_that_of_a_brute_force_search_in_the_units_of_the_files(
     splits = of(folder(tmp_path, train=60, base=300, query=40)).load(tmp_path)
     (tmp_path / "small.yaml").write_text(RECIPE.replace("PATH", str(tmp_path)))
     model = vqtk.build(tmp_path / "small.yaml")
-    monkeypatch.setattr(distortion, "MOST_VALUES", 50_000)
-    monkeypatch.setattr(distortion, "QUERIES_AT_ONCE", 16)
+    monkeypatch.setattr("vqtk.metrics._retrieval.MOST_VALUES", 50_000)
+    monkeypatch.setattr("vqtk.metrics._retrieval.QUERIES_AT_ONCE", 16)
     items = torch.arange(300).flip(0)[:250]
     codes = model.random_codes(250, generator=torch.Generator().manual_seed(0))
     codes[:125] = model.encode(splits.test[items[:125]])
-    found = search_figures(model, splits, items, codes)
+    found = retrieval_metrics(model, splits, items, codes)
 
     assert splits.units is not None
     mean, std = np.array(splits.units["mean"]), splits.units["std"][0]

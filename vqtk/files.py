@@ -83,6 +83,14 @@ def sweep(folder: Path, *, deep: bool = True) -> None:
             continue
 
 
+def set_apart(folder: Path) -> Path:
+    """Rename a folder to a temporary name beside it, which `sweep` removes if this process does not; return that name.
+
+    Raises: OSError.
+    """
+    return folder.rename(folder.parent / f"{_prefix()}{folder.name}.tmp")
+
+
 def _is_left_behind(path: Path) -> bool:
     named = _TEMPORARY.fullmatch(path.name)
     if not named or ".tmp" not in path.suffixes:
@@ -159,6 +167,23 @@ def locked(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a lock file; this needs no permission to write to it."""
+    try:
+        import fcntl
+
+        handle = os.open(path, os.O_RDONLY)
+    except (ImportError, OSError):  # Another system, or no lock.
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _holder(path: Path) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -98,6 +99,21 @@ def generator(seed: int, *place: str | int) -> torch.Generator:
 
     digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+PATIENCE_S = 10
+"""Seconds to wait for a server."""
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Wait at most `PATIENCE_S` for each answer of a server within the context."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 class Stoppable(Protocol):

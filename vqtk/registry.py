@@ -268,13 +268,14 @@ optimizers = Registry("optimizer", package="vqtk.optimizers", supplied=("model",
 schedules = Registry("schedule", package="vqtk.schedules", supplied=(), default="constant")
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
 callbacks = Registry("callback", package="vqtk.callbacks", supplied=())
+metrics = Registry("metric", package="vqtk.metrics", supplied=("data",))
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
 REGISTRIES = {
     registry.kind: registry
     for registry in (
         models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, objectives,
-        optimizers, schedules, callbacks, guides, datasets,
+        optimizers, schedules, revivals, callbacks, guides, metrics, datasets,
     )
 }  # fmt: skip
 
@@ -297,6 +298,7 @@ OptimizerFactory = Annotated[Factory, optimizers]
 ScheduleFactory = Annotated[Factory, schedules]
 CallbackFactory = Annotated[Factory, callbacks]
 GuideFactory = Annotated[Factory, guides]
+MetricFactory = Annotated[Factory, metrics]
 DatasetFactory = Annotated[Factory, datasets]
 
 

@@ -31,6 +31,7 @@ from vqtk.io.weights import load_weights
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.report.page import write_report
+from vqtk.runs.catalogue import runs_in
 from vqtk.runs.directory import RunDirectory
 from vqtk.study.study import load_study
 from vqtk.training.execution import Execution
@@ -183,6 +184,10 @@ def _text(path: Path) -> object:
     return Text(path=str(path), length=4, vocabulary=8, test=0.5).load(path.parent)
 
 
+def _listed(path: Path) -> object:
+    return [(run.damage, run.value("tag"), run.value("note"), run.value("lr")) for run in runs_in(path.parent)]
+
+
 READERS = {
     "weights": Reader("it.safetensors", _weights, _kept(f"{CHECKPOINT}.safetensors")),
     "state": Reader(f"{CHECKPOINT}.trainer.pt", _restored, _kept(f"{CHECKPOINT}.trainer.pt")),
@@ -190,6 +195,8 @@ READERS = {
     "metrics": Reader("run/metrics.jsonl", _reported, _kept("run/metrics.jsonl")),
     "summary": Reader("run/summary.json", _reported, _kept("run/summary.json")),
     "evaluation": Reader("run/evaluation.json", _reported, _kept("run/evaluation.json")),
+    "listed manifest": Reader("run/manifest.json", _listed, _kept("run/manifest.json")),
+    "tags": Reader("run/labels.json", _listed, lambda folder: [b'{"tags": ["good"], "note": "a beam"}']),
     "study.json": Reader("runs/study.json", _studied, _kept("runs/study.json")),
     "recipe": Reader("fuzzed.yaml", load_recipe, _kept("tiny.yaml", "study.yaml")),
     "study": Reader("fuzzed.yaml", load_study, _kept("study.yaml", "tiny.yaml")),

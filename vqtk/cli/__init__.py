@@ -24,6 +24,7 @@ from vqtk.cli.look import (
 )
 from vqtk.cli.recipes import list_command, show_command, validate_command
 from vqtk.cli.run import bench_command, run_command
+from vqtk.cli.runs import runs_app
 from vqtk.cli.sampling import complete_command, sample_command
 from vqtk.cli.studies import ablate_command, compare_command
 
@@ -69,6 +70,7 @@ app.command("ablate", rich_help_panel=_TRAIN, short_help="Train all variants of 
 )
 app.command("bench", rich_help_panel=_TRAIN)(bench_command)
 app.command("compare", rich_help_panel=_TRAIN)(compare_command)
+app.add_typer(runs_app, rich_help_panel=_TRAIN)
 app.command("sample", rich_help_panel=_LOOK)(sample_command)
 app.command("reconstruct", rich_help_panel=_LOOK)(reconstruct_command)
 app.command("stages", rich_help_panel=_LOOK)(stages_command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,24 +23,17 @@ from vqtk.cli.options import (
     tracked,
 )
 
+if TYPE_CHECKING:
+    from vqtk.metrics import Metric
+
 _COLUMNS = {
     "stage": ("stage", "d"),
     "bits": ("bits", ".5g"),
-    "distortion": ("{loss} loss", ".5f"),
-    "mse": ("MSE\n(training units)", ".5f"),
-    "mse_pixels": ("MSE\n(pixels)", ".5f"),
-    "psnr_db": ("PSNR\n(dB)", ".2f"),
-    "token_accuracy": ("token\naccuracy", ".4f"),
-    "iou": ("IoU", ".4f"),
-    "distance": ("distance\n(training units)", ".5f"),
     "bound_nats": ("bound\n(nats per example)", ".6g"),
     "bound_bits_per_dim": ("bound\n(bits/dim)", ".5f"),
     "bound_bits_per_char": ("bound\n(bits/char)", ".5f"),
-    "entropy_nats": ("entropy\n(nats)", ".3f"),
-    "entropy_bits": ("entropy\n(bits)", ".3f"),
-    "perplexity": ("perplexity", ".2f"),
-    "used": ("options\nused", "d"),
 }
+"""The heading and the format of the columns that are no metrics."""
 _DISTORTION = {
     "mse": "MSE\n(training units)",
     "gaussian": "density\n(nats per value)",
@@ -87,6 +80,14 @@ def eval_command(
         ),
     ] = False,
     search: Searched = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="METRIC",
+            help="Also measure this metric, e.g. ssim (repeatable). `vqtk list metrics` shows all.",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -110,8 +111,9 @@ def eval_command(
         torch.set_num_threads(threads)
     opened, unkept = open_model(model, device, data_dir, data), list[str]()
     search_by(opened, search)
+    metrics = _asked_metrics(opened, metric or [])
     asked = EvaluationRequest(
-        items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality, search=search
+        items=items, batch=batch, probe=probe, probe_items=probe_items, quality=quality, search=search, metrics=metrics
     )
     splits = opened.splits
     compared = _references(opened, unkept) if references else {}
@@ -120,7 +122,7 @@ def eval_command(
     if json:
         print_json(found)
     else:
-        _print(found)
+        _print(found, metrics)
     written = _kept(found, opened.folder, unkept) if opened.folder else []
     if not json:
         for path in written:
@@ -162,32 +164,69 @@ def _write(found: dict[str, Any], run: Path) -> list[Path]:
     return [figures, plot]
 
 
-def _print(found: dict[str, Any]) -> None:
+def _asked_metrics(opened: Opened, asked: list[str]) -> dict[str, Metric]:
+    """Return the metrics that `--metric` names; the run's plugins may have some."""
+    from vqtk.plugin.loading import loaded_plugins
+    from vqtk.recipe.build import build_metric
+
+    with loaded_plugins([plugin.path for plugin in opened.recipe.plugins]):
+        return dict(build_metric(text, opened.model.data, origin="--metric") for text in asked)
+
+
+def _print(found: dict[str, Any], metrics: dict[str, Metric]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDTH)
-    console.print(_stage_table(found))
+    console.print(_stage_table(found, metrics))
     if "probe" in found:
         console.print()
         console.print(_probe_table(found["probe"]))
     if "references" in found:
         console.print()
         console.print(_reference_table(found["references"]))
-    for line in _lines(found):
+    for line in [*_lines(found), *_metric_lines(found, metrics)]:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _stage_table(found: dict[str, Any]) -> Any:
+def _stage_table(found: dict[str, Any], metrics: dict[str, Metric]) -> Any:
     table = _table(found["name"])
     rows = found["stages"]
-    for key in rows[0]:
-        title = _DISTORTION.get(found["loss"], f"{found['loss']} loss") if key == "distortion" else _COLUMNS[key][0]
+    columns = [_column(key, found["loss"], metrics) for key in rows[0]]
+    for title, _ in columns:
         table.add_column(title, justify="right", overflow="fold")
     for row in rows:
-        table.add_row(*("–" if value is None else format(value, _COLUMNS[key][1]) for key, value in row.items()))
+        shown = zip(row.values(), columns, strict=True)
+        table.add_row(*("–" if value is None else format(value, digits) for value, (_, digits) in shown))
     return table
+
+
+def _column(key: str, loss: str | None, metrics: dict[str, Metric]) -> tuple[str, str]:
+    """Return the heading of a column, and the format of its values."""
+    if key == "distortion":
+        return _DISTORTION.get(str(loss), f"{loss} loss"), ".5f"
+    return _COLUMNS.get(key) or _shown_as(key, metrics)
+
+
+def _shown_as(name: str, metrics: dict[str, Metric]) -> tuple[str, str]:
+    """Return the title of a metric, on two lines if it has two parts, and the format of its values."""
+    from vqtk.metrics import metric_class
+
+    metric = metrics.get(name) or metric_class(name)
+    assert metric
+    title = metric.title or name
+    return title.replace(" (", "\n(", 1) if "(" in title else title.replace(" ", "\n", 1), metric.digits
+
+
+def _metric_lines(found: dict[str, Any], metrics: dict[str, Metric]) -> list[str]:
+    """Return a line for each metric that was asked for."""
+    lines = []
+    for name, metric in metrics.items():
+        value = found["test"][name]
+        shown = "–" if value is None else format(value, metric.digits)
+        lines.append(f"{name}: {shown} ({metric.units}; {metric.better} is better).")
+    return lines
 
 
 def _probe_table(found: dict[str, Any]) -> Any:

@@ -14,8 +14,9 @@ from rich.live import Live as RichLive
 from rich.table import Table
 
 from vqtk.callbacks import Shown, duration
-from vqtk.compare.metrics import SAMPLES, Metric
+from vqtk.compare.metrics import Criterion
 from vqtk.io.run_files import read_rows
+from vqtk.metrics import CurveMetric, SampleMetric, metric_class
 from vqtk.study.plan import Plan, PlannedRun
 from vqtk.study.protocol import STATES, Event, State, read_state
 
@@ -53,10 +54,11 @@ def _last_rows(path: Path) -> list[dict[str, Any]]:
     return read_rows(lines)  # The first may be cut off, and the last not yet whole.
 
 
-def _shown(metrics: Sequence[Metric]) -> str:
+def _shown(metrics: Sequence[Criterion]) -> str:
     """Return the first metric that evaluations during training report."""
-    later = {"area", *SAMPLES}
-    return next((one.name for one in metrics if one.stage is None and one.name not in later), "final")
+    later = (CurveMetric, SampleMetric)
+    known = [one.name for one in metrics if one.stage is None]
+    return next((name for name in known if not issubclass(metric_class(name) or object, later)), "final")
 
 
 class PlainBoard(Shown):

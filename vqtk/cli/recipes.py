@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def list_command(
     registry: Annotated[
-        str | None, typer.Argument(metavar="REGISTRY", help="Registry to list in detail, e.g. block.")
+        str | None, typer.Argument(metavar="REGISTRY", help="Registry to list in detail, e.g. block or blocks.")
     ] = None,
     plugin: Plugins = None,
     json: Json = False,
@@ -28,6 +28,8 @@ def list_command(
     from vqtk.errors import RegistryError, nearest
     from vqtk.registry import REGISTRIES, installed
 
+    plural = {one.package.rpartition(".")[2]: kind for kind, one in REGISTRIES.items()}
+    registry = plural.get(registry, registry) if registry else None
     if registry is not None and registry not in REGISTRIES:
         raise RegistryError(
             f"there is no registry {registry!r}. {nearest(registry, list(REGISTRIES))}Known: {', '.join(REGISTRIES)}."
@@ -62,10 +64,23 @@ def _described(registry: Registry, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "purpose": entry.purpose,
+        **_facts_of_a_metric(registry, entry.component),
         "documentation": inspect.getdoc(entry.component),
         "parameters": settings,
         "origin": entry.origin,
     }
+
+
+def _facts_of_a_metric(registry: Registry, component: Any) -> dict[str, Any]:
+    """Return the units of a metric, which direction is better, and the kinds of data; {} for other components."""
+    if registry.kind != "metric":
+        return {}
+    return {"units": component.units, "better": component.better, "data": list(component.kinds) or ["all"]}
+
+
+def _measured_in(component: dict[str, Any]) -> str:
+    """Return the facts of a metric in words."""
+    return f"Units: {component['units']}; {component['better']} is better; data: {', '.join(component['data'])}."
 
 
 def _print_names(described: dict[str, list[dict[str, Any]]]) -> None:
@@ -88,6 +103,8 @@ def _print_registry(registry: Registry, components: list[dict[str, Any]]) -> Non
         default = "  (default)" if component["name"] == registry.default else ""
         console.print(f"[bold]{component['name']}[/]{default}")
         console.print(f"  {component['purpose']}", markup=False)
+        if "units" in component:
+            console.print(f"  {_measured_in(component)}", markup=False)
         for key, parameter in component["parameters"].items():
             default = f" (default {_yaml(parameter['default'])})" if "default" in parameter else ""
             console.print(f"    {key}: {parameter['type']}{default}", markup=False)
@@ -105,6 +122,8 @@ def _reference(described: dict[str, list[dict[str, Any]]]) -> str:
         for component in components:
             default = " (default)" if component["name"] == registry.default else ""
             lines += ["", f"### {kind}: `{component['name']}`{default}", "", component["documentation"]]
+            if "units" in component:
+                lines += ["", _measured_in(component)]
             if component["parameters"]:
                 lines += ["", "| a recipe may set | type | default |", "| --- | --- | --- |"]
             for key, parameter in component["parameters"].items():

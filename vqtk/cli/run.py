@@ -27,6 +27,14 @@ def run_command(
         Path | None,
         typer.Option("--from", metavar="WEIGHTS", help="Start a new run from the weights of a run or a weights file."),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="RUN",
+            help="Repeat a run: its recipe, plugins and data, with these overrides. Give no RECIPE.",
+        ),
+    ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a stopped run.")] = None,
     track: Annotated[
         list[str] | None,
@@ -49,14 +57,18 @@ def run_command(
     from vqtk.recipe.build import build_tracker
     from vqtk.runs.run import begun, carry_out, resumed
 
-    if recipe is None and resume is None:
-        raise RecipeError("vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume with a run directory.")
-    if resume and (recipe or weights or budget is not None):
-        extra = str(recipe) if recipe else f"--from {weights}" if weights else f"--budget {budget}"
+    if recipe is None and resume is None and like is None:
+        raise RecipeError(
+            "vqtk run: expected a recipe, as recipes/mnist.yaml, or --resume or --like with a run directory."
+        )
+    if resume and (recipe or like or weights or budget is not None):
+        given = {"--like": like, "--from": weights, "--budget": budget}
+        extra = str(recipe or next(f"{option} {value}" for option, value in given.items() if value is not None))
         raise RecipeError(
             f"vqtk run --resume: the recipe of a run is fixed, so {extra!r} cannot be used. Give --resume alone, or "
             "start a new run."
         )
+    changed = _overrides_like(str(recipe or ""), overrides or []) if like else overrides or []
     if threads:
         import torch
 
@@ -66,14 +78,14 @@ def run_command(
         callbacks = [display, *map(build_tracker, track or [])]
         prepared = resumed(resume, callbacks=callbacks, device=device, data_dir=data_dir, keep_threads=threads is None)
     else:
-        assert recipe
         named = [f"train.track=[{', '.join(track)}]"] if track else []
         prepared = begun(
-            recipe,
-            [*(overrides or []), *named],
+            like / "recipe.yaml" if like else recipe or Path(),
+            [*changed, *named],
             callbacks=[display],
             budget=budget,
             weights=weights,
+            like=like,
             device=device,
             data_dir=data_dir,
             out=out,
@@ -82,6 +94,18 @@ def run_command(
         finished, received = carry_out(experiment, directory, display)
     if not finished:
         raise typer.Exit(128 + received[0] if received else 0)
+
+
+def _overrides_like(first: str, others: list[str]) -> list[str]:
+    """Return the overrides of --like, with which no recipe is given. Raises: RecipeError if the first is a recipe."""
+    from vqtk.errors import RecipeError
+
+    if first and "=" not in first:
+        raise RecipeError(
+            f"vqtk run --like: {first!r} is not an override, and the recipe is that of the run. Give overrides alone, "
+            "as in train.optimizer.lr=3e-4."
+        )
+    return [*([first] if first else []), *others]
 
 
 def bench_command(

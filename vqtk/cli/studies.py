@@ -195,8 +195,8 @@ def compare_command(
     metric: Annotated[
         str | None,
         typer.Option(
-            help="Metric to compare by: a test metric such as final; stages.K.distortion, the loss after stage K; or "
-            "area, the area under the rate–distortion curve. Default: the study's first metric, or final.",
+            help="Metric to compare by: one that `vqtk list metrics` shows, such as final, or another that the runs "
+            "have; or stages.K.distortion, the loss after stage K. Default: the study's first metric, or final.",
         ),
     ] = None,
     higher: Annotated[bool, typer.Option("--higher", help="Treat higher values of the metric as better.")] = False,

@@ -150,6 +150,30 @@ def encoded_by(collected: Collected, search: str) -> Collected:
     return collected
 
 
+def with_evaluated(collected: Collected, metrics: Sequence[str]) -> Collected:
+    """Add the metrics that runs lack and that `vqtk eval --metric` measured, on greedy codes of the whole test split.
+
+    Raises: CheckpointError if the results of a run that lacks one are damaged.
+    """
+    for variant in collected.variants:
+        for seed, run in variant.runs.items():
+            lacking = [name for name in metrics if name not in run.summary["test"]]
+            path = run.path / "eval.json"
+            if not lacking or not path.is_file() or not _is_greedy(run.recipe):
+                continue
+            found = read_file(path, SearchedFile)
+            if found.get("search") or found.get("is_subset") or found.get("updates") != run.summary["updates"]:
+                continue
+            also = {name: found["test"][name] for name in lacking if name in found["test"]}
+            variant.runs[seed] = replace(run, summary={**run.summary, "test": {**run.summary["test"], **also}})
+    return collected
+
+
+def _is_greedy(recipe: Recipe) -> bool:
+    search = recipe.model.settings.get("search")
+    return search is None or search.entry.name == "greedy"
+
+
 def read_study(folder: Path) -> dict[str, Any]:
     """Return the content of a study's study.json. Raises: CheckpointError if it is damaged."""
     path = folder / STUDY

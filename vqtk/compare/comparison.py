@@ -9,8 +9,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
-from vqtk.compare.collect import Collected, FinishedRun, Variant, collect, encoded_by, without_diverged
-from vqtk.compare.metrics import BETTER, SHARED, Span, common_span, finite, is_of_the_loss, require_known, value_of
+from vqtk.compare.collect import Collected, FinishedRun, Variant, collect, encoded_by, with_evaluated, without_diverged
+from vqtk.compare.metrics import Span, better_of, common_span, finite, is_in_loss_units, require_known, value_of
 from vqtk.compare.notes import notes, verdicts
 from vqtk.compare.page import write_page
 from vqtk.compare.result import ComparedVariant, Difference, RunComparison
@@ -20,6 +20,8 @@ from vqtk.compare.variants import differing, differing_units, measured_variant, 
 from vqtk.errors import VqtkError, nearest
 from vqtk.evaluate.references import REFERENCES_FILE, kept
 from vqtk.files import write_text
+from vqtk.metrics import COMPARABLE
+from vqtk.plugin.loading import loaded_plugins
 from vqtk.recipe.show import changes
 
 
@@ -41,6 +43,12 @@ def compare(paths: Sequence[Path], asked: ComparisonRequest = ComparisonRequest(
     Raises: VqtkError if there is nothing to compare, or if terms are unequal and `asked` does not allow it.
     """
     collected = without_diverged(collect(paths))
+    plugins = {plugin.sha256: plugin.path for run in collected.runs for plugin in run.recipe.plugins}
+    with loaded_plugins(list(plugins.values())):  # They may have metrics.
+        return _compared(collected, paths, asked)
+
+
+def _compared(collected: Collected, paths: Sequence[Path], asked: ComparisonRequest) -> RunComparison:
     if asked.search:
         collected = encoded_by(collected, asked.search)
     unequal = differing(collected)
@@ -50,10 +58,13 @@ def compare(paths: Sequence[Path], asked: ComparisonRequest = ComparisonRequest(
     metric, higher = _metric(collected, asked, units)
     baseline = _baseline(collected, asked)
     span = None if units else common_span(collected.runs)
+    study = collected.study or {}
+    also = _also(study, metric, units)
+    if not asked.search:
+        collected = with_evaluated(collected, [metric, *also])
     require_known(metric, collected.runs, span)
     variants = [baseline, *(variant for variant in collected.variants if variant is not baseline)]
-    study = collected.study or {}
-    also, curve = _also(study, metric, units), _curve(metric, collected.runs, units)
+    curve = _curve(metric, collected.runs, units)
     found = RunComparison(
         name=study.get("name") or ", ".join(path.resolve().name for path in paths),
         metric=metric,
@@ -110,25 +121,25 @@ def _metric(collected: Collected, asked: ComparisonRequest, units: str) -> tuple
     listed = (collected.study or {}).get("metrics") or []
     names = [one["name"] for one in listed] or ["final"]
     metric = asked.metric or names[0]
-    if units and is_of_the_loss(metric):
-        metric = next((name for name in names if not is_of_the_loss(name)), None) or _shared(collected, units)
+    if units and is_in_loss_units(metric):
+        metric = next((name for name in names if not is_in_loss_units(name)), None) or _shared(collected, units)
         if asked.metric:
             raise VqtkError(
                 f"--metric {asked.metric}: {units} So a metric in units of the loss cannot rank them. "
                 f"Compare by one that all of them share: --metric {metric}."
             )
     higher = any(one.get("name") == metric and one.get("better") == "higher" for one in listed)
-    return metric, asked.higher or higher or BETTER.get(metric) == "higher"
+    return metric, asked.higher or higher or better_of(metric) == "higher"
 
 
 def _shared(collected: Collected, units: str) -> str:
     """Return the first metric that all losses on a kind of data share. Raises: VqtkError if kinds differ as well."""
     kinds = {str(run.manifest.get("kind")) for run in collected.runs}
-    if len(kinds) > 1 or not kinds <= SHARED.keys():
+    if len(kinds) > 1 or not kinds <= COMPARABLE.keys():
         raise VqtkError(
             f"{units} The kinds of data are {', '.join(sorted(kinds))}: no metric applies to all of these runs."
         )
-    return SHARED[kinds.pop()][0]
+    return COMPARABLE[kinds.pop()][0]
 
 
 def _baseline(collected: Collected, asked: ComparisonRequest) -> Variant:
@@ -154,7 +165,7 @@ def _curve(metric: str, runs: Sequence[FinishedRun], units: str) -> str:
 def _also(study: dict[str, Any], metric: str, units: str) -> list[str]:
     """Return the study's other metrics that can be compared. The area is always shown, so it is not among them."""
     names = [one["name"] for one in study.get("metrics") or []]
-    return [name for name in names if name not in (metric, "area") and not (units and is_of_the_loss(name))]
+    return [name for name in names if name not in (metric, "area") and not (units and is_in_loss_units(name))]
 
 
 def _variants(

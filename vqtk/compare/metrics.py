@@ -9,46 +9,29 @@ from math import isfinite
 from typing import Any
 
 from vqtk.compare.collect import FinishedRun
-from vqtk.compare.statistics import area
 from vqtk.errors import VqtkError, nearest
+from vqtk.metrics import COMPARABLE, CurveMetric, is_of_the_loss, metric_class
+from vqtk.recipe.build import build_dataset
 from vqtk.recipe.node import Node, Problems
+from vqtk.registry import metrics
 
-BETTER = {
-    "final": "lower",
-    "area": "lower",
-    "choice": "lower",
-    "all": "lower",
-    "entropy_pooled_nats": "higher",
-    "used": "higher",
-    "mse_pixels": "lower",
-    "psnr_db": "higher",
-    "token_accuracy": "higher",
-    "iou": "higher",
-    "distance": "lower",
-    "recall_at_1": "higher",
-    "recall_at_10": "higher",
-    "recall_at_100": "higher",
-    "squared_error": "lower",
-    "samples_frechet": "lower",
-    "samples_kernel": "lower",
-}
-"""The metrics by name, and which way each is better."""
-SAMPLES = {"samples_frechet": "frechet", "samples_kernel": "kid"}
-"""The metrics of samples, which are measured separately, with the attributes of `Quality` that hold them."""
-SHARED = {"image": ("mse_pixels", "psnr_db"), "text": ("token_accuracy",), "voxels": ("iou",), "points": ("distance",)}
-"""The metrics of reconstructions that do not depend on the loss, by the kind of data, as `vqtk eval` measures them."""
-_OF_THE_LOSS = {"final", "area", "choice", "all"}
 _STAGE = re.compile(r"stages\.([1-9]\d*)\.distortion")
 
 
-def is_of_the_loss(metric: str) -> bool:
+def is_in_loss_units(metric: str) -> bool:
     """Return whether a metric is in units of the loss, and so cannot compare runs of different losses."""
-    return metric in _OF_THE_LOSS or bool(_STAGE.fullmatch(metric))
+    return is_of_the_loss(metric) or bool(_STAGE.fullmatch(metric))
+
+
+def better_of(metric: str) -> str | None:
+    """Return which direction of a metric is better; None if it is neither registered nor the loss after a stage."""
+    known = metric_class(metric)
+    return known.better if known else "lower" if _STAGE.fullmatch(metric) else None
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric on the test examples, and whether `lower` or `higher` is better."""
+class Criterion:
+    """A metric that a study compares by, and whether `lower` or `higher` is better."""
 
     name: str
     better: str
@@ -64,25 +47,26 @@ class Metric:
         return asdict(self)
 
 
-def metrics_of(node: Node | None, problems: Problems) -> list[Metric]:
+def criteria_of(node: Node | None, problems: Problems) -> list[Criterion]:
     """Return the metrics that a study names, the main one first; final and area if it names none."""
     if node is None:
-        return [Metric("final", "lower"), Metric("area", "lower")]
-    children = node.value if isinstance(node.value, list) else [node]
+        return [Criterion("final", "lower"), Criterion("area", "lower")]
+    children, known = node.value if isinstance(node.value, list) else [node], list(metrics.entries())
     if not children:
-        problems.add(node, "metrics", f"expected a list of metrics, of {', '.join(BETTER)}.")
-    metrics: list[Metric] = []
+        problems.add(node, "metrics", f"expected a list of metrics, of {', '.join(known)}.")
+    found: list[Criterion] = []
     for index, child in enumerate(children):
-        if not isinstance(child.value, str) or not (child.value in BETTER or _STAGE.fullmatch(child.value)):
+        better = better_of(child.value) if isinstance(child.value, str) else None
+        if better is None:
             problems.add(
                 child, f"metrics.{index}", f"no metric is called {child.plain()!r}. "
-                f"{nearest(str(child.value), list(BETTER))}Known: {', '.join(BETTER)}, stages.K.distortion.",
+                f"{nearest(str(child.value), known)}Known: {', '.join(known)}, stages.K.distortion.",
             )  # fmt: skip
             continue
-        if child.value in [metric.name for metric in metrics]:
+        if child.value in [one.name for one in found]:
             problems.add(child, f"metrics.{index}", f"{child.value!r} is listed twice. Remove one.")
-        metrics.append(Metric(child.value, BETTER.get(child.value, "lower")))
-    return metrics
+        found.append(Criterion(child.value, better))
+    return found
 
 
 Span = tuple[float, float]
@@ -90,12 +74,13 @@ Span = tuple[float, float]
 
 
 def value_of(run: FinishedRun, metric: str, span: Span | None) -> float | None:
-    """Return the value of a metric: `area`, `stages.K.KEY` of stage K, or a key of the summary's test row.
+    """Return the value of a metric: one of the curve, `stages.K.KEY` of stage K, or a key of the summary's test row.
 
     None if it is missing or not finite.
     """
-    if metric == "area":
-        return _area(run, span)
+    known = metric_class(metric)
+    if known and issubclass(known, CurveMetric):
+        return _of_the_curve(run, known, span)
     stage = re.fullmatch(r"stages\.(\d+)\.(\w+)", metric)
     if stage:
         rows = [row for row in run.summary["stages"] if row.get("stage") == int(stage[1])]
@@ -119,20 +104,22 @@ def require_known(metric: str, runs: Sequence[FinishedRun], span: Span | None) -
         return
     known = sorted({key for run in runs for key, value in run.summary["test"].items() if finite(value) is not None})
     close = nearest(metric, [*known, "area"])
-    if any(metric in names for names in SHARED.values()):
+    if any(metric in names for names in COMPARABLE.values()):
         close = f"To measure a run of an earlier version again: vqtk run --resume {missing[0].path}. "
+    elif metric in metrics.entries():
+        close = f"Measure each run that lacks it: vqtk eval {missing[0].path} --metric {metric}. "
     raise VqtkError(
         f"--metric {metric}: {missing[0].path} does not have this metric. {close}Expected area, stages.K.distortion "
         f"for a stage K, or one of {', '.join(known)}."
     )
 
 
-def _area(run: FinishedRun, span: Span | None) -> float | None:
+def _of_the_curve(run: FinishedRun, metric: type[CurveMetric], span: Span | None) -> float | None:
     curve = _curve(run)
     if span is None or len(curve) < 2:
         return None
     bits, distortion = zip(*curve, strict=True)
-    return area(bits, distortion, low=span[0], high=span[1])
+    return metric(build_dataset(run.recipe).spec).measure(bits, distortion, low=span[0], high=span[1])
 
 
 def _curve(run: FinishedRun) -> list[tuple[float, float]]:

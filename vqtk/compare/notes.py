@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vqtk.compare.collect import Collected
-from vqtk.compare.metrics import SAMPLES
 from vqtk.compare.result import ComparedVariant, Difference, RunComparison
 from vqtk.compare.statistics import LEAST, MeanStd
+from vqtk.metrics import SampleMetric, metric_class
 
 STILL_FALLING = 0.02
 """A curve that improves by more than this share of itself over the last fifth of the updates has not converged."""
@@ -153,7 +153,8 @@ def _rates(variants: Sequence[ComparedVariant]) -> str:
 
 
 def _features(comparison: RunComparison, collected: Collected) -> str:
-    if not SAMPLES.keys() & {comparison.metric, *comparison.also}:
+    compared = [metric_class(name) for name in (comparison.metric, *comparison.also)]
+    if not any(one and issubclass(one, SampleMetric) for one in compared):
         return ""
     found = next((run.summary["quality"] for run in collected.runs if "quality" in run.summary), None)
     if found is None:

@@ -62,16 +62,6 @@ def holm(p: ArrayLike) -> Floats:
     return corrected
 
 
-def area(bits: ArrayLike, distortion: ArrayLike, *, low: float, high: float) -> float:
-    """Return the area under a rate–distortion curve between two rates in bits, linear between its points."""
-    from scipy.integrate import trapezoid  # Here, for it takes a second to import.
-
-    rates, values = np.asarray(bits, dtype=float), np.asarray(distortion, dtype=float)
-    inside = rates[(rates > low) & (rates < high)]
-    points = np.concatenate([[low], inside, [high]])
-    return float(trapezoid(np.interp(points, rates, values), points))
-
-
 def late_fall(updates: ArrayLike, values: ArrayLike) -> float | None:
     """Return by what part of itself a curve fell over the last fifth of its updates; negative if it rose.
 

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from math import exp, log, log2, prod
+from math import log, log2, prod
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from vqtk.datasets import Split, batches_of
-from vqtk.evaluate.distortion import Figures, figures_of, psnr_db, stage_figures
+from vqtk.metrics import (
+    LossMetric,
+    Measured,
+    Metric,
+    ReconstructionMetric,
+    UsageMetric,
+    measure,
+    measure_stages,
+    routine_metrics,
+)
 from vqtk.models import Model, usage_of
+from vqtk.nn.types import DataSpec
+from vqtk.registry import metrics
 from vqtk.training.execution import synchronize
 
 Result = TypeVar("Result")
@@ -87,6 +98,10 @@ MOST_PROPOSED = {"cpu": 1 << 21}
 of digits a third faster than in batches of 100."""
 
 
+_LOGGED = ("choice", "final", "all", "entropy_pooled_nats", "used")
+_OF_A_STAGE = ("entropy_nats", "entropy_bits", "perplexity", "used")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics of a split, averaged over its examples; losses are in units of the model's loss.
@@ -98,9 +113,8 @@ class Evaluation:
         usage: (s, k), how often each option was chosen.
         options: the number of options.
         normalised: whether the loss is a negative log-likelihood of the data.
-        values: the number of values of an example.
-        kind: the kind of data.
-        figures: the other metrics after each stage by name, each a list (s,).
+        data: what the examples are.
+        after: the metrics of reconstructions after each stage by name, each a list (s,), if they were measured.
         reached: the same metrics of the whole code.
         codes: (n, s) of the examples, in their order, on the CPU.
         rates: how fast they were encoded and decoded, if that was timed.
@@ -112,68 +126,49 @@ class Evaluation:
     usage: Tensor
     options: int
     normalised: bool
-    values: int
-    kind: str = "image"
-    figures: dict[str, list[float | None]] = field(default_factory=dict)
-    reached: dict[str, float] = field(default_factory=dict)
+    data: DataSpec
+    after: dict[str, list[float | None]] = field(default_factory=dict)
+    reached: dict[str, float | None] = field(default_factory=dict)
     codes: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int64))
     rates: Rates | None = None
 
-    def entropy_nats(self) -> list[float]:
-        """Return the entropy of each stage's codes."""
-        frequency = self.usage / self.usage.sum(1, keepdim=True)
-        return torch.special.entr(frequency.double()).sum(1).tolist()
-
     def row(self) -> dict[str, Any]:
         """Return the metrics that training logs; `choice` only if every stage has a reconstruction."""
-        counts = self.usage.sum(0).double()
-        known = [value for value in self.distortion if value is not None]
-        row: dict[str, Any] = {"choice": sum(known) / len(known)} if len(known) == len(self.distortion) else {}
-        row["final"] = self.distortion[-1]
-        if self.all is not None:
-            row["all"] = self.all
-        row["entropy_pooled_nats"] = torch.special.entr(counts / counts.sum()).sum().item()
-        row["used"] = int((counts > 0).sum())
-        return row
+        found = {name: self.value(metrics.get(name).component(self.data)) for name in _LOGGED}
+        return {name: value for name, value in found.items() if value is not None}
 
-    def shared(self) -> dict[str, float | None]:
-        """Return the metrics of the whole code's reconstruction, in units that do not depend on the loss."""
-        if "mse_pixels" in self.reached:
-            return {**self.reached, "psnr_db": psnr_db(self.reached["mse_pixels"])}
-        return dict(self.reached)
+    def value(self, metric: Metric) -> float | None:
+        """Return a metric of the loss or of the code usage. Raises: TypeError for another kind of metric."""
+        if isinstance(metric, UsageMetric):
+            return metric.measure(self.usage)
+        if isinstance(metric, LossMetric):
+            return metric.measure(self.distortion, self.all)
+        raise TypeError(f"{type(metric).__name__} is computed from other things")
 
     def stages(self) -> list[dict[str, Any]]:
         """Return a row for each stage: bits, distortion, other metrics, the bound if there is one, and code usage."""
+        usage = {name: metrics.get(name).component(self.data) for name in _OF_A_STAGE}
         rows = []
-        for stage, (distortion, entropy) in enumerate(zip(self.distortion, self.entropy_nats(), strict=True)):
+        for stage, distortion in enumerate(self.distortion):
             row: dict[str, Any] = {
                 "stage": stage + 1,
                 "bits": (stage + 1) * log2(self.options),
                 "distortion": distortion,
-                **self._figures(stage),
+                **{name: values[stage] for name, values in self.after.items()},
             }
             if self.normalised:
                 row |= self._bound(distortion, stage)
-            row["entropy_nats"] = entropy
-            row["entropy_bits"] = entropy / log(2)
-            row["perplexity"] = exp(entropy)
-            row["used"] = int((self.usage[stage] > 0).sum())
-            rows.append(row)
+            rows.append(row | {name: metric.measure(self.usage[stage : stage + 1]) for name, metric in usage.items()})
         return rows
-
-    def _figures(self, stage: int) -> dict[str, float | None]:
-        row = {name: values[stage] for name, values in self.figures.items()}
-        if "mse_pixels" in row:
-            row["psnr_db"] = psnr_db(row["mse_pixels"])
-        return row
 
     def _bound(self, distortion: float | None, stage: int) -> dict[str, float | None]:
         """Return the bound on an example's negative log-likelihood, under the uniform prior over codes."""
-        each = "bound_bits_per_char" if self.kind == "text" else "bound_bits_per_dim"
+        each = "bound_bits_per_char" if self.data.kind == "text" else "bound_bits_per_dim"
+        values = prod(self.data.shape)
         if distortion is None:
             return {"bound_nats": None, each: None}
-        nats = distortion * self.values + (stage + 1) * log(self.options)
-        return {"bound_nats": nats, each: nats / self.values / log(2)}
+        nats = distortion * values + (stage + 1) * log(self.options)
+        return {"bound_nats": nats, each: nats / values / log(2)}
 
 
 @torch.no_grad()
@@ -184,6 +179,7 @@ def evaluate(
     items: Tensor | None = None,
     batch: int | None = None,
     searched: bool = False,
+    others: Mapping[str, ReconstructionMetric] | None = None,
     track: Track = untracked,
 ) -> Evaluation:
     """Encode and decode examples of a split, and measure rate and distortion.
@@ -198,6 +194,7 @@ def evaluate(
         batch: the number of examples at a time.
         searched: whether to encode by the model's own search, measure the reconstruction after every stage, and time
             encoding and decoding.
+        others: metrics of reconstructions to measure besides the routine ones, by name.
         track: shows the progress.
     """
     was_training = model.training
@@ -206,14 +203,15 @@ def evaluate(
     size = min(batch or suited_batch(model), len(chosen))
     encode, decode = Stopwatch(model.device), Stopwatch(model.device)
     totals: dict[str, Tensor] = {}
+    wanted = {**routine_metrics(model), **(others or {})}
     every, codes = 0.0, []
     for target in targets(model, split, chosen, batch=size, track=track, what="test examples"):
         if searched:
             found = encode(len(target), partial(model.encode, target))
             decode(len(target), partial(model.decode, found))
-            measured = stage_figures(model, found, target)
+            measured = measure_stages(model, found, target, others)
         else:
-            found, measured, mean = _walked(model, target)
+            found, measured, mean = _walked(model, target, others)
             every += mean * len(target)
         codes.append(found.cpu())
         for name, values in measured.items():
@@ -228,20 +226,21 @@ def evaluate(
         usage=usage_of(joined, model.options),
         options=model.options,
         normalised=model.loss.normalised,
-        values=prod(model.data.shape),
-        kind=model.data.kind,
-        figures={
-            name: _at_the_end(values, model.stages)
-            for name, values in means.items()
-            if searched and name != "distortion"
+        data=model.data,
+        after={
+            name: _at_the_end(list(map(metric.total, means[name])), model.stages)
+            for name, metric in wanted.items()
+            if searched
         },
-        reached={name: values[-1] for name, values in means.items() if name != "distortion"},
+        reached={name: metric.total(means[name][-1]) for name, metric in wanted.items()},
         codes=joined,
         rates=rates(encode, decode, batch=size) if searched else None,
     )
 
 
-def _walked(model: Model, target: Tensor) -> tuple[Tensor, Figures, float]:
+def _walked(
+    model: Model, target: Tensor, others: Mapping[str, ReconstructionMetric] | None
+) -> tuple[Tensor, Measured, float]:
     """Return the codes of a greedy pass, its metrics (the distortion after each stage), and the mean of its grids."""
     if model.stepwise:
         grids, codes, after = model.scored(target)
@@ -250,12 +249,12 @@ def _walked(model: Model, target: Tensor) -> tuple[Tensor, Figures, float]:
         codes = model.encode(target)
         after = model.decode(codes)
         distortion, mean = model.loss(after[:, None], target), 0.0
-    return codes, {"distortion": distortion, **figures_of(model, after[:, None], target)}, mean
+    return codes, {"distortion": distortion, **measure(model, after[:, None], target, others)}, mean
 
 
-def _at_the_end(values: list[float], stages: int) -> list[float | None]:
+def _at_the_end(values: Sequence[float | None], stages: int) -> list[float | None]:
     """Return values of the last stages as a list over all stages, with None for the others."""
-    return [None] * (stages - len(values)) + values
+    return [*[None] * (stages - len(values)), *values]
 
 
 def suited_batch(model: Model) -> int:

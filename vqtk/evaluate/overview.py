@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vqtk.datasets import Splits, fixed_subset
-from vqtk.evaluate.distortion import search_figures
-from vqtk.evaluate.evaluation import Track, encode_all, evaluate, untracked
+from vqtk.errors import DataError
+from vqtk.evaluate.evaluation import Evaluation, Track, encode_all, evaluate, untracked
 from vqtk.evaluate.probe import labels_of, probe
-from vqtk.evaluate.quality import quality
+from vqtk.evaluate.quality import Quality, quality
+from vqtk.metrics import (
+    CurveMetric,
+    Metric,
+    ReconstructionMetric,
+    Retrieval,
+    RetrievalMetric,
+    SampleMetric,
+    retrieval,
+    retrieval_metrics,
+)
 from vqtk.models import Model
 from vqtk.process import environment, generator
 from vqtk.recipe.recipe import Recipe
@@ -28,6 +40,7 @@ class EvaluationRequest:
         probe_items: the number of train examples for these; by default all.
         quality: whether to measure the quality of samples.
         search: what the model encodes by, if not by its recipe's search; recorded.
+        metrics: what to measure besides the routine metrics, by name.
     """
 
     items: int | None = None
@@ -36,6 +49,7 @@ class EvaluationRequest:
     probe_items: int | None = None
     quality: bool = False
     search: str | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 def overview(
@@ -52,13 +66,14 @@ def overview(
     """
     test, train = splits.test, splits.train
     items = fixed_subset(test, asked.items, recipe.seed) if asked.items else torch.arange(len(test))
-    name = recipe.data.entry.name
     if asked.probe:
         known = [labels_of(train, torch.arange(len(train)), "train"), labels_of(test, items, "test")]
     besides: dict[str, Any] = {}
-    if asked.quality:
-        besides["quality"] = quality(model, splits, items=items, name=name, seed=recipe.seed, track=track).plain()
-    measured = evaluate(model, test, items=items, batch=asked.batch, searched=True, track=track)
+    sampled = _sampled(model, recipe, splits, asked.metrics, items=items, always=asked.quality, track=track)
+    if sampled:
+        besides["quality"] = sampled.plain()
+    others = of_reconstructions(asked.metrics)
+    measured = evaluate(model, test, items=items, batch=asked.batch, searched=True, others=others, track=track)
     if asked.probe:
         taken = torch.randperm(len(train), generator=generator(recipe.seed, "probe", "items"))[: asked.probe_items]
         codes = encode_all(model, train, items=taken, batch=asked.batch, track=track, what="train examples")
@@ -77,8 +92,9 @@ def overview(
         "search": asked.search,
         "test": {
             **measured.row(),
-            **measured.shared(),
-            **search_figures(model, splits, items, measured.codes),
+            **measured.reached,
+            **retrieval_metrics(model, splits, items, measured.codes),
+            **_values(asked.metrics, model, splits, measured, items=items, sampled=sampled),
         },
         "stages": measured.stages(),
         "likelihood": _likelihood(loss, model),
@@ -87,6 +103,83 @@ def overview(
         "data": splits.fingerprint(),
         "environment": environment(model.device),
     }
+
+
+def measured_by_name(
+    model: Model,
+    recipe: Recipe,
+    splits: Splits,
+    wanted: Mapping[str, Metric],
+    *,
+    items: Tensor,
+    track: Track = untracked,
+) -> tuple[dict[str, float | None], Quality | None]:
+    """Measure a model by named metrics on test examples (indices), as its own evaluations do; codes are greedy.
+
+    Return the values by name, and what compared samples, if a metric is of samples.
+
+    Raises: DataError if the data lack what a metric needs.
+    """
+    sampled = _sampled(model, recipe, splits, wanted, items=items, track=track)
+    if all(isinstance(metric, SampleMetric) for metric in wanted.values()):  # Also if there is none.
+        return dict(sampled.distances) if sampled else {}, sampled
+    found = evaluate(model, splits.test, items=items, others=of_reconstructions(wanted), track=track)
+    return _values(wanted, model, splits, found, items=items, sampled=sampled), sampled
+
+
+def of_reconstructions(wanted: Mapping[str, Metric]) -> dict[str, ReconstructionMetric]:
+    """Return the metrics that compare examples with reconstructions."""
+    return {name: metric for name, metric in wanted.items() if isinstance(metric, ReconstructionMetric)}
+
+
+def _sampled(
+    model: Model,
+    recipe: Recipe,
+    splits: Splits,
+    wanted: Mapping[str, Metric],
+    *,
+    items: Tensor,
+    always: bool = False,
+    track: Track,
+) -> Quality | None:
+    """Compare samples with test images if a metric needs that, or `always`."""
+    others = {name: metric for name, metric in wanted.items() if isinstance(metric, SampleMetric)}
+    if not (others or always):
+        return None
+    name, seed = recipe.data.entry.name, recipe.seed
+    return quality(model, splits, items=items, name=name, seed=seed, others=others, track=track)
+
+
+def _values(
+    wanted: Mapping[str, Metric],
+    model: Model,
+    splits: Splits,
+    found: Evaluation,
+    *,
+    items: Tensor,
+    sampled: Quality | None,
+) -> dict[str, float | None]:
+    """Return the value of each metric. Raises: DataError for a metric of a search if the data have no queries."""
+    values: dict[str, float | None] = {}
+    searched: Retrieval | None = None
+    for name, metric in wanted.items():
+        if isinstance(metric, ReconstructionMetric):
+            values[name] = found.reached[name]
+        elif isinstance(metric, SampleMetric):
+            assert sampled
+            values[name] = sampled.distances[name]
+        elif isinstance(metric, CurveMetric):
+            known = [(row["bits"], row["distortion"]) for row in found.stages() if row["distortion"] is not None]
+            bits, distortion = zip(*known, strict=True)
+            values[name] = metric.measure(bits, distortion, low=bits[0], high=bits[-1])
+        elif isinstance(metric, RetrievalMetric):
+            searched = searched or retrieval(model, splits, items, found.codes)
+            if searched is None:
+                raise DataError(f"the metric {name} needs queries, and the data in {splits.source} have none.")
+            values[name] = metric.measure(searched)
+        else:
+            values[name] = found.value(metric)
+    return values
 
 
 def _likelihood(loss: str | None, model: Model) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,11 @@ from vqtk.datasets import Order, Split, Splits, batches_of
 from vqtk.errors import DataError
 from vqtk.evaluate.evaluation import Track, untracked
 from vqtk.guides._classifier import CLASSIFIER_BATCH, CLASSIFIER_LR, Classifier
+from vqtk.metrics import SampleMetric
 from vqtk.models import Model
 from vqtk.nn.types import DataSpec
-from vqtk.process import generator
+from vqtk.process import generator, impatient
+from vqtk.registry import metrics
 
 MOST_ITEMS = 10_000
 BATCH = 100
@@ -27,14 +28,19 @@ BATCH = 100
 class Quality:
     """Distances of samples from test data, and of train data for reference, in a space of features.
 
-    `samples`, `train` and `test` are the numbers of images; `note` says why the features are not the standard ones.
+    Arguments:
+        features: the space.
+        distances: of samples from test data, by the name of the metric.
+        reference: of train data from test data, likewise.
+        samples: the number of samples.
+        train: the number of train images.
+        test: the number of test images.
+        note: why the features are not the standard ones.
     """
 
     features: Features
-    frechet: float
-    kid: float
-    reference_frechet: float
-    reference_kid: float
+    distances: dict[str, float]
+    reference: dict[str, float]
     samples: int
     train: int
     test: int
@@ -47,11 +53,11 @@ class Quality:
 
     def plain(self) -> dict[str, Any]:
         """Return the metrics as JSON values, named `fid` and `kid` only if the features are the standard ones."""
-        frechet, kid = ("fid", "kid") if self.standard else ("frechet_classifier", "kid_classifier")
+        named = ("fid", "kid") if self.standard else ("frechet_classifier", "kid_classifier")
+        names = dict(zip(("samples_frechet", "samples_kernel"), named, strict=True))
         return {
-            frechet: self.frechet,
-            kid: self.kid,
-            "reference": {frechet: self.reference_frechet, kid: self.reference_kid},
+            **{names[metric]: self.distances[metric] for metric in names},
+            "reference": {names[metric]: self.reference[metric] for metric in names},
             "features": self.features.title + ("" if self.standard else " (NOT the standard FID)"),
             "classifier_test_accuracy": self.features.test_accuracy,
             "samples": self.samples,
@@ -62,10 +68,20 @@ class Quality:
 
 
 @torch.no_grad()
-def quality(model: Model, splits: Splits, *, items: Tensor, name: str, seed: int, track: Track = untracked) -> Quality:
+def quality(
+    model: Model,
+    splits: Splits,
+    *,
+    items: Tensor,
+    name: str,
+    seed: int,
+    others: Mapping[str, SampleMetric] | None = None,
+    track: Track = untracked,
+) -> Quality:
     """Compare test examples (indices, at most 10,000) with as many samples, and with as many train examples.
 
     Samples decode the model's random codes and are rounded to 8 bits, like the data. `name` is that of the data set.
+    `others` are metrics to compare by besides the Fréchet and the kernel distance.
 
     Raises: DataError if the data are not images, or there are no features to compare them in.
     """
@@ -77,18 +93,18 @@ def quality(model: Model, splits: Splits, *, items: Tensor, name: str, seed: int
             model.data, splits.train, splits.test, name=name, device=model.device, track=track
         )
     chosen = items[torch.randperm(len(items), generator=generator(seed, "quality", "test"))[:MOST_ITEMS]]
-    others = torch.randperm(len(splits.train), generator=generator(seed, "quality", "train"))[: len(chosen)]
+    some = torch.randperm(len(splits.train), generator=generator(seed, "quality", "train"))[: len(chosen)]
     codes = model.random_codes(len(chosen), generator=generator(seed, "quality", "samples"))
     test = _features_of(space, splits.test, chosen, track, "features of test examples")
-    train = _features_of(space, splits.train, others, track, "features of train examples")
+    train = _features_of(space, splits.train, some, track, "features of train examples")
     parts = track(codes.split(BATCH), "features of samples")
     samples = torch.cat([space.of(_as_bytes(model, part)).double().cpu() for part in parts])
+    own = {name: metrics.get(name).component(model.data) for name in ("samples_frechet", "samples_kernel")}
+    compared: dict[str, SampleMetric] = {**own, **(others or {})}
     return Quality(
         features=space,
-        frechet=frechet_distance(samples, test),
-        kid=kernel_distance(samples, test),
-        reference_frechet=frechet_distance(train, test),
-        reference_kid=kernel_distance(train, test),
+        distances={name: metric.measure(samples, test) for name, metric in compared.items()},
+        reference={name: metric.measure(train, test) for name, metric in compared.items()},
         samples=len(samples),
         train=len(train),
         test=len(test),
@@ -116,49 +132,6 @@ def features_at_hand(data: DataSpec, splits: Splits, *, name: str, device: torch
     return standard, note
 
 
-def frechet_distance(one: Tensor, other: Tensor) -> float:
-    """Return the squared Fréchet distance between Gaussians fitted to two sets of features, (n, d) and (m, d).
-
-    tr (AB)^½ is computed as the sum of the roots of the eigenvalues of A^½ B A^½, which is symmetric.
-
-    Source: Heusel et al. 2017, FID.
-    """
-    one, other = one.double(), other.double()
-    shift = (one.mean(0) - other.mean(0)).square().sum()
-    first, second = _covariance(one), _covariance(other)
-    values, vectors = torch.linalg.eigh(first)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
-    return (shift + first.trace() + second.trace() - 2 * cross).item()
-
-
-def kernel_distance(one: Tensor, other: Tensor) -> float:
-    """Return the unbiased squared maximum mean discrepancy of features, (n, d) and (m, d), n and m at least 2.
-
-    The kernel is (x·y / d + 1)³. All pairs are used, whereas some implementations average over random subsets.
-
-    Source: Bińkowski et al. 2018, KID.
-    """
-    one, other = one.double(), other.double()
-    n, m = len(one), len(other)
-    within = (_kernel_sum(one, one) - _kernel_diagonal(one)) / (n * (n - 1))
-    within += (_kernel_sum(other, other) - _kernel_diagonal(other)) / (m * (m - 1))
-    return within - 2 * _kernel_sum(one, other) / (n * m)
-
-
-def _kernel_sum(one: Tensor, other: Tensor) -> float:
-    return sum((rows @ other.T / one.shape[1] + 1).pow(3).sum().item() for rows in one.split(1000))
-
-
-def _kernel_diagonal(one: Tensor) -> float:
-    return (one.square().sum(1) / one.shape[1] + 1).pow(3).sum().item()
-
-
-def _covariance(features: Tensor) -> Tensor:
-    centred = features - features.mean(0)
-    return centred.T @ centred / (len(features) - 1)
-
-
 def _features_of(space: Features, split: Split, items: Tensor, track: Track, what: str) -> Tensor:
     """Return the features of examples (indices) of a split: float64 (n, d), on the CPU."""
     images = batches_of(split, track(items.split(BATCH), what))
@@ -174,8 +147,6 @@ def _as_bytes(model: Model, codes: Tensor) -> Tensor:
 UPDATES = 1000
 SEED = 0
 """The classifier's seed, whatever the run's, so that all runs on the same data are measured in one feature space."""
-PATIENCE_S = 10
-"""Seconds to wait for a server."""
 
 
 @dataclass(frozen=True)
@@ -201,14 +172,11 @@ def inception(device: torch.device) -> tuple[Features | None, str]:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         return None, "The standard FID needs torch-fidelity, which is not installed: pip install 'vqtk[quality]'."
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE_S)
     try:
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).to(device)
+        with impatient():
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).to(device)
     except (OSError, RuntimeError) as error:
         return None, f"The standard FID needs the weights of Inception, which could not be downloaded ({error})."
-    finally:
-        socket.setdefaulttimeout(patience)
 
     def features(images: Tensor) -> Tensor:
         return network(images.to(device).expand(-1, 3, -1, -1))[0]

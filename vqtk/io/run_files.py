@@ -71,6 +71,7 @@ class ManifestFile(File):
     options: Annotated[int, Ge(1)] = 1
     kind: str = ""
     loss: str | None = None
+    recipe: dict[str, Any] = {}
     data: DataRecord = DataRecord()
     characters: str = ""
     execution: ExecutionRecord = ExecutionRecord()
@@ -153,6 +154,14 @@ class MetricsRow(File):
     test: dict[str, Number] = {}
     subset: dict[str, Number] = {}
     __pydantic_extra__: dict[str, float | bool] = Field(init=False)
+
+
+class LabelsFile(File):
+    """`labels.json`: what a user wrote about a run."""
+
+    what: ClassVar[str] = "the file of tags"
+    tags: list[str] = []
+    note: str | None = None
 
 
 class CellFile(File):

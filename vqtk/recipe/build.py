@@ -15,6 +15,7 @@ from torch import Tensor
 from vqtk.callbacks import Tracker
 from vqtk.datasets import Dataset
 from vqtk.errors import RecipeError, VqtkError
+from vqtk.metrics import LossMetric, Metric, ReconstructionMetric, UsageMetric
 from vqtk.models import Model
 from vqtk.models.vqdraw import Search, VQDraw
 from vqtk.nn.types import DataSpec
@@ -25,7 +26,7 @@ from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.recipe.schema import Chosen, Scope, parse
 from vqtk.recipe.show import changes
 from vqtk.recipe.signature import parameters
-from vqtk.registry import Registry, callbacks, searches
+from vqtk.registry import Registry, callbacks, metrics, searches
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
@@ -62,11 +63,6 @@ def build_search(text: str, *, origin: str = "search") -> Search:
 
     Raises: RecipeError that names `origin`, if there is no such search or setting.
     """
-    name, colon, value = text.partition(":")
-    if colon and not text.lstrip().startswith("{"):
-        entry = searches.get(name.strip()) if name.strip() in searches.entries() else None
-        settings = list(parameters(entry.component)) if entry else []
-        text = f"{{name: {name}, {settings[0]}: {value}}}" if settings else name
     return _chosen(text, searches, origin)()
 
 
@@ -78,10 +74,47 @@ def build_tracker(text: str) -> Tracker:
     return chosen()
 
 
+def build_metric(text: str, data: DataSpec, *, origin: str = "metric") -> tuple[str, Metric]:
+    """Return a metric and its name, by its name or with settings, as `build_search` does.
+
+    Raises: RecipeError that names `origin`, if there is no such metric or setting, or it does not apply to the data.
+    """
+    chosen = _chosen(text, metrics, origin)
+    return chosen.entry.name, chosen(data)
+
+
+def build_metrics(recipe: Recipe, data: DataSpec) -> dict[str, Metric]:
+    """Return the metrics that a recipe adds to its evaluations, by name.
+
+    Raises: RecipeError if one is listed twice, does not apply to the data, or is not measured on reconstructions or
+    codes.
+    """
+    found: dict[str, Metric] = {}
+    for chosen in recipe.train.metrics or []:
+        assert isinstance(chosen, Chosen)
+        metric, name = chosen(data), chosen.entry.name
+        if name in found:
+            raise RecipeError(f"{chosen.where}: the metric {name} is listed twice. Remove one.")
+        if not isinstance(metric, (ReconstructionMetric, UsageMetric, LossMetric)):
+            raise RecipeError(
+                f"{chosen.where}: {name} cannot be measured at every evaluation. Measure the trained model: vqtk eval "
+                f"RUN --metric {name}."
+            )
+        found[name] = metric
+    return found
+
+
 def _chosen(text: str, registry: Registry, origin: str) -> Chosen:
+    """Return the component of a registry that a text names. Raises: RecipeError that names `origin`."""
+    name, colon, value = text.partition(":")
+    if colon and not text.lstrip().startswith("{"):
+        entry = registry.get(name.strip()) if name.strip() in registry.entries() else None
+        settings = list(parameters(entry.component)) if entry else []
+        text = f"{{name: {name}, {settings[0]}: {value}}}" if settings else name
     node, problems = parse_text(text, origin, lines=False), Problems()
     chosen = parse(node, Annotated[Any, registry], registry.kind, Scope(problems))
     problems.raise_any()
+    assert isinstance(chosen, Chosen)
     return chosen
 
 
@@ -102,7 +135,7 @@ def validate(recipe: Recipe) -> Validation:
     started = time.monotonic()
     model = build_model(recipe)
     check_update(recipe, model)
-    recipe.train.optimizer(model), recipe.train.schedule()
+    recipe.train.optimizer(model), recipe.train.schedule(), build_metrics(recipe, model.data)
     target = synthetic(model.data, 1)
     try:
         outcome = model.trial(target)

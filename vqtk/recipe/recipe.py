@@ -20,6 +20,7 @@ from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
 from vqtk.registry import (
     CallbackFactory,
     DatasetFactory,
+    MetricFactory,
     ModelFactory,
     ObjectiveFactory,
     OptimizerFactory,
@@ -59,6 +60,7 @@ class Train:
       length of the run.
     - `evaluate_every` is the number of updates between evaluations, which are on a fixed subset of `evaluate_items`
       test examples. The last update is followed by one on `final_items` of them, by default the whole test split.
+    - `metrics` are measured at every evaluation, besides those of the kind of data; null: no others.
     - `picture_items` is the number of test examples that images show; they show twice as many samples.
     - `callbacks` follow the run, and may end it. `track` are those that only record it in other tools.
     """
@@ -80,6 +82,7 @@ class Train:
     evaluate_every: Count = field(default=200, metadata=BESIDE)
     evaluate_items: Count = field(default=500, metadata=BESIDE)
     final_items: Count | None = None
+    metrics: list[MetricFactory] | None = field(default=None, metadata=BESIDE)
     checkpoint_minutes: Positive = field(default=5.0, metadata=BESIDE)
     picture_minutes: Positive = field(default=5.0, metadata=BESIDE)
     picture_items: CountTo1000 = field(default=32, metadata=BESIDE)

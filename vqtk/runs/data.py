@@ -13,7 +13,8 @@ from vqtk.datasets._paths import existing, expanded
 from vqtk.errors import CheckpointError, DataError
 from vqtk.models import Model
 from vqtk.recipe.build import build_dataset
-from vqtk.recipe.recipe import Recipe
+from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.show import changes
 from vqtk.runs.directory import RunDirectory
 
 
@@ -82,6 +83,23 @@ def own_splits(
         f"are not found.{at} Restore them, or give their place with --data-dir or VQTK_DATA. To look at the model on "
         "other data: --data path=FOLDER or --data name=mnist."
     )
+
+
+def data_like(
+    recipe: Recipe, run: RunDirectory, *, data_dir: Path | None, say: Callable[[str], object]
+) -> tuple[Splits | None, dict[str, str] | None]:
+    """Return the data of a run that another recipe repeats, and where they are recorded to be.
+
+    Both are None if the recipe has other data than the run, which are then read as for any run.
+
+    Raises: DataError if the run's data are not found.
+    """
+    own, now = ({"data": one.plain()["data"]} for one in (load_recipe(run.path / "recipe.yaml"), recipe))
+    if any(change.path != "data.batch" for change in changes(own, now)):
+        return None, None
+    recorded = run.manifest()["data"]
+    splits = own_splits(recipe, run, data_dir=data_dir, say=say)
+    return splits, {key: recorded[key] for key in ("root", "path") if recorded.get(key)}
 
 
 def suited_splits(

@@ -86,6 +86,17 @@ class RunDirectory:
         check_copies(run.manifest().get("plugins", []), path)
         return run, load_recipe(path / "recipe.yaml")
 
+    @classmethod
+    def to_repeat(cls, path: Path) -> RunDirectory:
+        """Return an existing run whose recipe and plugins are as it was started with. Raises: CheckpointError."""
+        run, _ = cls.open(path)
+        run.check_recipe()
+        return run
+
+    def identity(self) -> dict[str, str]:
+        """Return what names the run in the manifest of one that repeats it: its path and its recipe's SHA-256."""
+        return {"path": str(self.path.resolve()), "recipe_sha256": file_sha256(self.path / "recipe.yaml")}
+
     # ── facts ────────────────────────────────────────────────────────────────────────────────────
 
     def write_manifest(self, facts: dict[str, Any]) -> None:

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from vqtk.callbacks import Callback, Started
 from vqtk.datasets import Splits, fixed_subset
-from vqtk.evaluate.distortion import search_figures
 from vqtk.evaluate.evaluation import evaluate
+from vqtk.evaluate.overview import of_reconstructions
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
 from vqtk.io.weights import checkpoints
+from vqtk.metrics import retrieval_metrics
 from vqtk.plugin.sources import records
 from vqtk.process import environment
-from vqtk.recipe.build import build_dataset, build_model
+from vqtk.recipe.build import build_dataset, build_metrics, build_model
 from vqtk.recipe.recipe import Recipe
 from vqtk.registry import installed
 from vqtk.render.pictures import form, write_all
@@ -52,6 +53,8 @@ class Experiment:
         """Indices of the test examples of every evaluation during the run: the same ones, so that they form a curve."""
         self.final = fixed_subset(test, settings.final_items or len(test), seed)
         """Indices of the test examples of the final evaluation."""
+        self.others = build_metrics(self.recipe, self.trainer.model.data)
+        """The metrics that the recipe adds to every evaluation."""
         self._said = set[str]()
         self._shown = self._targets(fixed_subset(test, settings.picture_items, seed))
 
@@ -68,6 +71,7 @@ class Experiment:
         callbacks: Sequence[Callback] = (),
         splits: Splits | None = None,
         recorded: dict[str, Any] | None = None,
+        place: dict[str, str] | None = None,
         expected_s: float | None = None,
     ) -> Experiment:
         """Build a recipe's model and read its data.
@@ -79,6 +83,7 @@ class Experiment:
             callbacks: what follows the run, besides the callbacks and trackers that the recipe names.
             splits: the data, if they are read already.
             recorded: the manifest of a resumed run, whose updates are computed as before.
+            place: where these were read from, if that is not below `data_root`.
             expected_s: how long the training will take, in seconds, if that is known.
 
         Raises: RecipeError, DataError.
@@ -92,7 +97,8 @@ class Experiment:
         model.data = replace(model.data, characters=splits.characters)
         execution = resolve(recipe, model, recorded=(recorded or {}).get("execution"), expected_s=expected_s)
         trainer = Trainer(recipe, model, execution)
-        return cls(recipe, trainer, splits, device, callbacks, recorded_place(dataset, data_root))
+        where = recorded_place(dataset, data_root) if place is None else place
+        return cls(recipe, trainer, splits, device, callbacks, where)
 
     def say(self, line: str) -> None:
         """Pass a line for the user to the callbacks."""
@@ -112,9 +118,10 @@ class Experiment:
         chosen, every = self.subset if items is None else items, len(self.splits.test)
         whole = len(chosen) == every  # A search among fewer vectors finds more.
         with self.trainer.evaluated() as model:
-            found = evaluate(model, self.splits.test, items=chosen)
-            searched = search_figures(model, self.splits, chosen, found.codes) if whole else {}
-            besides = {**found.shared(), **self._besides(chosen), **searched}
+            found = evaluate(model, self.splits.test, items=chosen, others=of_reconstructions(self.others))
+            searched = retrieval_metrics(model, self.splits, chosen, found.codes) if whole else {}
+            usage = {name: found.value(metric) for name, metric in self.others.items() if name not in found.reached}
+            besides = {**found.reached, **usage, **self._besides(chosen), **searched}
         return {
             "update": self.trainer.done,
             "items": found.items,
@@ -152,6 +159,7 @@ class Experiment:
             "kind": self.trainer.model.data.kind,
             "shown_as": form(self.trainer.model.data),
             "loss": self.recipe.loss,
+            "recipe": self.recipe.plain(),
             "data": {**self.splits.fingerprint(), **self.place},
             **({"characters": self.splits.characters} if self.splits.characters else {}),
             "execution": self.trainer.execution.recorded(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,7 @@ from vqtk.process import stopping_on_signals
 from vqtk.recipe.build import build_dataset, unchanged
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.runs.budget import seconds, updates_within
-from vqtk.runs.data import own_splits
+from vqtk.runs.data import data_like, own_splits
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, go_on, run_experiment
 from vqtk.runs.start import begin_with
@@ -61,6 +61,7 @@ def begun(
     budget: str | None = None,
     weights: Path | None = None,
     given: Given | None = None,
+    like: Path | None = None,
     device: str = "auto",
     data_dir: Path | None = None,
     out: Path = Path("runs"),
@@ -74,6 +75,7 @@ def begun(
         budget: the time to train for, such as 5m; by default the recipe's updates.
         weights: a run, a weights file or a shipped model, from whose weights it starts.
         given: examples from Python; by default the recipe's data are read.
+        like: a run that this one repeats with the overrides, with its data; the path is then that of its recipe.
         device: where to train.
         data_dir: the data root.
         out: the parent of the run directories.
@@ -81,24 +83,27 @@ def begun(
     Raises: VqtkError.
     """
     start, expected_s = weights_of(weights) if weights else None, None if budget is None else seconds(budget)
-    recipe, splits = load_recipe(path, list(overrides)), None
+    repeated = RunDirectory.to_repeat(like) if like else None
+    recipe, splits, place = load_recipe(path, list(overrides)), None, None
     if given:
         settings, splits = given.splits(recipe)
         overrides = [*overrides, f"data={json.dumps(settings)}"]
         recipe = load_recipe(path, overrides)
+    elif repeated:
+        splits, place = data_like(recipe, repeated, data_dir=data_dir, say=_saying(callbacks))
     root, chosen = data_root(data_dir, of=build_dataset(recipe)), choose_device(device)
-    experiment = Experiment.of(
-        recipe, data_root=root, device=chosen, callbacks=callbacks, splits=splits, expected_s=expected_s
-    )
+    where = {"data_root": root, "place": place, "device": chosen, "callbacks": callbacks}
+    experiment = Experiment.of(recipe, splits=splits, expected_s=expected_s, **where)  # type: ignore[arg-type]
     for line in [*([splits.note] if splits and splits.note else []), *(f"warning: {one}" for one in unchanged(recipe))]:
         experiment.say(line)
     facts: dict[str, Any] = {}
     if budget is not None:
         updates = updates_within(experiment, budget)
         recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
-        splits = experiment.splits
-        experiment = Experiment.of(recipe, data_root=root, device=chosen, callbacks=callbacks, splits=splits)
+        experiment = Experiment.of(recipe, splits=experiment.splits, **where)  # type: ignore[arg-type]
         facts = {"budget": budget, "updates_within_budget": updates}
+    if repeated:
+        facts["like"] = {**repeated.identity(), "overrides": list(overrides)}
     if start:
         facts["from"] = begin_with(experiment, start)
     directory = RunDirectory.create(out, recipe, {**experiment.manifest(), **facts})
@@ -131,16 +136,25 @@ def resumed(
         if keep_threads and isinstance(threads, int) and threads > 0:
             torch.set_num_threads(threads)
         chosen = choose_device(device)
-        say = [callback.on_message for callback in callbacks]
         if given:
             splits = given.splits(recipe)[1]
         else:
-            splits = own_splits(recipe, directory, data_dir=data_dir, say=lambda line: [tell(line) for tell in say])
+            splits = own_splits(recipe, directory, data_dir=data_dir, say=_saying(callbacks))
         experiment = Experiment.of(
             recipe, data_root=path, device=chosen, callbacks=callbacks, splits=splits, recorded=manifest
         )
         go_on(experiment, directory)
         yield experiment, directory
+
+
+def _saying(callbacks: Sequence[Callback]) -> Callable[[str], None]:
+    """Return a function that passes a message to every callback."""
+
+    def say(line: str) -> None:
+        for callback in callbacks:
+            callback.on_message(line)
+
+    return say
 
 
 def carry_out(experiment: Experiment, directory: RunDirectory, display: PlainDisplay) -> tuple[bool, list[int]]:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vqtk.compare.metrics import SAMPLES, SHARED, is_of_the_loss
+from vqtk.compare.metrics import is_in_loss_units
 from vqtk.compare.variants import units_of
 from vqtk.errors import CheckpointError, RecipeError
 from vqtk.files import write_text
 from vqtk.io.run_files import StudyFile, read_file
+from vqtk.metrics import COMPARABLE, metric_class
+from vqtk.plugin.loading import loaded_plugins
 from vqtk.recipe.build import build_dataset
 from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
@@ -22,7 +24,7 @@ from vqtk.runs.directory import RunDirectory
 from vqtk.study.design import Choices, Equal, name_of, updates_of
 from vqtk.study.protocol import State, read_state, write_state
 from vqtk.study.study import Study, Value
-from vqtk.study.worker import is_measured, wants_samples
+from vqtk.study.worker import is_measured
 
 CostMeasure = Callable[[Recipe], float]
 """Returns the seconds of an update."""
@@ -179,17 +181,17 @@ def _check_stages(study: Study, variants: list[PlannedVariant]) -> None:
 
 def _check_kinds(study: Study, variants: list[PlannedVariant]) -> None:
     """Raise RecipeError if a metric is for another kind of data."""
-    for metric in study.metrics:
-        kinds = [kind for kind, names in SHARED.items() if metric.name in names]
-        wanted = ["image"] if metric.name in SAMPLES else kinds
-        for variant in variants if wanted else ():
-            kind = build_dataset(variant.recipe).spec.kind
-            if kind not in wanted:
-                what = "a distance between images" if metric.name in SAMPLES else f"a metric of {wanted[0]} data"
-                raise RecipeError(
-                    f"{shown_path(study.path)}: metrics: {metric.name} is {what}, and the data of {variant.name!r} are "
-                    f"{kind}. Name another metric, or take data of that kind."
-                )
+    for variant in variants:
+        data = build_dataset(variant.recipe).spec
+        with loaded_plugins([plugin.path for plugin in variant.recipe.plugins]):
+            for metric in study.metrics:
+                known = metric_class(metric.name)
+                if known and known.kinds and data.kind not in known.kinds:
+                    raise RecipeError(
+                        f"{shown_path(study.path)}: metrics: {metric.name} is a metric of {' or '.join(known.kinds)} "
+                        f"data, and the data of {variant.name!r} are {data.kind}. Name another metric, or take data of "
+                        "that kind."
+                    )
 
 
 def _check_data(study: Study, variants: list[PlannedVariant]) -> None:
@@ -212,11 +214,11 @@ def _check_units(study: Study, variants: list[PlannedVariant]) -> None:
     names: dict[str, str] = {}
     for variant in variants:
         names.setdefault(units_of(variant.recipe), variant.name)
-    named = [metric.name for metric in study.metrics if is_of_the_loss(metric.name)]
+    named = [metric.name for metric in study.metrics if is_in_loss_units(metric.name)]
     if len(names) < 2 or not named:
         return
     listed = "; ".join(f"{units} ({name})" for units, name in names.items())
-    shared = ", ".join(SHARED.get(build_dataset(variants[0].recipe).spec.kind, ()))
+    shared = ", ".join(COMPARABLE.get(build_dataset(variants[0].recipe).spec.kind, ()))
     advice = f"Name metrics that all of them share: metrics: [{shared}]." if shared else "Compare variants of one loss."
     raise RecipeError(
         f"{shown_path(study.path)}: metrics: {', '.join(named)}: the variants' losses differ: {listed}. A metric in "
@@ -280,12 +282,12 @@ def _measured_before(folder: Path, equal: Equal) -> dict[str, int]:
 
 
 def to_run(plan: Plan, folder: Path, *, retry: bool) -> list[PlannedRun]:
-    """Return the runs that are not done, or lack a metric of samples; failed ones only with `retry`."""
+    """Return the runs that are not done, or lack a metric of the study; failed ones only with `retry`."""
     settled = {"done"} if retry else {"done", "failed"}
-    samples = wants_samples(metric.name for metric in plan.study.metrics)
+    metrics = [metric.name for metric in plan.study.metrics]
 
     def is_left(path: Path) -> bool:
         state = read_state(path).state
-        return state not in settled or (state == "done" and samples and not is_measured(path))
+        return state not in settled or (state == "done" and not is_measured(path, metrics))
 
     return [run for run in plan.runs() if is_left(folder / run.path)]

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 from annotated_types import Len
 
-from vqtk.compare.metrics import Metric, metrics_of
-from vqtk.errors import RecipeError, nearest, shortened
+from vqtk.compare.metrics import Criterion, criteria_of
+from vqtk.errors import RecipeError, VqtkError, nearest, shortened
 from vqtk.nn.types import Whole
+from vqtk.plugin.loading import loaded_plugins
 from vqtk.recipe.node import Node, Problems, below, beside, is_file, read, shown_path
-from vqtk.recipe.recipe import FolderName
+from vqtk.recipe.recipe import FolderName, load_recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
 from vqtk.study.design import Choices, Equal, baseline_of, equal_of, variants_of, word
 
@@ -48,7 +49,7 @@ class Study:
     overrides: tuple[str, ...]
     axes: Axes
     seeds: list[int]
-    metrics: list[Metric]
+    metrics: list[Criterion]
     equal: Equal | None
     baseline: Choices
     variants: list[Choices]
@@ -96,7 +97,8 @@ def load_study(path: Path) -> Study:
     base = _base(reading)
     overrides = _overrides(reading, reading.root.value.get("overrides"), "overrides")
     axes = _axes(reading)
-    metrics = metrics_of(reading.root.value.get("metrics"), reading.problems)
+    with loaded_plugins(_plugins(base, overrides)):
+        metrics = criteria_of(reading.root.value.get("metrics"), reading.problems)
     equal = equal_of(reading.root.value.get("equal"), reading.problems)
     reading.raise_any()
     names = {axis: list(values) for axis, values in axes.items()}
@@ -134,6 +136,14 @@ def _base(reading: _Reading) -> Path:
     if base is INVALID:
         return reading.path
     return _recipe(reading, reading.root.value["base"], "base")
+
+
+def _plugins(base: Path, overrides: tuple[str, ...]) -> list[Path]:
+    """Return the plugins of the base, which may have metrics; none if it cannot be read, which `plan` reports."""
+    try:
+        return [plugin.path for plugin in load_recipe(base, overrides).plugins]
+    except VqtkError:
+        return []
 
 
 def _recipe(reading: _Reading, node: Node, place: str) -> Path:

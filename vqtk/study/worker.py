@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from vqtk.callbacks import Callback, Progress
-from vqtk.compare.metrics import SAMPLES
 from vqtk.datasets import data_root
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.evaluate.quality import quality
+from vqtk.evaluate.overview import measured_by_name
 from vqtk.files import RUN, locked
 from vqtk.io.run_files import StudyFile, read_file
-from vqtk.plugin.loading import described
-from vqtk.recipe.build import build_dataset
+from vqtk.metrics import CurveMetric, RetrievalMetric, SampleMetric, metric_class
+from vqtk.plugin.loading import described, loaded_plugins
+from vqtk.recipe.build import build_dataset, build_metric
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
@@ -63,16 +63,16 @@ class Following(Callback):
 def train_run(run: Path, settings: Settings, *, worker: str = "", following: Following | None = None) -> State:
     """Train a run to its end, from its newest checkpoint if there is one, and return its state.
 
-    If the study compares samples, they are measured then. An exception is recorded in the state and not raised.
+    The study's metrics that it then lacks are measured. An exception is recorded in the state and not raised.
     """
     with locked(run / RUN, what=f"The run {run}", wait_s=ORPHAN_S):
-        before, samples = read_state(run), study_wants_samples(run.parent.parent)
-        if before.state == "done" and (is_measured(run) or not samples):
+        before, metrics = read_state(run), metrics_of_study(run.parent.parent)
+        if before.state == "done" and is_measured(run, metrics):
             return before
         state = State("running", None, before.attempts + 1, worker or f"pid {os.getpid()}")
         write_state(run, state)
         try:
-            finished = _train(run, settings, following or Following(), samples=samples)
+            finished = _train(run, settings, following or Following(), metrics)
         except Exception as error:  # The failure of one run does not end the study.
             state = replace(state, state="failed", error=_reason(error))
         else:
@@ -81,7 +81,7 @@ def train_run(run: Path, settings: Settings, *, worker: str = "", following: Fol
     return state
 
 
-def _train(run: Path, settings: Settings, following: Following, *, samples: bool) -> bool:
+def _train(run: Path, settings: Settings, following: Following, metrics: Sequence[str]) -> bool:
     begun = (run / "manifest.json").is_file()
     directory, recipe = RunDirectory.open(run) if begun else (RunDirectory(run), load_recipe(run / "recipe.yaml"))
     torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
@@ -101,8 +101,8 @@ def _train(run: Path, settings: Settings, following: Following, *, samples: bool
     else:
         directory.write_manifest(experiment.manifest())
     finished = run_experiment(experiment, directory, again="the study's command with --retry")
-    if finished and samples:
-        measure_samples(experiment, directory)
+    if finished:
+        measure_missing(experiment, directory, metrics)
     return finished
 
 
@@ -129,42 +129,54 @@ def _reason(error: Exception) -> str:
 
 def wants_samples(metrics: Iterable[str]) -> bool:
     """Return whether any of these metrics is one of samples."""
-    return any(name in SAMPLES for name in metrics)
+    return any(issubclass(metric_class(name) or object, SampleMetric) for name in metrics)
 
 
-def study_wants_samples(study: Path) -> bool:
-    """Return whether the study in a directory has a metric of samples; False without a study."""
+def metrics_of_study(study: Path) -> list[str]:
+    """Return the names of the metrics of the study in a directory; [] without a study."""
     try:
-        return wants_samples(metric["name"] for metric in read_file(study / "study.json", StudyFile).get("metrics", []))
+        return [metric["name"] for metric in read_file(study / "study.json", StudyFile).get("metrics", [])]
+    except CheckpointError:
+        return []
+
+
+def is_measured(run: Path, metrics: Iterable[str]) -> bool:
+    """Return whether a run's summary has the metrics."""
+    try:
+        return not _lacking(RunDirectory(run).summary(), metrics)
     except CheckpointError:
         return False
 
 
-def is_measured(run: Path) -> bool:
-    """Return whether a run's summary has the metrics of samples."""
-    try:
-        return SAMPLES.keys() <= RunDirectory(run).summary()["test"].keys()
-    except CheckpointError:
-        return False
+def _lacking(summary: dict[str, Any], metrics: Iterable[str]) -> list[str]:
+    """Return the metrics that a summary lacks. Those of the curve are computed from its stages."""
+    tested, curve = summary["test"], CurveMetric
+    single = [name for name in metrics if not name.startswith("stages.")]
+    return [name for name in single if name not in tested and not issubclass(metric_class(name) or object, curve)]
 
 
-def measure_samples(experiment: Experiment, directory: RunDirectory) -> None:
-    """Compare a trained model's samples with the test images, and add the metrics to its summary.
+def measure_missing(experiment: Experiment, directory: RunDirectory, metrics: Iterable[str]) -> None:
+    """Measure a trained model by the metrics that its run's summary lacks, and add them to it.
 
-    There are as many samples as test examples, at most 10,000.
+    For metrics of samples, there are as many samples as test examples, at most 10,000.
 
-    Raises: DataError if there are no features to compare them in.
+    Raises: DataError if the data lack what a metric needs.
     """
-    recipe, splits = experiment.recipe, experiment.splits
-    name, every = recipe.data.entry.name, torch.arange(len(splits.test))
-    experiment.say("Comparing samples with test examples …")
-    with experiment.trainer.evaluated() as model:
-        found = quality(model, splits, items=every, name=name, seed=recipe.seed)
-    if found.note:
-        experiment.say(f"{found.note} Used instead: {found.features.title}.")
-    summary = directory.summary()
-    row = {**summary["test"], **{metric: getattr(found, name) for metric, name in SAMPLES.items()}}
-    directory.write_summary({**summary, "test": row, "quality": found.plain()})
+    recipe, splits, summary = experiment.recipe, experiment.splits, directory.summary()
+    lacking, every = _lacking(summary, metrics), torch.arange(len(splits.test))
+    if not lacking:
+        return
+    experiment.say(f"Measuring {', '.join(lacking)} …")
+    with loaded_plugins([plugin.path for plugin in recipe.plugins]), experiment.trainer.evaluated() as model:
+        wanted = dict(build_metric(name, model.data) for name in lacking)
+        whole = {name: metric for name, metric in wanted.items() if isinstance(metric, (SampleMetric, RetrievalMetric))}
+        others = {name: metric for name, metric in wanted.items() if name not in whole}
+        values, _ = measured_by_name(model, recipe, splits, others, items=experiment.final)
+        of_whole, sampled = measured_by_name(model, recipe, splits, whole, items=every)
+    if sampled and sampled.note:
+        experiment.say(f"{sampled.note} Used instead: {sampled.features.title}.")
+    beside = {"quality": sampled.plain()} if sampled else {}
+    directory.write_summary({**summary, "test": {**summary["test"], **values, **of_whole}, **beside})
 
 
 def run_worker() -> None:

@@ -14,7 +14,7 @@ import torch
 from vqtk.errors import RegistryError, VqtkError, nearest
 from vqtk.plugin.loading import PREFIX, described, load_plugin, loaded_plugins
 from vqtk.registry import REGISTRIES, Entry, Registry, Settings
-from vqtk.testing import _choosing, _datasets, _losses, _maps, _models, _training
+from vqtk.testing import _choosing, _data, _losses, _maps, _models, _training
 from vqtk.testing._case import Case, Clause, ContractError
 
 _OWN: dict[str, list[Clause]] = {
@@ -32,10 +32,11 @@ _OWN: dict[str, list[Clause]] = {
     "schedule": _training.SCHEDULE_CHECKS,
     "callback": _training.CALLBACK_CHECKS,
     "guide": _choosing.GUIDE_CHECKS,
-    "dataset": _datasets.CHECKS,
+    "metric": _data.METRIC_CHECKS,
+    "dataset": _data.DATASET_CHECKS,
 }
 """The checks of a component on its own."""
-_NO_PARTS = ("objective", "optimizer", "schedule", "revival", "callback", "guide", "dataset")
+_NO_PARTS = ("objective", "optimizer", "schedule", "revival", "callback", "guide", "metric", "dataset")
 """The kinds that are not part of a model; all others are tested within a model as well."""
 
 

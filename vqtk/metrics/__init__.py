@@ -1,0 +1,43 @@
+"""Metrics: measured numbers of a model on test examples, each with its units and the direction that is better."""
+
+from vqtk.metrics._base import (
+    Better,
+    CurveMetric,
+    LossMetric,
+    Metric,
+    ReconstructionMetric,
+    RetrievalMetric,
+    SampleMetric,
+    UsageMetric,
+    is_of_the_loss,
+    metric_class,
+)
+from vqtk.metrics._measure import (
+    COMPARABLE,
+    Measured,
+    measure,
+    measure_stages,
+    routine_metrics,
+)
+from vqtk.metrics._retrieval import Retrieval, retrieval, retrieval_metrics
+
+__all__ = [
+    "COMPARABLE",
+    "Better",
+    "CurveMetric",
+    "LossMetric",
+    "Measured",
+    "Metric",
+    "ReconstructionMetric",
+    "Retrieval",
+    "RetrievalMetric",
+    "SampleMetric",
+    "UsageMetric",
+    "is_of_the_loss",
+    "measure",
+    "measure_stages",
+    "metric_class",
+    "retrieval",
+    "retrieval_metrics",
+    "routine_metrics",
+]

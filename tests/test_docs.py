@@ -95,7 +95,7 @@ def test_a_command_in_the_documents_runs(
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
     monkeypatch.setattr("webbrowser.open", lambda url: True)
     monkeypatch.setattr("vqtk.guides.label.EPOCHS", 1)
-    monkeypatch.setattr("vqtk.runs.start.WARM_UP", 4)
+    monkeypatch.setattr("vqtk.runs.budget.WARM_UP", 4)
     monkeypatch.setattr("vqtk.evaluate.references.STEPS", 10)
     monkeypatch.setattr("vqtk.training.execution.CompiledStage", partial(CompiledStage, backend="eager"))
     monkeypatch.setattr("vqtk.study.runner.step_s", lambda recipe, device, *, steps: 0.1)

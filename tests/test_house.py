@@ -57,11 +57,11 @@ def test_plugins_kept_with_runs_of_the_first_version_find_what_has_moved(tmp_pat
 
 COMPONENTS = """
     backbones blocks conditions datasets guides heads losses objectives optimizers refiners revivals schedules searches
-    selectors models
+    selectors models coders
 """
 CHAPTERS = """
     errors process files registry nn selectors conditions losses heads backbones blocks refiners datasets models
-    searches objectives optimizers schedules revivals guides plugin recipe io train evaluate sampling render report runs
+    coders searches objectives optimizers schedules revivals guides plugin recipe io train evaluate sampling codec render report runs
     compare study testing cli
 """.split(  # noqa: SIM905
 )

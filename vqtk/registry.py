@@ -267,6 +267,8 @@ objectives = Registry("objective", package="vqtk.objectives", supplied=("model",
 optimizers = Registry("optimizer", package="vqtk.optimizers", supplied=("model",), default="adam")
 schedules = Registry("schedule", package="vqtk.schedules", supplied=(), default="constant")
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
+coders = Registry("coder", package="vqtk.coders", supplied=("model", "tables"))
+"""Not among `REGISTRIES`, since no recipe names a coder: a file of codes does, so that anyone can read it."""
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
 REGISTRIES = {

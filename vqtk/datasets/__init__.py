@@ -1,6 +1,7 @@
 """Data sets: train and test splits, and the shape, range and normalisation of their examples."""
 
 from vqtk.datasets._base import Dataset, Splits, data_root, fixed_subset
+from vqtk.datasets._named import NamedExamples, examples_in, write_examples
 from vqtk.datasets._split import Files, Held, HeldBits, Split, Windows, batches_of
 
 __all__ = [
@@ -8,10 +9,13 @@ __all__ = [
     "Files",
     "Held",
     "HeldBits",
+    "NamedExamples",
     "Split",
     "Splits",
     "Windows",
     "batches_of",
     "data_root",
+    "examples_in",
     "fixed_subset",
+    "write_examples",
 ]

@@ -61,8 +61,8 @@ COMPONENTS = """
 """
 CHAPTERS = """
     errors process files registry nn selectors conditions losses heads backbones blocks refiners datasets models
-    coders searches objectives optimizers schedules revivals guides plugin recipe io train evaluate sampling codec render report runs
-    compare study testing cli
+    coders searches objectives optimizers schedules revivals guides plugin recipe io train evaluate sampling codec
+    render report runs compare study testing cli
 """.split(  # noqa: SIM905
 )
 """From the ground up: each imports those before it alone."""

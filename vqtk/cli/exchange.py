@@ -133,8 +133,8 @@ def compress_command(
     prior: Annotated[
         CoderName,
         typer.Option(
-            help="How codes become bytes: bit-packed, or entropy-coded by a prior. frequencies and markov are fitted to "
-            "codes of training examples."
+            help="How codes become bytes: bit-packed, or entropy-coded by a prior. frequencies and markov are fitted "
+            "to codes of training examples."
         ),
     ] = CoderName.packed,
     prior_items: Annotated[

@@ -249,7 +249,9 @@ class CodeFile:
                 with torch.no_grad():
                     model.decode(torch.zeros(1, wanted, dtype=torch.int64, device=model.device))
             except VqtkError as error:
-                raise CheckpointError(f"{self.path}: {wanted} of {facts.stages} stages cannot be decoded: {error}") from None
+                raise CheckpointError(
+                    f"{self.path}: {wanted} of {facts.stages} stages cannot be decoded: {error}"
+                ) from None
         return wanted
 
     def verify(self, stages: int) -> None:

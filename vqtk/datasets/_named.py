@@ -121,7 +121,9 @@ def _images(given: list[Path]) -> dict[str, Path]:
         twice += [name for name, _ in pairs if name in found]
         found.update(pairs)
     if twice:
-        raise DataError(f"two files have the name {printable(twice[0])}. Give their folders, or compress them separately.")
+        raise DataError(
+            f"two files have the name {printable(twice[0])}. Give their folders, or compress them separately."
+        )
     return found
 
 
@@ -168,7 +170,9 @@ def _read(rows: np.ndarray, path: Path, data: DataSpec) -> Iterator[np.ndarray]:
         if some.dtype == np.float32 and not np.isfinite(some).all():
             raise DataError(f"{shown(path)}: a value of examples {start:,} to {start + len(some) - 1:,} is not finite.")
         if data.classes is not None and not 0 <= some.min() <= some.max() < data.classes:
-            raise DataError(f"{shown(path)}: tokens from {some.min()} to {some.max()}; expected 0 to {data.classes - 1}.")
+            raise DataError(
+                f"{shown(path)}: tokens from {some.min()} to {some.max()}; expected 0 to {data.classes - 1}."
+            )
         yield from some
 
 

@@ -7,4 +7,14 @@ from vqtk.models._integers import IntegerPrior, integer_prior
 from vqtk.models._quantised import Quantised
 from vqtk.models._walk import Walk, usage_of
 
-__all__ = ["CompiledStage", "Guided", "IntegerPrior", "Model", "Quantised", "Walk", "guided_walk", "integer_prior", "usage_of"]
+__all__ = [
+    "CompiledStage",
+    "Guided",
+    "IntegerPrior",
+    "Model",
+    "Quantised",
+    "Walk",
+    "guided_walk",
+    "integer_prior",
+    "usage_of",
+]

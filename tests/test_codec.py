@@ -146,7 +146,11 @@ def test_the_bytes_of_known_frequencies_stay_as_they_are(tiny: tuple[Model, Reci
     assert [part.hex() for part in parts] == GOLDEN
 
 
-GOLDEN = 
+GOLDEN = [
+    "a1a90f6d5bb96e44",
+    "3328b091a5d04dc7",
+    "7810b501bbcee997",
+]
 
 
 def test_frequencies_sum_to_the_total_and_leave_none_out() -> None:
@@ -158,7 +162,7 @@ def test_frequencies_sum_to_the_total_and_leave_none_out() -> None:
 def test_what_has_no_such_prior_or_lacks_the_extra_says_so(
     tiny: tuple[Model, Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(VqtkError, match="this model .VQDraw. has none. The models vqvae and residual_vq have one"):
+    with pytest.raises(VqtkError, match=r"this model .VQDraw. has none\. The models vqvae and residual_vq have one"):
         coder_of("autoregressive", tiny[0])
     monkeypatch.setitem(__import__("sys").modules, "constriction", None)
     with pytest.raises(VqtkError, match=r"pip install 'vqtk\[codec\]'"):
@@ -348,9 +352,7 @@ def test_arrays_come_back_as_an_array_and_a_cut_file_with_a_warning(
     assert np.load(out / "decoded.npy").shape == (6, 1, 28, 28)
 
 
-def test_mistakes_are_one_paragraph(
-    folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_mistakes_are_one_paragraph(folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     codes = folder.parent / "x.vqd"
 
     def refusal(*arguments: str | Path) -> str:
@@ -373,7 +375,7 @@ def test_mistakes_are_one_paragraph(
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "a\\b.png", "a/../../b.png"])
-def test_a_name_that_leads_out_of_the_folder_is_not_written(name: str, tiny: tuple[Model, Recipe], tmp_path: Path) -> None:
+def test_a_name_that_leads_out_of_the_folder_is_refused(name: str, tiny: tuple[Model, Recipe], tmp_path: Path) -> None:
     from vqtk.datasets import write_examples
 
     decoded = [([name], torch.zeros(1, 1, 28, 28))]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
@@ -69,6 +70,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     without_data(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "digits").mkdir()
+    Image.new("L", (28, 28)).save(tmp_path / "digits" / "0.png")
     for name, text in own_recipes().items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path
@@ -90,6 +93,9 @@ def test_a_command_in_the_documents_runs(
     if words[0] == "import-original":
         _write_original(stopped, place / "mnist_model.pt")
         words[2] = str(stopped / "recipe.yaml")
+    if words[0] == "decompress":
+        assert vqtk_main(monkeypatch, "compress", "digits", "-m", "mnist", "-o", words[1]) == 0
+    monkeypatch.setattr("vqtk.codec.measure.QUALITIES", (10, 90))
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception in tests"))
     monkeypatch.setattr("vqtk.evaluate.quality.UPDATES", 5)
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)

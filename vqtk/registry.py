@@ -269,6 +269,8 @@ schedules = Registry("schedule", package="vqtk.schedules", supplied=(), default=
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
 callbacks = Registry("callback", package="vqtk.callbacks", supplied=())
 metrics = Registry("metric", package="vqtk.metrics", supplied=("data",))
+coders = Registry("coder", package="vqtk.coders", supplied=("model", "tables"))
+"""Not among `REGISTRIES`, since no recipe names a coder: a file of codes does, so that anyone can read it."""
 datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
 
 REGISTRIES = {

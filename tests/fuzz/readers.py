@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 
 from tests.tiny import experiment, few, shipped, train
+from vqtk.codec import CodeWriter, decompress
+from vqtk.coders import coder_of
 from vqtk.compare.collect import collect
 from vqtk.datasets import cifar10, mnist, svhn, voxels
 from vqtk.datasets._meshes import read_off, solid
@@ -33,6 +35,7 @@ from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.report.page import write_report
 from vqtk.runs.catalogue import runs_in
 from vqtk.runs.directory import RunDirectory
+from vqtk.sampling.prior import fit_markov
 from vqtk.study.study import load_study
 from vqtk.training.execution import Execution
 from vqtk.training.loop import Trainer
@@ -188,6 +191,24 @@ def _listed(path: Path) -> object:
     return [(run.damage, run.value("tag"), run.value("note"), run.value("lr")) for run in runs_in(path.parent)]
 
 
+def _coded(folder: Path) -> list[bytes]:
+    """Files of codes of the run's model, without a prior and with stored tables."""
+    model, found = load_weights(folder / f"{CHECKPOINT}.safetensors")[0], []
+    codes = torch.zeros(3, model.stages, dtype=torch.int64)
+    for name in ("packed", "frequencies"):
+        path = folder / f"{name}.vqd"
+        coder = coder_of(name, model, fitted=lambda: fit_markov(codes, model.options))
+        with CodeWriter(path, model, coder, named=True) as writer:
+            writer.add(codes, ["a.png", "b.png", "c.png"])
+        found.append(path.read_bytes())
+    return found
+
+
+def _codes(path: Path) -> object:
+    model = load_weights(path.parent / f"{CHECKPOINT}.safetensors")[0]
+    return [shown.shape for _, shown in decompress(model, path)]
+
+
 READERS = {
     "weights": Reader("it.safetensors", _weights, _kept(f"{CHECKPOINT}.safetensors")),
     "state": Reader(f"{CHECKPOINT}.trainer.pt", _restored, _kept(f"{CHECKPOINT}.trainer.pt")),
@@ -208,5 +229,6 @@ READERS = {
     "labels": Reader(f"idx/MNIST/raw/{ROOT_FILES[1]}", _digits, lambda folder: [_idx(images=False)]),
     "cifar": Reader("data_batch_1", cifar10._batch, _batches),
     "svhn": Reader("train_32x32.mat", _housenumbers, _mat),
+    "codes": Reader("it.vqd", _codes, _coded),
     "original": Reader("it.pt", _imported, _originals),
 }

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from vqtk.cli.eval import eval_command
-from vqtk.cli.exchange import export_command, import_command
+from vqtk.cli.exchange import compress_command, decompress_command, export_command, import_command
 from vqtk.cli.exchange import plugin_app as plugin
 from vqtk.cli.look import (
     explore_command,
@@ -62,6 +62,7 @@ app = typer.Typer(
 )
 
 _TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and components"
+_CODES = "Codes as files"
 
 app.command("run", rich_help_panel=_TRAIN)(run_command)
 app.command("eval", rich_help_panel=_TRAIN)(eval_command)
@@ -79,6 +80,8 @@ app.command("proposals", rich_help_panel=_LOOK)(proposals_command)
 app.command("tree", rich_help_panel=_LOOK)(tree_command)
 app.command("complete", rich_help_panel=_LOOK)(complete_command)
 app.command("explore", rich_help_panel=_LOOK)(explore_command)
+app.command("compress", rich_help_panel=_CODES)(compress_command)
+app.command("decompress", rich_help_panel=_CODES)(decompress_command)
 app.command("list", rich_help_panel=_RECIPES)(list_command)
 app.command("show", rich_help_panel=_RECIPES)(show_command)
 app.command("validate", rich_help_panel=_RECIPES)(validate_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,11 @@ from vqtk.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vqtk.evaluate.evaluation import Evaluation
     from vqtk.metrics import Metric
+    from vqtk.sampling.prior import Markov
 
 _COLUMNS = {
     "stage": ("stage", "d"),
@@ -79,6 +84,12 @@ def eval_command(
             "rate–distortion function of a Gaussian.",
         ),
     ] = False,
+    codec: Annotated[
+        bool,
+        typer.Option(
+            "--codec", help="Also measure files of codes; for images, beside JPEG, WebP and AVIF. Needs vqtk[codec]."
+        ),
+    ] = False,
     search: Searched = None,
     metric: Annotated[
         list[str] | None,
@@ -117,7 +128,8 @@ def eval_command(
     )
     splits = opened.splits
     compared = _references(opened, unkept) if references else {}
-    measured = overview(opened.model, opened.recipe, splits, asked=asked, track=tracked)
+    further = partial(_codec, opened, unkept) if codec else None
+    measured = overview(opened.model, opened.recipe, splits, asked=asked, track=tracked, further=further)
     found = {**measured, "updates": opened.updates, **compared}
     if json:
         print_json(found)
@@ -139,6 +151,18 @@ def _references(opened: Opened, unkept: list[str]) -> dict[str, Any]:
         opened.model, opened.splits, seed=opened.recipe.seed, keep=keep, track=tracked, unkept=unkept.append
     )
     return {"references": found.plain()}
+
+
+def _codec(opened: Opened, unkept: list[str], evaluation: Evaluation, items: Tensor) -> dict[str, Any]:
+    """Return the measurements of the codec as a part of the results."""
+    from vqtk.cli.sampling import prior_for
+    from vqtk.codec import codec_figures
+
+    def fitted() -> Markov:
+        return prior_for(opened, items=None, unkept=unkept.append).prior
+
+    test = opened.splits.test
+    return {"codec": codec_figures(opened.model, evaluation, test, items, fitted=fitted, track=tracked)}
 
 
 def _kept(found: dict[str, Any], folder: Path, unkept: list[str]) -> list[Path]:
@@ -186,6 +210,10 @@ def _print(found: dict[str, Any], metrics: dict[str, Metric]) -> None:
     if "references" in found:
         console.print()
         console.print(_reference_table(found["references"]))
+    if "codec" in found:
+        for table in _codec_tables(found["codec"]):
+            console.print()
+            console.print(table)
     for line in [*_lines(found), *_metric_lines(found, metrics)]:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -249,6 +277,36 @@ def _reference_table(found: dict[str, Any]) -> Any:
     return table
 
 
+def _codec_tables(found: dict[str, Any]) -> list[Any]:
+    files = _table("files of codes: bits per example")
+    for title in ("prior", "entropy", "codes", "whole file", "bits/dim", "prior's tables\n(bytes)"):
+        files.add_column(title, justify="left" if title == "prior" else "right")
+    for row in found["coders"]:
+        bits = (row[f"{key}bits_per_example"] for key in ("entropy_", "payload_", ""))
+        values = (*(f"{value:.3f}" for value in bits), f"{row['bits_per_dim']:.5f}", f"{row['prior_bytes']:,}")
+        files.add_row(row["name"], *values)
+    if not found["formats"]:
+        return [files]
+    beside = _table("image formats: bytes per image")
+    for title in ("format", "quality", "file", "without header", "PSNR\n(dB)"):
+        beside.add_column(title, justify="left" if title == "format" else "right")
+    for one in found["formats"]:
+        for point in one["points"]:
+            psnr = "–" if point["psnr_db"] is None else f"{point['psnr_db']:.2f}"
+            values = f"{point['bytes']:.1f}", f"{point['payload']:.1f}", psnr
+            beside.add_row(one["name"], str(point["quality"]), *values)
+    return [files, beside]
+
+
+def _codec_lines(found: dict[str, Any]) -> list[str]:
+    lines = []
+    for one in found["formats"]:
+        rates = [one.get(f"bd_rate_{key}") for key in ("bytes", "payload")]
+        said = ["no common range of PSNR" if rate is None else f"{rate:+.1f} %" for rate in rates]
+        lines.append(f"BD-rate against {one['name']}: {said[0]} for whole files, {said[1]} without headers.")
+    return [*lines, *([found["note"]] if found["note"] else [])]
+
+
 def _table(title: str) -> Any:
     from rich import box
     from rich.table import Table
@@ -281,6 +339,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         lines += [_overfits(name, probed) for name in probed["overfits"]]
     if "quality" in found:
         lines += _quality(found["quality"])
+    if "codec" in found:
+        lines += _codec_lines(found["codec"])
     if "references" in found:
         compared = found["references"]
         fitted = (

@@ -70,7 +70,7 @@ def sample_command(
     name = f"samples_{stages}_stages" if stages else "samples"
     codes = random_codes(loaded, count=count, seed=seed, stages=stages)
     if prior is PriorName.markov:
-        fitted = _fitted(opened, items=prior_items, unkept=unkept.append)
+        fitted = prior_for(opened, items=prior_items, unkept=unkept.append)
         codes = _drawn(fitted, count=count, seed=seed).to(codes)[:, :stages]
         facts, name = {**facts, "prior": {"name": "markov", **fitted.facts()}}, f"{name}_markov"
     facts["codes"] = codes.tolist()
@@ -92,7 +92,7 @@ def _sheet(opened: Opened, codes: Tensor, *, columns: int) -> Sheet:
     return decoded(opened.model, codes, columns=columns, over=over)
 
 
-def _fitted(opened: Opened, *, items: int | None, unkept: Callable[[str], object]) -> Fitted:
+def prior_for(opened: Opened, *, items: int | None, unkept: Callable[[str], object]) -> Fitted:
     """Return the stored prior of a model, or fit it and report the encoding pass on stderr."""
     import sys
 

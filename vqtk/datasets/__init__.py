@@ -2,6 +2,7 @@
 
 from vqtk.datasets._base import Dataset, Splits, data_root, fixed_subset
 from vqtk.datasets._given import Units, given_splits
+from vqtk.datasets._named import NamedExamples, examples_in, write_examples
 from vqtk.datasets._split import Files, Held, HeldBits, Order, Split, Windows, batches_of
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "Files",
     "Held",
     "HeldBits",
+    "NamedExamples",
     "Order",
     "Split",
     "Splits",
@@ -16,6 +18,8 @@ __all__ = [
     "Windows",
     "batches_of",
     "data_root",
+    "examples_in",
     "fixed_subset",
     "given_splits",
+    "write_examples",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,8 +59,17 @@ def overview(
     *,
     asked: EvaluationRequest = EvaluationRequest(),
     track: Track = untracked,
+    further: Callable[[Evaluation, Tensor], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure a model on its test split, and return all metrics as JSON values.
+
+    Arguments:
+        model: the model.
+        recipe: its recipe.
+        splits: the data.
+        asked: what to measure.
+        track: shows the progress.
+        further: returns more metrics, of the evaluation and the indices of its examples.
 
     Raises: DataError if a requested metric needs labels or images that the data do not have.
     """
@@ -79,6 +88,8 @@ def overview(
         codes = encode_all(model, train, items=taken, batch=asked.batch, track=track, what="train examples")
         pairs = (codes, known[0][taken]), (measured.codes, known[1])
         besides["probe"] = probe(*pairs, options=model.options, seed=recipe.seed, track=track).plain()
+    if further:
+        besides |= further(measured, items)
     loss = recipe.loss
     return {
         "name": recipe.name,

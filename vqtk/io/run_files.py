@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Ge, Gt, Len
+from annotated_types import Ge, Gt, Le, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vqtk.errors import CheckpointError
@@ -162,6 +162,24 @@ class LabelsFile(File):
     what: ClassVar[str] = "the file of tags"
     tags: list[str] = []
     note: str | None = None
+
+
+class CodesHeader(File):
+    """The header of a file of codes; `array` if the examples came from one array, not from files of their own."""
+
+    what: ClassVar[str] = "the header"
+    model: Annotated[str, Len(64, 64)]
+    kind: str
+    shape: list[Annotated[int, Ge(1)]]
+    stages: Annotated[int, Ge(1), Le(10_000)]
+    options: Annotated[int, Ge(2), Le(65_536)]
+    count: Annotated[int, Ge(1), Le(1 << 40)]
+    block: Annotated[int, Ge(1), Le(1 << 15)]
+    prior: Annotated[str, Len(1, 40)]
+    tables: Annotated[int, Ge(0)]
+    named: bool
+    array: bool
+    search: str | None = None
 
 
 class CellFile(File):

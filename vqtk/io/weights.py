@@ -106,16 +106,27 @@ def facts_of(path: Path) -> dict[str, Any]:
         return _from_json((file.metadata() or {}).get("facts", "{}"), "facts", dict, path)
 
 
+def weights_sha256(model: nn.Module) -> str:
+    """Return the fingerprint of a model: the SHA-256 of its weights, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    _add_tensors(digest, {name: value.detach().cpu() for name, value in model.state_dict().items()})
+    return digest.hexdigest()
+
+
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     """Return the SHA-256 of tensors, with names, types and shapes, and of all metadata except the checksum itself."""
     digest = hashlib.sha256()
     for key in sorted(metadata.keys() - {"sha256"}):
         digest.update(f"{key}\0{metadata[key]}\0".encode())
+    _add_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+def _add_tensors(digest: Any, tensors: dict[str, Tensor]) -> None:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _from_json(text: str, key: str, kind: type, path: Path) -> Any:

@@ -16,8 +16,8 @@ from torch import Tensor
 from vqtk.codec.stream import CodeFile, CodeWriter
 from vqtk.coders import coder_of
 from vqtk.datasets import Split
-from vqtk.evaluate.distortion import psnr_db
 from vqtk.evaluate.evaluation import Evaluation, Track, untracked
+from vqtk.metrics import decibels
 from vqtk.models import Model
 from vqtk.sampling.prior import Markov
 
@@ -139,7 +139,7 @@ def _measured(name: str, images: list[Any], quality: int) -> dict[str, Any]:
         "bytes": size,
         "payload": max(size - flat, 0.0),
         "mse_pixels": error,
-        "psnr_db": psnr_db(error),
+        "psnr_db": decibels(error),
     }
 
 

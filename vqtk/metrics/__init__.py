@@ -20,6 +20,7 @@ from vqtk.metrics._measure import (
     routine_metrics,
 )
 from vqtk.metrics._retrieval import Retrieval, retrieval, retrieval_metrics
+from vqtk.metrics.mse import decibels
 
 __all__ = [
     "COMPARABLE",
@@ -33,6 +34,7 @@ __all__ = [
     "RetrievalMetric",
     "SampleMetric",
     "UsageMetric",
+    "decibels",
     "is_of_the_loss",
     "measure",
     "measure_stages",

@@ -54,4 +54,9 @@ class PSNR(_OfPixels):
 
     def total(self, mean: float) -> float | None:
         """Return the ratio of a mean squared error; None if it is infinite."""
-        return 10 * log10(1 / mean) if mean else None
+        return decibels(mean)
+
+
+def decibels(mse_pixels: float) -> float | None:
+    """Return the peak signal-to-noise ratio of a mean squared error of pixels in [0, 1]; None if it is infinite."""
+    return 10 * log10(1 / mse_pixels) if mse_pixels else None

@@ -56,11 +56,12 @@ def test_plugins_kept_with_runs_of_the_first_version_find_what_has_moved(tmp_pat
 # ── chapters ─────────────────────────────────────────────────────────────────────────────────────
 
 COMPONENTS = """
-    backbones blocks conditions datasets guides heads losses objectives optimizers refiners revivals schedules searches
-    selectors models
+    augmentations backbones blocks conditions datasets guides heads losses objectives optimizers refiners revivals
+    schedules searches selectors models
 """
 CHAPTERS = """
-    errors process files registry nn selectors conditions losses heads backbones blocks refiners datasets models
+    errors process files registry nn augmentations selectors conditions losses heads backbones blocks refiners datasets
+    models
     searches objectives optimizers schedules revivals guides plugin recipe io train evaluate sampling render report runs
     compare study explore testing cli
 """.split(  # noqa: SIM905

@@ -267,7 +267,17 @@ objectives = Registry("objective", package="vqtk.objectives", supplied=("model",
 optimizers = Registry("optimizer", package="vqtk.optimizers", supplied=("model",), default="adam")
 schedules = Registry("schedule", package="vqtk.schedules", supplied=(), default="constant")
 guides = Registry("guide", package="vqtk.guides", supplied=("model",))
-datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
+augmentations = Registry("augmentation", package="vqtk.augmentations", supplied=())
+datasets = Registry(
+    "dataset",
+    package="vqtk.datasets",
+    supplied=(),
+    common={
+        "batch": (Annotated[int, Ge(1)], 32),
+        "validation": (Annotated[int, Ge(0)], 0),
+        "augment": (list[Annotated[Callable[..., Any], augmentations]], []),
+    },
+)
 
 REGISTRIES = {
     registry.kind: registry

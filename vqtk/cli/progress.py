@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vqtk.compare.metrics import SAMPLES, Metric
-from vqtk.io.run_files import read_rows
+from vqtk.io.run_files import read_rows, watched_of
 from vqtk.study.plan import Plan, PlannedRun
 from vqtk.study.protocol import STATES, Event, State, read_state
 from vqtk.train.loop import Callback, Progress
@@ -89,8 +89,10 @@ class PlainDisplay(Shown, Callback):
             self.on_message(f"{done}/{updates}  {_figures(progress.row)}  {rate}  {left} left")
 
     def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
-        """Print the metrics of test examples."""
-        self.on_message(f"test after {update}, {_on(row)}  {_figures(row)}")
+        """Print the metrics of test or validation examples."""
+        self.on_message(
+            f"{'validation' if row.get('validation') else 'test'} after {update}, {_on(row)}  {_figures(row)}"
+        )
 
     def foretell(self, done: int, updates: int) -> None:
         """After a few updates, print the estimated time once if it exceeds an hour."""
@@ -150,7 +152,7 @@ def _on(row: dict[str, Any]) -> str:
 
 def _figures(row: dict[str, Any]) -> str:
     """Return the terms of a row, and the code usage, in one line."""
-    beside = ("items", "of", "entropy_pooled_nats", "used", "lr", "grad_norm")
+    beside = ("items", "of", "validation", "entropy_pooled_nats", "used", "lr", "grad_norm")
     terms = {key: value for key, value in row.items() if key not in beside and value is not None}
     shown = "  ".join(f"{key} {value:{'.4f' if abs(value) >= 0.1 else '.4g'}}" for key, value in terms.items())
     return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"
@@ -174,7 +176,7 @@ class RunProgress:
 def progress_of(cell: Path) -> RunProgress:
     """Return the progress of a run, from the end of its metrics. Test metrics replace those of training."""
     rows = _last_rows(cell / "metrics.jsonl")
-    tested: dict[str, Any] = next((row["test"] for row in reversed(rows) if isinstance(row.get("test"), dict)), {})
+    tested: dict[str, Any] = next(filter(None, map(watched_of, reversed(rows))), {})
     trained: dict[str, Any] = next((row for row in reversed(rows) if "step_ms" in row), {})
     update = max((row.get("update", 0) for row in rows), default=0)
     return RunProgress(update, {**trained, **tested}, trained["step_ms"] / 1e3 if trained else None)

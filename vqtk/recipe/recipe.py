@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt, doc
 from pydantic import StringConstraints
 
+from vqtk.augmentations import Augmentation
 from vqtk.nn.types import Count, CountTo1000, Positive
 from vqtk.plugin.loading import Plugin, loaded_plugins, used_plugins
 from vqtk.recipe.merge import gather, merge, overridden
@@ -113,6 +114,15 @@ class Recipe:
     def batch(self) -> int:
         """The number of examples in a batch."""
         return self.data.common["batch"]
+
+    @property
+    def validation(self) -> int:
+        """The number of training examples that are held out, for evaluations during training."""
+        return self.data.common["validation"]
+
+    def augmentations(self) -> list[Augmentation]:
+        """Return the augmentations of the training examples."""
+        return [chosen() for chosen in self.data.common["augment"]]
 
     @property
     def examples_per_update(self) -> int:

@@ -1,4 +1,4 @@
-"""The batches of a run: which examples in which order, fetched and normalised."""
+"""The batches of a run: which examples in which order, fetched, augmented and normalised."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Batches:
         self.normalise = model.data.normalise
         self.batch = recipe.batch
         self.examples_per_update = recipe.examples_per_update
+        self.seed, self.done, self.augmentations = recipe.seed, done, recipe.augmentations()
         self._order = Order(len(data), recipe.seed)
         self._raw = batches_of(data.to(self.device), self._indices(done))
 
@@ -31,6 +32,9 @@ class Batches:
 
     def __next__(self) -> list[Tensor]:
         raw = next(self._raw).to(self.device, non_blocking=True)
+        for index, augmentation in enumerate(self.augmentations):
+            raw = augmentation(raw, generator(self.seed, "augment", self.done, index))
+        self.done += 1
         return list(map(self.normalise, raw.split(self.batch)))
 
 

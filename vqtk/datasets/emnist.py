@@ -88,9 +88,7 @@ class EMNIST(Dataset):
         )
         folder = official.folder(root)
         first = int(self.part == "letters")  # Their labels count from 1.
-        train, test = (
-            read_idx(folder, name, what="EMNIST", turned=True, first=int(self.part == "letters")) for name in names
-        )
+        train, test = (read_idx(folder, name, what="EMNIST", turned=True, first=first) for name in names)
         complete = (len(train), len(test)) == _COUNTS[self.part]
         note = None if complete else official.note(folder, train=len(train), test=len(test), why="other counts")
         return Splits(train, test, source=shown(folder), note=note, labels=tuple(_LABELS[self.part]))

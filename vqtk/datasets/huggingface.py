@@ -13,17 +13,17 @@ from vqtk.datasets._base import Splits
 from vqtk.datasets._indexed import OtherImages
 from vqtk.datasets._layout import drawn_rows, splits_by_folder
 from vqtk.datasets._official import quietly
-from vqtk.datasets._paths import because
+from vqtk.datasets._paths import because, existing
 from vqtk.errors import DataError, nearest
 from vqtk.nn.types import Side
 from vqtk.registry import datasets
 
 
-@datasets.register("huggingface", example={"dataset": "ylecun/mnist", "size": 28, "colours": "grey"})
+@datasets.register("huggingface", example={"dataset": "./pictures", "size": 8})
 class HuggingFace(OtherImages):
     """A data set of images on the Hugging Face hub, or in a local folder of it, cropped and scaled to `size` × `size`.
 
-    `dataset` is its name, such as ylecun/mnist, or a folder that `save_to_disk` wrote or that holds parquet files;
+    `dataset` is its name, such as ylecun/mnist, or a folder, absolute or below the data root, that `save_to_disk` wrote or that holds parquet files;
     `config` selects one of several. `column` holds the images, and `label` the labels, if there is such a column. Its
     splits train and test are used, or validation in place of test; without them the fraction `test` of the examples is
     held out, drawn with a fixed seed. Needs the extra vqtk[huggingface]; no code of a data set is executed.
@@ -31,8 +31,6 @@ class HuggingFace(OtherImages):
     Shapes: examples (3, size, size), or (1, size, size) if grey, uint8; training units from -1 to 1.
     Raises: DataError if there is no such data set or column, or it cannot be downloaded.
     """
-
-    path = None
 
     def __init__(
         self,
@@ -51,7 +49,7 @@ class HuggingFace(OtherImages):
 
     def load(self, root: Path) -> Splits:
         """Read the images, or download them to the cache of the hub."""
-        found = self._opened()
+        found = self._opened(root)
         train, test, note = self._divided(found)
         names = getattr(train.features.get(self.label), "names", None)
         parts = []
@@ -62,18 +60,26 @@ class HuggingFace(OtherImages):
         labels = tuple(names) if names and parts[0].labels is not None else None
         return Splits(parts[0], parts[1], source=f"huggingface {self.dataset}", note=note, labels=labels)
 
-    def _opened(self) -> dict[str, Any]:
+    def _opened(self, root: Path) -> dict[str, Any]:
         """Return the splits by name. Raises: DataError."""
         try:
             import datasets as library
         except ImportError:
             raise DataError("the data set huggingface needs a package: pip install 'vqtk[huggingface]'.") from None
-        folder = Path(self.dataset).expanduser()
-        saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+        folder = existing(self.dataset, root)
+        if folder is None and self.dataset.startswith((".", "/", "~")):
+            raise DataError(
+                f"data.dataset is {self.dataset!r}, and there is no such folder, below {root} or the working directory. "
+                "Expected one that `save_to_disk` wrote, or the name of a data set, such as ylecun/mnist."
+            )
+        name = self.dataset if folder is None else str(folder)
+        saved = folder is not None and any((folder / one).is_file() for one in ("state.json", "dataset_dict.json"))
         try:
             with quietly():
                 found = (
-                    library.load_from_disk(str(folder)) if saved else library.load_dataset(self.dataset, self.config)
+                    library.load_from_disk(name)
+                    if saved
+                    else library.load_dataset(name, self.config, cache_dir=str(root / "huggingface"))
                 )
         except Exception as error:  # Whatever its readers and the network raise.
             raise DataError(

@@ -23,10 +23,11 @@ from vqtk.registry import datasets
 class HuggingFace(OtherImages):
     """A data set of images on the Hugging Face hub, or in a local folder of it, cropped and scaled to `size` × `size`.
 
-    `dataset` is its name, such as ylecun/mnist, or a folder, absolute or below the data root, that `save_to_disk` wrote or that holds parquet files;
-    `config` selects one of several. `column` holds the images, and `label` the labels, if there is such a column. Its
-    splits train and test are used, or validation in place of test; without them the fraction `test` of the examples is
-    held out, drawn with a fixed seed. Needs the extra vqtk[huggingface]; no code of a data set is executed.
+    `dataset` is its name, such as ylecun/mnist, or a folder, absolute or below the data root, that `save_to_disk` wrote
+    or that holds parquet files; `config` selects one of several. `column` holds the images, and `label` the labels, if
+    there is such a column. Its splits train and test are used, or validation in place of test; without them the
+    fraction `test` of the examples is held out, drawn with a fixed seed. Needs the extra vqtk[huggingface]; no code of
+    a data set is executed.
 
     Shapes: examples (3, size, size), or (1, size, size) if grey, uint8; training units from -1 to 1.
     Raises: DataError if there is no such data set or column, or it cannot be downloaded.
@@ -69,18 +70,17 @@ class HuggingFace(OtherImages):
         folder = existing(self.dataset, root)
         if folder is None and self.dataset.startswith((".", "/", "~")):
             raise DataError(
-                f"data.dataset is {self.dataset!r}, and there is no such folder, below {root} or the working directory. "
+                f"data.dataset is {self.dataset!r}, and there is no such folder below {root} or the working directory. "
                 "Expected one that `save_to_disk` wrote, or the name of a data set, such as ylecun/mnist."
             )
         name = self.dataset if folder is None else str(folder)
         saved = folder is not None and any((folder / one).is_file() for one in ("state.json", "dataset_dict.json"))
         try:
             with quietly():
-                found = (
-                    library.load_from_disk(name)
-                    if saved
-                    else library.load_dataset(name, self.config, cache_dir=str(root / "huggingface"))
-                )
+                if saved:
+                    found = library.load_from_disk(name)
+                else:
+                    found = library.load_dataset(name, self.config, cache_dir=str(root / "huggingface"))
         except Exception as error:  # Whatever its readers and the network raise.
             raise DataError(
                 f"data.dataset is {self.dataset!r}, which cannot be read from the Hugging Face hub ({because(error)}). "

@@ -76,10 +76,9 @@ def read_wave(path: Path, rate: int) -> np.ndarray:
 
 def _from_minus_one_to_one(samples: np.ndarray) -> np.ndarray:
     """Return samples (t,) or (t, channels) as mono float32; 8 bits are unsigned, more are signed."""
+    values: np.ndarray = samples.astype(np.float32)
     if samples.dtype == np.uint8:
-        values = (samples.astype(np.float32) - 128) / 128
+        values = (values - 128) / 128
     elif samples.dtype.kind == "i":
-        values = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    else:
-        values = samples.astype(np.float32)
+        values = values / -np.float32(np.iinfo(samples.dtype).min)
     return values if values.ndim == 1 else values.mean(1, dtype=np.float32)

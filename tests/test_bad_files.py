@@ -144,7 +144,7 @@ def with_options(count: int) -> str:
 
 
 MODELS = {
-    "none": ("none", lambda: None, "none: no such run or weights file. Expected a run directory, a .safetensors"),
+    "none": ("none", lambda: None, "none: no such run or weights file. Expected a run directory or bundle"),
     "folder": ("folder", lambda: None, "folder: not a run directory with a checkpoint", "Expected a path like runs/"),
     "folder of runs": (".", lambda: None, ".: not a run directory with a checkpoint", "Did you mean run? Expected"),
     "recipe": (

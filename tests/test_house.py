@@ -56,13 +56,13 @@ def test_plugins_kept_with_runs_of_the_first_version_find_what_has_moved(tmp_pat
 # ── chapters ─────────────────────────────────────────────────────────────────────────────────────
 
 COMPONENTS = """
-    backbones blocks callbacks coders conditions datasets guides heads losses metrics objectives optimizers refiners
-    revivals schedules searches selectors models
+    augmentations backbones blocks callbacks coders conditions datasets guides heads losses metrics objectives
+    optimizers refiners revivals schedules searches selectors models
 """
 CHAPTERS = """
-    errors process files registry nn selectors conditions losses heads backbones blocks refiners datasets models
-    coders searches objectives optimizers schedules revivals guides metrics callbacks plugin recipe io training evaluate
-    sampling codec render report runs compare study explore testing cli
+    errors process files registry nn augmentations selectors conditions losses heads backbones blocks refiners datasets
+    models coders searches objectives optimizers schedules revivals guides metrics callbacks plugin recipe io training
+    evaluate sampling codec render report runs compare study explore testing cli
 """.split(  # noqa: SIM905
 )
 """From the ground up: each imports those before it alone."""

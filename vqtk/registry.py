@@ -271,7 +271,17 @@ callbacks = Registry("callback", package="vqtk.callbacks", supplied=())
 metrics = Registry("metric", package="vqtk.metrics", supplied=("data",))
 coders = Registry("coder", package="vqtk.coders", supplied=("model", "tables"))
 """Not among `REGISTRIES`, since no recipe names a coder: a file of codes does, so that anyone can read it."""
-datasets = Registry("dataset", package="vqtk.datasets", supplied=(), common={"batch": (Annotated[int, Ge(1)], 32)})
+augmentations = Registry("augmentation", package="vqtk.augmentations", supplied=())
+datasets = Registry(
+    "dataset",
+    package="vqtk.datasets",
+    supplied=(),
+    common={
+        "batch": (Annotated[int, Ge(1)], 32),
+        "validation": (Annotated[int, Ge(0)], 0),
+        "augment": (list[Annotated[Callable[..., Any], augmentations]], []),
+    },
+)
 
 REGISTRIES = {
     registry.kind: registry

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from scipy.io import savemat
+from scipy.io import savemat, wavfile
 
 from tests.tiny import experiment, few, shipped, train
 from vqtk.codec import CodeWriter, decompress
@@ -26,6 +26,7 @@ from vqtk.compare.collect import collect
 from vqtk.datasets import cifar10, mnist, svhn, voxels
 from vqtk.datasets._meshes import read_off, solid
 from vqtk.datasets._pixels import read_image
+from vqtk.datasets._waves import read_wave, wave_claims
 from vqtk.datasets.text import Text
 from vqtk.errors import DataError
 from vqtk.io.original import load_original, read_original
@@ -209,6 +210,15 @@ def _codes(path: Path) -> object:
     return [shown.shape for _, shown in decompress(model, path)]
 
 
+def _waves(folder: Path) -> list[bytes]:
+    found = []
+    for dtype in ("u1", "<i2", "<f4"):
+        stored = io.BytesIO()
+        wavfile.write(stored, 8_000, np.arange(40).reshape(20, 2).astype(dtype))
+        found.append(stored.getvalue())
+    return found
+
+
 READERS = {
     "weights": Reader("it.safetensors", _weights, _kept(f"{CHECKPOINT}.safetensors")),
     "state": Reader(f"{CHECKPOINT}.trainer.pt", _restored, _kept(f"{CHECKPOINT}.trainer.pt")),
@@ -222,6 +232,7 @@ READERS = {
     "recipe": Reader("fuzzed.yaml", load_recipe, _kept("tiny.yaml", "study.yaml")),
     "study": Reader("fuzzed.yaml", load_study, _kept("study.yaml", "tiny.yaml")),
     "image": Reader("it.png", lambda path: read_image(path, size=8), _images),
+    "wave": Reader("it.wav", lambda path: (wave_claims(path), read_wave(path, 4_000)), _waves),
     "text": Reader("it.txt", _text, lambda folder: [b"some text, all of it\n" * 3, "däöü\r\n".encode() * 9]),
     "voxels": Reader("it.npz", _voxels, _npz),
     "mesh": Reader("it.off", lambda path: solid(read_off(path), 8), lambda folder: [OFF.encode()]),

@@ -80,8 +80,9 @@ class PlainDisplay(Shown, Callback):
             self.on_message(f"{done}/{updates}  {_figures(progress.row)}  {rate}  {left} left")
 
     def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
-        """Print the metrics of test examples."""
-        self.on_message(f"test after {update}, {_on(row)}  {_figures(row)}")
+        """Print the metrics of test or validation examples."""
+        split = "validation" if row.get("validation") else "test"
+        self.on_message(f"{split} after {update}, {_on(row)}  {_figures(row)}")
 
     def foretell(self, done: int, updates: int) -> None:
         """After a few updates, print the estimated time once if it exceeds an hour."""
@@ -141,7 +142,7 @@ def _on(row: dict[str, Any]) -> str:
 
 def _figures(row: dict[str, Any]) -> str:
     """Return the terms of a row, and the code usage, in one line."""
-    beside = ("items", "of", "entropy_pooled_nats", "used", "lr", "grad_norm")
+    beside = ("items", "of", "validation", "entropy_pooled_nats", "used", "lr", "grad_norm")
     terms = {key: value for key, value in row.items() if key not in beside and value is not None}
     shown = "  ".join(f"{key} {value:{'.4f' if abs(value) >= 0.1 else '.4g'}}" for key, value in terms.items())
     return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"

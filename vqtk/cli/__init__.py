@@ -12,7 +12,14 @@ import typer
 from typer.core import TyperGroup
 
 from vqtk.cli.eval import eval_command
-from vqtk.cli.exchange import compress_command, decompress_command, export_command, import_command
+from vqtk.cli.exchange import (
+    compress_command,
+    decompress_command,
+    export_command,
+    import_command,
+    pull_command,
+    push_command,
+)
 from vqtk.cli.exchange import plugin_app as plugin
 from vqtk.cli.look import (
     explore_command,
@@ -86,6 +93,8 @@ app.command("list", rich_help_panel=_RECIPES)(list_command)
 app.command("show", rich_help_panel=_RECIPES)(show_command)
 app.command("validate", rich_help_panel=_RECIPES)(validate_command)
 app.command("export", rich_help_panel=_RECIPES)(export_command)
+app.command("push", rich_help_panel=_RECIPES)(push_command)
+app.command("pull", rich_help_panel=_RECIPES)(pull_command)
 app.add_typer(plugin, rich_help_panel=_RECIPES)
 app.command("import-original", rich_help_panel=_RECIPES)(import_command)
 

@@ -1,4 +1,4 @@
-"""vqtk plugin, compress, decompress, export and import-original: plugins, and files of codes and weights."""
+"""vqtk plugin, compress, decompress, export, push, pull and import-original: plugins, codes and models as files."""
 
 from __future__ import annotations
 
@@ -247,29 +247,108 @@ def decompress_command(
         say_unkept([f"{file}: the file was cut: {stored.whole} of its {facts.stages} stages are whole."])
 
 
+# ── models in other forms and places ─────────────────────────────────────────────────────────────
+
+
+class Form(str, Enum):
+    """What `vqtk export` writes."""
+
+    weights = "weights"
+    bundle = "bundle"
+    onnx = "onnx"
+    torch = "torch"
+
+
+Half = Annotated[bool, typer.Option("--half", help="Store weights in half precision, at half the size.")]
+
+
 def export_command(
     model: ModelPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Weights file to write.")] = ...,  # type: ignore[assignment]
-    half: Annotated[bool, typer.Option("--half", help="Store weights in half precision, at half the size.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, or folder if not weights.")] = ...,  # type: ignore[assignment]
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="weights: one file with the recipe. bundle: a folder with weights, recipe, plugins and a model card. "
+            "onnx, torch: a folder with the graphs encode and decode, for onnxruntime or torch.export.load.",
+        ),
+    ] = Form.weights,
+    half: Half = False,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Write a model's weights and recipe to one file.
+    """Write a model's weights and recipe to one file; or a bundle, or graphs.
 
-    If MODEL is a run directory, exports the newest checkpoint. Every command that takes a MODEL accepts this file.
+    If MODEL is a run directory, exports the newest checkpoint. Every command that takes a MODEL accepts the file, and a
+    bundle.
     """
     from vqtk.cli.options import print_json
+    from vqtk.errors import VqtkError
+    from vqtk.io.bundle import write_bundle
+    from vqtk.io.exported import export_graphs
     from vqtk.io.weights import load_weights, read_weights, save_weights, weights_of
 
-    source = weights_of(model)
-    loaded, recipe = load_weights(source)
-    facts = read_weights(source)[1]["facts"]
-    save_weights(output, loaded.half() if half else loaded, recipe, **facts)
-    size = output.stat().st_size
-    if json:
-        print_json({"weights": str(output), "bytes": size, "half": half})
+    if half and form in (Form.onnx, Form.torch):
+        raise VqtkError(f"--half --format {form.value}: graphs compute in float32. Leave out --half.")
+    if form is Form.bundle:
+        written = write_bundle(output, model, half=half)
     else:
-        print(f"{output}  {size:,} bytes")
+        source = weights_of(model)
+        loaded, recipe = load_weights(source)
+        if form is Form.weights:
+            facts = read_weights(source)[1]["facts"]
+            save_weights(output, loaded.half() if half else loaded, recipe, **facts)
+            written = [output]
+        else:
+            written = export_graphs(output, loaded, recipe, "onnx" if form is Form.onnx else "torch")
+    sizes = {str(path): path.stat().st_size for path in written}
+    if json:
+        key = {"weights": str(output), "bytes": sizes[str(output)]} if form is Form.weights else {"files": sizes}
+        print_json({**key, "half": half})
+    else:
+        print("\n".join(f"{path}  {size:,} bytes" for path, size in sizes.items()))
+
+
+HubModel = Annotated[str, typer.Argument(metavar="hf://USER/NAME", help="A model on the Hugging Face hub.")]
+
+
+def push_command(
+    model: ModelPath,
+    name: HubModel,
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    half: Half = False,
+    plugin: Plugins = None,
+    json: Json = False,
+) -> None:
+    """Upload a model's bundle, with a model card, to the Hugging Face hub.
+
+    Log in before, with `hf auth login` or the variable HF_TOKEN. Everyone can then load the model: vqtk sample
+    hf://USER/NAME.
+    """
+    from vqtk.cli.options import print_json
+    from vqtk.io.bundle import push
+
+    address = push(model, name, private=private, half=half)
+    if json:
+        print_json({"address": address})
+    else:
+        print(address)
+
+
+def pull_command(
+    name: HubModel,
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to write to.")] = ...,  # type: ignore[assignment]
+    json: Json = False,
+) -> None:
+    """Download a model's bundle from the Hugging Face hub. No code in it is executed."""
+    from vqtk.cli.options import print_json
+    from vqtk.io.bundle import pull
+
+    written = pull(name, output)
+    if json:
+        print_json({"files": [str(path) for path in written]})
+    else:
+        print("\n".join(map(str, written)))
 
 
 def import_command(

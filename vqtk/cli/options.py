@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 ModelPath = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A run directory, a weights file, or mnist, which ships with vqtk."),
+    typer.Argument(
+        metavar="MODEL",
+        help="A run directory, weights file or bundle, hf://user/name, or mnist (ships with vqtk).",
+    ),
 ]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.yaml).")]
 Overrides = Annotated[
@@ -127,7 +130,9 @@ class Opened:
     @cached_property
     def folder(self) -> Path | None:
         """Folder of results: the run's own, or a subfolder for other data. None for a weights file."""
-        if not self.path.is_dir():
+        from vqtk.io.weights import run_of
+
+        if not self.path.is_dir() or run_of(self.path) is None:
             return None
         return self.path / "other_data" / self._tag if self.other else self.path
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from vqtk.callbacks import Shown, duration
 from vqtk.compare.metrics import Criterion
-from vqtk.io.run_files import read_rows
+from vqtk.io.run_files import read_rows, watched_of
 from vqtk.metrics import CurveMetric, SampleMetric, metric_class
 from vqtk.study.plan import Plan, PlannedRun
 from vqtk.study.protocol import STATES, Event, State, read_state
@@ -38,7 +38,7 @@ class RunProgress:
 def progress_of(cell: Path) -> RunProgress:
     """Return the progress of a run, from the end of its metrics. Test metrics replace those of training."""
     rows = _last_rows(cell / "metrics.jsonl")
-    tested: dict[str, Any] = next((row["test"] for row in reversed(rows) if isinstance(row.get("test"), dict)), {})
+    tested: dict[str, Any] = next(filter(None, map(watched_of, reversed(rows))), {})
     trained: dict[str, Any] = next((row for row in reversed(rows) if "step_ms" in row), {})
     update = max((row.get("update", 0) for row in rows), default=0)
     return RunProgress(update, {**trained, **tested}, trained["step_ms"] / 1e3 if trained else None)

@@ -20,6 +20,7 @@ from vqtk.compare.variants import differing, differing_units, measured_variant, 
 from vqtk.errors import VqtkError, nearest
 from vqtk.evaluate.references import REFERENCES_FILE, kept
 from vqtk.files import write_text
+from vqtk.io.run_files import watched_of
 from vqtk.metrics import COMPARABLE
 from vqtk.plugin.loading import loaded_plugins
 from vqtk.recipe.show import changes
@@ -158,7 +159,7 @@ def _baseline(collected: Collected, asked: ComparisonRequest) -> Variant:
 
 def _curve(metric: str, runs: Sequence[FinishedRun], units: str) -> str:
     """Return what to plot over updates: the metric if evaluations during training have it, otherwise `final`."""
-    tested = [row["test"] for run in runs for row in run.metrics if isinstance(row.get("test"), dict)]
+    tested = [found for run in runs for row in run.metrics if (found := watched_of(row))]
     return metric if units or any(metric in row for row in tested) else "final"
 
 

@@ -12,6 +12,7 @@ from vqtk.compare.metrics import Span, finite, value_of
 from vqtk.compare.result import CodeUsage, ComparedRun, ComparedStage, ComparedVariant, MeasuredCosts
 from vqtk.compare.statistics import late_fall, mean_std
 from vqtk.errors import VqtkError
+from vqtk.io.run_files import watched_of
 from vqtk.recipe.build import build_dataset
 from vqtk.recipe.node import Node
 from vqtk.recipe.recipe import Recipe
@@ -101,8 +102,8 @@ def _flops(variant: Variant) -> dict[str, int]:
 
 
 def _curve(run: FinishedRun, metric: str) -> list[tuple[int, float]]:
-    """Return a test metric over updates, from evaluations on the same test examples as the first."""
-    rows = [(row["update"], row.get("subset", row["test"])) for row in run.metrics if isinstance(row.get("test"), dict)]
+    """Return a metric over updates, from evaluations on the same test or validation examples as the first."""
+    rows = [(row["update"], found) for row in run.metrics if (found := watched_of(row))]
     examples = rows[0][1].get("items") if rows else None
     values = [(update, finite(test.get(metric))) for update, test in rows if test.get("items") == examples]
     return [(update, value) for update, value in values if value is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Splits:
     Arguments:
         train: the train split.
         test: the test split.
+        validation: examples held out of the train split, for evaluations during training; None without any.
         source: where they came from.
         note: a line for the user if they are not the complete official set, or files were skipped.
         characters: the vocabulary of text: the character of each token index.
@@ -43,6 +44,12 @@ class Splits:
     labels: tuple[str, ...] | None = None
     units: dict[str, list[float]] | None = None
     queries: Split | None = None
+    validation: Split | None = None
+
+    @property
+    def watched(self) -> Split:
+        """The examples of evaluations during training: the validation split, or without one the test split."""
+        return self.test if self.validation is None else self.validation
 
     def label(self, wanted: int | str) -> int:
         """Return the label of a class, given by its name, or by its number if the names are not numbers themselves.
@@ -74,6 +81,8 @@ class Splits:
             "source": self.source,
             "note": self.note,
         }
+        if self.validation:
+            facts["validation_items"] = len(self.validation)
         if self.queries:
             facts["queries"] = len(self.queries)
         if self.labels:
@@ -100,6 +109,8 @@ class Dataset(ABC):
     """
 
     path: str | None = ""
+    validation: int = 0
+    """The number of training examples to hold out as the validation split."""
 
     @property
     @abstractmethod
@@ -109,6 +120,22 @@ class Dataset(ABC):
     @abstractmethod
     def load(self, root: Path) -> Splits:
         """Read the examples under `root`, downloading them there if they are missing. Raises: DataError."""
+
+    def splits(self, root: Path) -> Splits:
+        """Return what `load` reads, with `validation` examples of the train split as the validation split.
+
+        Raises: DataError, also if there are too few to hold out.
+        """
+        found = self.load(root)
+        if not self.validation:
+            return found
+        if self.validation >= len(found.train):
+            raise DataError(
+                f"data.validation is {self.validation:,}, and {found.source} has {len(found.train):,} training "
+                "examples. Hold out fewer."
+            )
+        train, validation = found.train.divided(self.validation)
+        return replace(found, train=train, validation=validation)
 
     def count(self, root: Path) -> int | None:
         """Return the number of examples under `root`, or in the complete set; None if that is not known.

@@ -33,17 +33,11 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
 
     Raises: DataError if the file is not a complete image, or the range of its values is not known.
     """
-    from torchvision.transforms import functional  # Importing torchvision takes as long as importing torch.
-
     try:
         check_regular(path)
         with Image.open(path) as opened, _alone(opened):
             _check_covered(opened)
-            image = _eight_bits(opened)
-            image = _shortened(image) if crop == "centre" else image
-            image = image.convert("L" if colours == "grey" else "RGB")
-        scaled = functional.resize(image, [size] if crop == "centre" else [size, size])
-        return functional.pil_to_tensor(functional.center_crop(scaled, [size, size]))
+            return fitted(opened, size=size, crop=crop, colours=colours)
     except Image.DecompressionBombError as error:
         reason = str(error).partition(",")[0].lower()
         raise DataError(f"{shown(path)} is too large an image ({reason}). Scale it down.") from None
@@ -53,6 +47,17 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
         raise
     except Exception as error:
         raise DataError(f"{shown(path)} cannot be read as an image ({because(error)}).") from None
+
+
+def fitted(opened: Image.Image, *, size: int, crop: str = "centre", colours: str = "rgb") -> Tensor:
+    """Return an open image as `read_image` does. Raises: ValueError if the range of its values is not known."""
+    from torchvision.transforms import functional  # Importing torchvision takes as long as importing torch.
+
+    image = _eight_bits(opened)
+    image = _shortened(image) if crop == "centre" else image
+    image = image.convert("L" if colours == "grey" else "RGB")
+    scaled = functional.resize(image, [size] if crop == "centre" else [size, size])
+    return functional.pil_to_tensor(functional.center_crop(scaled, [size, size]))
 
 
 def _check_covered(image: Image.Image) -> None:

@@ -35,6 +35,8 @@ class Split(ABC):
 
     labels: Tensor | None = None
     workers: int = 0
+    together: int = 1
+    """How many consecutive examples show one thing, such as rotations of a mesh: they are held out together."""
 
     def __init__(self, labels: Tensor | None = None, *, skipped: Sequence[str] = ()):
         self.labels = labels
@@ -55,6 +57,43 @@ class Split(ABC):
     def to(self, device: torch.device) -> Split:
         """Return the split on a device; unchanged if it cannot be held there."""
         return self
+
+    def divided(self, count: int) -> tuple[Split, Split]:
+        """Return the split without about `count` examples, and these, drawn with a fixed seed.
+
+        They do not depend on the seed of a run: a run that starts from the weights of another, or learns from it, holds
+        out the same ones.
+        """
+        groups = -(-len(self) // self.together)
+        order = torch.randperm(groups, generator=generator(0, "validation"))
+        held = torch.zeros(groups, dtype=torch.bool)
+        held[order[: -(-count // self.together)]] = True
+        which = held.repeat_interleave(self.together)[: len(self)]
+        return Part(self, (~which).nonzero()[:, 0]), Part(self, which.nonzero()[:, 0])
+
+
+class Part(Split):
+    """Some examples of another split, by their indices (n,)."""
+
+    def __init__(self, whole: Split, indices: Tensor):
+        super().__init__(None if whole.labels is None else whole.labels[indices])
+        self.whole, self.indices, self.workers = whole, indices, whole.workers
+        self.skipped = whole.skipped  # The same list: what is skipped later is known to both.
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return self.whole[self.indices[indices.cpu()]]
+
+    def add_to(self, digest: Any) -> None:
+        """Add the examples of the whole split, and the indices."""
+        self.whole.add_to(digest)
+        digest.update(self.indices.numpy().tobytes())
+
+    def to(self, device: torch.device) -> Split:
+        """Return the part of the split on a device."""
+        return Part(self.whole.to(device), self.indices)
 
 
 class Held(Split):
@@ -106,6 +145,20 @@ class Windows(Split):
     def __init__(self, tokens: Tensor, *, length: int, stride: int):
         super().__init__()
         self.tokens, self.length, self.stride = tokens, length, stride
+
+    def divided(self, count: int) -> tuple[Split, Split]:
+        """Return the windows without the end of the tokens, and `count` windows of the end that do not overlap.
+
+        Windows drawn at random would overlap those to train on.
+
+        Raises: DataError if too little is left to train on.
+        """
+        left = len(self.tokens) - count * self.length
+        if left < self.length:
+            most = len(self.tokens) // self.length - 1
+            raise DataError(f"data.validation is {count:,} windows of text; at most {most:,} can be held out.")
+        train = Windows(self.tokens[:left], length=self.length, stride=self.stride)
+        return train, Windows(self.tokens[left:], length=self.length, stride=self.length)
 
     def __len__(self) -> int:
         return max(0, (len(self.tokens) - self.length) // self.stride + 1)

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from vqtk.datasets._base import Dataset, Splits
+from vqtk.datasets._idx import SUFFIXES, read_idx
 from vqtk.datasets._official import quietly
-from vqtk.datasets._paths import because, check_size
-from vqtk.datasets._split import HELD_AT_MOST, Held
+from vqtk.datasets._split import Held
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec
 from vqtk.registry import datasets
 
 _SHIPPED = "mnist_small.npz"
-_FILES = [f"{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+_FILES = [f"{part}-{suffix}" for part in ("train", "t10k") for suffix in SUFFIXES]
 
 
 @datasets.register("mnist")
@@ -74,10 +74,6 @@ def _download(root: Path) -> bool:
 
 
 def _read(root: Path, *, train: bool) -> Held:
-    from torchvision.datasets import (
-        MNIST as TorchvisionMNIST,  # Importing torchvision takes as long as importing torch.
-    )
-
     raw = root / "MNIST" / "raw"
     missing = [name for name in _FILES if not (raw / name).is_file()]
     if missing:
@@ -85,19 +81,7 @@ def _read(root: Path, *, train: bool) -> Held:
             f"{raw}: {', '.join(missing)} missing. Expected the four idx files. Delete the folder to download them "
             "again."
         )
-    try:
-        for name in _FILES:
-            check_size(raw / name, HELD_AT_MOST, advice="")
-        digits = TorchvisionMNIST(root, train=train)
-        if digits.data.shape[1:] != (28, 28) or len(digits.data) != len(digits.targets):
-            raise ValueError(f"{tuple(digits.data.shape)} images, {len(digits.targets)} labels")
-    except Exception as error:
-        part = "train" if train else "t10k"
-        raise DataError(
-            f"{raw}: the {part} files cannot be read as MNIST ({because(error)}). "
-            "Expected the four complete idx files. Delete the damaged ones to download them again."
-        ) from None
-    return Held(digits.data[:, None].contiguous(), digits.targets)
+    return read_idx(raw, "train" if train else "t10k", what="MNIST")
 
 
 def _shipped(root: Path) -> Splits:

@@ -55,6 +55,7 @@ class ModelNet(Grids):
         grids = mesh_grids([file.path for file in files], size=self.size, variations=self.variations)
         splits = assembled(files, grids, spec=self.spec, source=folder)
         splits.labels = tuple(chosen)
+        splits.train.together = self.variations
         splits.note = " ".join(filter(None, [_incomplete(found, folder), splits.note])) or None
         return splits
 

@@ -61,7 +61,7 @@ class LowRankHead(Head):
     def _mixed(self, features: Tensor, stage: int, mixtures: Tensor) -> Tensor:
         """Return the maps mixed by (k, rank): (n, k, out_channels, *size)."""
         maps = self.output(self.layers(features, stage))
-        mixtures = mixtures.expand(len(maps), -1, -1)
+        mixtures = mixtures.expand(maps.shape[0], -1, -1)
         deltas = torch.bmm(mixtures, rearrange(maps, "n (r c) ... -> n r (c ...)", c=self.out_channels))
         return deltas.reshape(*deltas.shape[:2], self.out_channels, *self.size)
 

@@ -111,6 +111,7 @@ class EvaluationFile(File):
     what: ClassVar[str] = "the evaluation"
     update: int
     items: int
+    split: str = "test"
     row: TestedRecord
     stages: StageRecords
     usage: Annotated[list[Annotated[list[int], Len(1)]], Len(1)]
@@ -153,6 +154,7 @@ class MetricsRow(File):
     update: int
     test: dict[str, Number] = {}
     subset: dict[str, Number] = {}
+    validation: dict[str, Number] = {}
     __pydantic_extra__: dict[str, float | bool] = Field(init=False)
 
 
@@ -277,6 +279,14 @@ def read_rows(lines: Iterable[str]) -> list[dict[str, Any]]:
             continue
         rows.append(row)
     return rows
+
+
+def watched_of(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the metrics in a row of the examples of every evaluation: the same ones from the first to the last.
+
+    They are of the validation split, or without one of the fixed subset of the test split. None for a row of training.
+    """
+    return next((row[split] for split in ("validation", "subset", "test") if isinstance(row.get(split), dict)), None)
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 
 from vqtk.errors import CheckpointError, VqtkError, nearest
 from vqtk.files import write_bytes
+from vqtk.io.hub import BUNDLED, SCHEME, fetched_weights
 from vqtk.io.run_files import parse_json
 from vqtk.models import Model
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
 from vqtk.nn.graph import CapturedCalls, CudaRecorder
+from vqtk.plugin.loading import use_plugins
 from vqtk.plugin.sources import found, records
 from vqtk.process import VERSION
 from vqtk.recipe.build import build_model
@@ -189,10 +192,13 @@ def _differing(name: str, tensors: dict[str, Tensor], own: dict[str, Tensor]) ->
 
 
 def weights_of(path: Path) -> Path:
-    """Return the weights file of a run directory (its newest), of a file's path, or of a shipped model's name.
+    """Return the weights file of a run directory (its newest), a bundle, a file's path, a shipped model's name, or a
+    name on the hub, `hf://user/name`, from which it is downloaded.
 
     Raises: CheckpointError.
     """
+    if str(path).startswith(SCHEME[:-1]):  # A path joins the slashes.
+        return fetched_weights(str(path))
     if path.suffix in (".yaml", ".yml") and path.is_file():
         raise CheckpointError(f"{path}: this is a recipe, not a model. Train it first: vqtk run {path}.")
     if path.is_file():
@@ -201,10 +207,12 @@ def weights_of(path: Path) -> Path:
         if str(path) in shipped():
             return PRETRAINED / f"{path}.safetensors"
         raise CheckpointError(
-            f"{path}: no such run or weights file. {nearest(str(path), shipped())}Expected a run directory, a "
-            f".safetensors file, or a model that ships with vqtk: {', '.join(shipped())}."
+            f"{path}: no such run or weights file. {nearest(str(path), shipped())}Expected a run directory or bundle, "
+            f"a .safetensors file, hf://user/name, or a model that ships with vqtk: {', '.join(shipped())}."
         )
     found = checkpoints(path)
+    if not found and (path / BUNDLED).is_file():
+        return path / BUNDLED
     if not found:
         raise CheckpointError(
             f"{path}: not a run directory with a checkpoint: it has no checkpoints/update_*.safetensors. "
@@ -216,7 +224,7 @@ def weights_of(path: Path) -> Path:
 def run_of(path: Path) -> Path | None:
     """Return the run directory of a model's path, which is the directory or one of its checkpoints; None otherwise."""
     if path.is_dir():
-        return path
+        return None if (path / BUNDLED).is_file() and not checkpoints(path) else path
     run = path.resolve().parent.parent
     return run if path.resolve().parent.name == "checkpoints" and (run / "manifest.json").exists() else None
 
@@ -237,12 +245,19 @@ def checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("update_*.safetensors"))
 
 
-def load(path: str | Path, *, device: str = "cpu") -> Model:
-    """Return the trained model of a run directory, a weights file, or a shipped model: `vqtk.load("mnist")`.
+def load(path: str | Path, *, device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Model:
+    """Return a trained model: `vqtk.load("mnist")`.
+
+    Arguments:
+        path: a run directory, a weights file, a bundle, a shipped model, or `hf://user/name` on the hub.
+        device: where to load it.
+        plugins: files or package folders with its components. They are imported; those that a bundle or a weights file
+            names are not.
 
     Raises: CheckpointError if it does not exist or is damaged.
     """
-    return load_weights(weights_of(Path(path)), device=device)[0]
+    with use_plugins([Path(plugin) for plugin in plugins]):
+        return load_weights(weights_of(Path(path)), device=device)[0]
 
 
 def save(model: Model, path: str | Path) -> None:

@@ -48,7 +48,7 @@ class Loss(nn.Module, ABC):
             target: (n, *data shape).
         """
         proposals = x[:, None] + deltas
-        return self(proposals.expand(len(target), *proposals.shape[1:]), target)
+        return self(proposals.expand(target.shape[0], *proposals.shape[1:]), target)
 
     def take(self, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the grid (n, k) and the reconstruction (n, *shape) chosen by the codes (n,), with their gradients.
@@ -56,8 +56,10 @@ class Loss(nn.Module, ABC):
         A loss overrides this if it can compute the gradient of the deltas in one pass, for the grid and the chosen
         option together. Arguments as in `grid`, with its result and the codes.
         """
-        n = len(codes)
-        return grid, x + (deltas[torch.arange(n, device=codes.device), codes] if len(deltas) == n else deltas[0, codes])
+        n = codes.shape[0]
+        return grid, x + (
+            deltas[torch.arange(n, device=codes.device), codes] if deltas.shape[0] == n else deltas[0, codes]
+        )
 
     def residual(self, x: Tensor, target: Tensor) -> Tensor | None:
         """Return the change (n, *shape) that would make reconstructions (n, *shape) equal to the target, as a delta.

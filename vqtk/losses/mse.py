@@ -41,7 +41,7 @@ class MSE(Loss):
         deltas may have any memory layout, and a lower precision than the residual.
         """
         residual, values = x - target, tuple(range(2, deltas.dim()))
-        if len(deltas) < len(target):
+        if deltas.shape[0] < target.shape[0]:
             # (r + d)² = r² + 2 r·d + d² needs only a product of two small matrices, not n × k images in memory.
             rows, columns = residual.flatten(1), deltas[0].flatten(1).to(residual.dtype)
             with nullcontext() if deltas.is_meta else torch.autocast(deltas.device.type, enabled=False):
@@ -52,7 +52,7 @@ class MSE(Loss):
 
     def take(self, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the grid and the chosen reconstruction; one backward pass over the deltas serves both."""
-        if len(deltas) < len(target):
+        if deltas.shape[0] < target.shape[0]:
             return super().take(x, deltas, target, grid, codes)
         return _Take.apply(x, deltas, target, grid.detach(), codes)
 
@@ -70,7 +70,7 @@ class _Take(torch.autograd.Function):
         ctx: Any, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x - target, deltas, codes)
-        return grid.clone(), x + deltas[torch.arange(len(codes), device=codes.device), codes]
+        return grid.clone(), x + deltas[torch.arange(codes.shape[0], device=codes.device), codes]
 
     @staticmethod
     @once_differentiable
@@ -79,5 +79,5 @@ class _Take(torch.autograd.Function):
         weight = (d_grid * (2 / residual[0].numel())).reshape(*d_grid.shape, *[1] * (residual.dim() - 1))
         d_deltas = (deltas + residual[:, None]).mul_(weight)
         d_x = d_deltas.sum(1).add_(d_new) if ctx.needs_input_grad[0] else None
-        d_deltas[torch.arange(len(codes), device=codes.device), codes] += d_new
+        d_deltas[torch.arange(codes.shape[0], device=codes.device), codes] += d_new
         return d_x, d_deltas.to(deltas.dtype), None, None, None

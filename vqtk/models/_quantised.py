@@ -141,7 +141,7 @@ class Quantised(Model):
             raise ShapeError(
                 f"codes of {codes.shape[1]} stages: {self._name} decodes only whole codes of {self.stages} stages."
             )
-        total = next(self.parameters()).new_zeros(len(codes), self.positions, self.code_width)
+        total = next(self.parameters()).new_zeros(codes.shape[0], self.positions, self.code_width)
         for book, chosen in zip(self._books, self._by_codebook(codes), strict=False):
             total = total + book(chosen)
         return self.reconstruct(total)

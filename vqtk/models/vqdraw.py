@@ -195,7 +195,7 @@ class VQDraw(Model):
         if tuple(target.shape[1:]) != self.data.shape or target.is_floating_point() == (self.data.classes is not None):
             raise self._unfit(target)
         # Before the first choice all examples have the same reconstruction: its deltas are computed once.
-        x, state = start or self.start(min(len(target), 1))
+        x, state = start or self.start(min(target.shape[0], 1))
         loss, grids, path, drawn = self.compiled or self.loss, [], [], []
         for index, stage in enumerate(range(self.stages) if stages is None else stages):
             options = None if sampled is None else sampled[:, stage]
@@ -237,7 +237,7 @@ class VQDraw(Model):
 
     def advance(self, stage: int, carry: State, codes: Tensor, x: Tensor) -> State:
         """Return the state after a stage, from the carry of `step`, the codes (n,) and the new reconstruction."""
-        return self.refiners[stage // self.segment].advance(repeat_batch(carry, len(x)), codes, x)
+        return self.refiners[stage // self.segment].advance(repeat_batch(carry, x.shape[0]), codes, x)
 
     # ── the protocol of a model ──────────────────────────────────────────────────────────────────
 
@@ -303,12 +303,14 @@ class VQDraw(Model):
 
     def _follow(self, codes: Tensor, after: list[Tensor] | None = None) -> tuple[Tensor, State]:
         """Decode given codes, computing only the chosen deltas; append each reconstruction to `after`, if given."""
-        n = len(codes)
+        n = codes.shape[0]
         x, state = self.start(min(n, 1))
         for stage, chosen in enumerate(codes.unbind(1)):
             if self.grad_decay:
                 x, state = self.decayed(x, state)
-            if len(x) < n:  # At the first stage all options for one example cost less than one option for each of n.
+            if (
+                x.shape[0] < n
+            ):  # At the first stage all options for one example cost less than one option for each of n.
                 deltas, carry = self.step(x, state, stage)
                 x = x + chosen_of(deltas, chosen)
             else:

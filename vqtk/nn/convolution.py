@@ -114,21 +114,21 @@ def chosen_convolution(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor
         return torch.baddbmm(bias[:, :, None], weight, features[:, :, None])[:, :, 0].reshape(shape)
     taps = torch.bmm(rearrange(weight.flatten(3), "n c i t -> n (c t) i"), rearrange(features, "n i ... -> n i (...)"))
     channels = weight.shape[1]
-    taps = taps.reshape(len(taps), channels, *kernel, *size)
+    taps = taps.reshape(taps.shape[0], channels, *kernel, *size)
     offset = bias.reshape(*bias.shape, *[1] * len(size))
     if max(kernel) == 1:
-        return (taps.reshape(len(taps), channels, *size) + offset).reshape(shape)
+        return (taps.reshape(taps.shape[0], channels, *size) + offset).reshape(shape)
     if len(size) == 3:
         taps = _sum_depth_taps(taps, kernel[0])
     rows, columns = (1, *size)[-2:]
-    taps = taps.reshape(len(taps), -1, rows * columns)
+    taps = taps.reshape(taps.shape[0], -1, rows * columns)
     # A convolution layer reads at +offset, but folding writes at +offset: so the taps are flipped.
     window = (1, *kernel)[-2:]
     taps = rearrange(taps, "n (m t) p -> n m t p", t=window[0] * window[1]).flip(2)
     summed = F.fold(
         rearrange(taps, "n m t p -> n (m t) p"), (rows, columns), window, padding=tuple(k // 2 for k in window)
     )
-    return (summed.reshape(len(taps), channels, *size) + offset).reshape(shape)
+    return (summed.reshape(taps.shape[0], channels, *size) + offset).reshape(shape)
 
 
 def _sum_depth_taps(taps: Tensor, kernel: int) -> Tensor:

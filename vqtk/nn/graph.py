@@ -19,6 +19,11 @@ def is_capturing(value: Tensor) -> bool:
     return value.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
+def is_exporting() -> bool:
+    """Return whether a model is being exported: its batch size is then a symbol, which cannot be compared."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
+
+
 class Recorder(Protocol):
     """Records a function without arguments, and replays it."""
 

@@ -122,14 +122,14 @@ def with_leaves(state: State, leaves: Iterable[Tensor]) -> State:
 
 def repeat_batch(state: State, n: int) -> State:
     """Return the state of one example repeated for n examples; a state of n examples does not change."""
-    return tree_map(lambda value: value.expand(n, *value.shape[1:]) if len(value) == 1 else value, state)
+    return tree_map(lambda value: value.expand(n, *value.shape[1:]) if value.shape[0] == 1 else value, state)
 
 
 def chosen_of(deltas: Tensor, codes: Tensor) -> Tensor:
     """Return the chosen options: deltas (n, k, …) or (1, k, …), codes (n,) → (n, …); codes (n, m) → (n, m, …)."""
-    if len(deltas) == 1:
+    if deltas.shape[0] == 1:
         return deltas[0, codes]
-    rows = torch.arange(len(codes), device=codes.device)
+    rows = torch.arange(codes.shape[0], device=codes.device)
     return deltas[rows if codes.dim() == 1 else rows[:, None], codes]
 
 

@@ -51,7 +51,8 @@ class DataSpec:
             waveforms and time series, or (values,) of points.
         classes: the size of the vocabulary if examples are token indices.
         mean: the mean of the training units, for pixels in [0, 1].
-        std: their std.
+        std: their std. Of sounds, what a training unit is in samples from -1 to 1.
+        rate: the samples per second of sounds, in Hz; None for other data.
         characters: the character of each token, if it is known.
     """
 
@@ -61,6 +62,7 @@ class DataSpec:
     mean: float = 0.0
     std: float = 1.0
     characters: str | None = None
+    rate: int | None = None
 
     def normalise(self, raw: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return raw examples (n, *shape) in training units; token indices only become int64.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vqtk.errors import ShapeError
 from vqtk.nn.convolution import applied_with, convolution, upsampling
+from vqtk.nn.graph import is_exporting
 from vqtk.nn.stage import ChannelAffine, StageModule, StageSequential
 from vqtk.nn.types import Count, Size
 from vqtk.registry import ConditionFactory
@@ -126,7 +127,7 @@ class LayerUnit(StageModule):
         if self.folds:
             convolution, condition = layers[0].module, layers[1].module
             scale, shifts = condition.scales[stage], condition.shifts
-            if len(features) >= self.worth_folding:
+            if is_exporting() or features.shape[0] >= self.worth_folding:
                 weight, bias = convolution.weight * scale.reshape(self.along_channels), convolution.bias * scale
                 features = self.convolve(features, weight, bias if shifts is None else bias + shifts[stage])
             else:
@@ -141,13 +142,17 @@ class LayerUnit(StageModule):
 
 def conditioned(convolution: Any, condition: nn.Module, features: Tensor, stage: int) -> Tensor:
     """Convolve and condition on the stage; in one step, by scaling the filters, if that is less work."""
-    per_channel = convolution.weight[0].numel()
-    if not isinstance(condition, ChannelAffine) or per_channel > len(features) * features.shape[2:].numel():
+    if not isinstance(condition, ChannelAffine) or not (is_exporting() or _scales_filters(convolution, features)):
         return condition(convolution(features), stage)
     convolve, along_channels = applied_with(convolution)
     scale, shifts = condition.scales[stage], condition.shifts
     weight, bias = convolution.weight * scale.reshape(along_channels), convolution.bias * scale
     return convolve(features, weight, bias if shifts is None else bias + shifts[stage])
+
+
+def _scales_filters(convolution: Any, features: Tensor) -> bool:
+    """Return whether a channel has at least as many values to scale as its filter."""
+    return bool(convolution.weight[0].numel() <= features.shape[0] * features.shape[2:].numel())
 
 
 def units(in_width: int, size: Size, stages: int, specs: list[Unit], condition: ConditionFactory) -> StageSequential:

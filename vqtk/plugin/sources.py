@@ -149,6 +149,12 @@ def _kept(record: Record, weights: Path) -> Path:
             if hash_of(place) != record["sha256"]:
                 raise CheckpointError(_differs(place, weights))
             return place
+    beside = weights.parent / FOLDER / record["file"]
+    if source_of(beside):
+        raise CheckpointError(
+            f"{weights}: these weights were trained with a plugin, and a bundle's plugins are not imported by "
+            f"themselves. A plugin is code: read it, and if you trust it, load it with --plugin {beside}."
+        )
     raise CheckpointError(
         f"{weights}: these weights were trained with the plugin {record['file']}, but are not in a run with a copy "
         f"of it. A plugin is code: if you trust it, load it with --plugin {record['file']}."

@@ -30,8 +30,19 @@ from vqtk.registry import Registry, callbacks, metrics, searches
 
 
 def build_dataset(recipe: Recipe) -> Dataset:
-    """Return the recipe's data set; no file is read yet."""
-    return recipe.data()
+    """Return the recipe's data set; no file is read yet.
+
+    Raises: RecipeError if its augmentations are for other kinds of data.
+    """
+    dataset: Dataset = recipe.data()
+    dataset.validation = recipe.validation
+    for augmentation in recipe.augmentations():
+        if dataset.spec.kind not in augmentation.kinds:
+            raise RecipeError(
+                f"recipe {recipe.name!r}: data.augment: {type(augmentation).__name__} changes examples of the kind "
+                f"{' or '.join(augmentation.kinds)}, and these data are {dataset.spec.kind}. Remove it."
+            )
+    return dataset
 
 
 def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Model:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from annotated_types import Ge, Gt, Lt, doc
 from pydantic import StringConstraints
 
+from vqtk.augmentations import Augmentation
 from vqtk.callbacks import Tracker
 from vqtk.errors import RecipeError
 from vqtk.nn.types import Count, CountTo1000, Positive
@@ -125,6 +126,15 @@ class Recipe:
     def batch(self) -> int:
         """The number of examples in a batch."""
         return self.data.common["batch"]
+
+    @property
+    def validation(self) -> int:
+        """The number of training examples that are held out, for evaluations during training."""
+        return self.data.common["validation"]
+
+    def augmentations(self) -> list[Augmentation]:
+        """Return the augmentations of the training examples."""
+        return [chosen() for chosen in self.data.common["augment"]]
 
     @property
     def examples_per_update(self) -> int:

@@ -21,7 +21,7 @@ def as_yaml(node: Node, plugins: Sequence[Path] = ()) -> str:
     """Return a resolved recipe as YAML; a comment on each line gives the file and line, override or default."""
     named = [("plugins: " + _scalar_list(plugins), "")] if plugins else []
     lines = [*named, *_mapping(node, 0)]
-    width = min(_COMMENT_COLUMN, max(len(text) for text, origin in lines if origin))
+    width = min(_COMMENT_COLUMN, max((len(text) for text, origin in lines if origin), default=0))
     return "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
 
 

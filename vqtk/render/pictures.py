@@ -15,7 +15,7 @@ from vqtk.errors import VqtkError
 from vqtk.models import Model
 from vqtk.nn.types import DataSpec
 from vqtk.render import points, text
-from vqtk.render.sheets import ImageSheet, Sheet, grid, pairs, stage_strip
+from vqtk.render.sheets import ImageSheet, Sheet, Sound, grid, pairs, sound_of, stage_strip
 from vqtk.render.voxels import render_voxels
 
 Form = Literal["pictures", "lines", "points", "text", "nothing"]
@@ -77,6 +77,11 @@ def pictures(data: DataSpec, items: Tensor, *, over: Tensor | None = None, alike
 def _channels(items: Tensor) -> Tensor:
     """Return signals (n, c, t) unchanged, and vectors (n, d) as signals of one channel."""
     return items if items.ndim == 3 else items[:, None]
+
+
+def _heard(data: DataSpec, *parts: Tensor) -> Sound | None:
+    """Return examples (n, 1, t) in training units as sound; None if they are not sounds."""
+    return None if data.rate is None else sound_of(*parts, unit=data.std, rate=data.rate)
 
 
 def texts(data: DataSpec, items: Tensor) -> list[str]:
@@ -178,7 +183,7 @@ def _drawn(model: Model, shown: Tensor, columns: int, over: Tensor | None = None
         return text.sample_lines(texts(model.data, shown))
     if form(model.data) == "points":
         return points.sample_plots(shown.cpu(), over=None if over is None else over.cpu())
-    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(shown)} {what}")
+    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(shown)} {what}", _heard(model.data, shown))
 
 
 @torch.no_grad()
@@ -196,7 +201,8 @@ def reconstructions(model: Model, targets: Tensor, *, codes: Tensor | None = Non
         return points.reconstruction_plots(targets.cpu(), shown.cpu())
     cells = pictures(model.data, targets, alike=[shown]), pictures(model.data, shown, over=targets)
     sheet = pairs(*cells, columns)
-    return ImageSheet(sheet, f"{len(targets)} examples, each with its reconstruction below it")
+    alt = f"{len(targets)} examples, each with its reconstruction below it"
+    return ImageSheet(sheet, alt, _heard(model.data, targets, shown))
 
 
 @torch.no_grad()
@@ -219,7 +225,8 @@ def stages(model: Model, targets: Tensor, *, codes: Tensor | None = None) -> She
     over = [target.expand_as(one) for target, one in zip(targets, shown, strict=True)]
     drawn = [pictures(model.data, one, over=its, alike=[every]) for one, its in zip(shown, over, strict=True)]
     strip = stage_strip(pictures(model.data, targets, alike=[every]), torch.stack(drawn))
-    return ImageSheet(strip, f"{len(after)} examples after 1 to {after.shape[1]} stages, and the examples last")
+    alt = f"{len(after)} examples after 1 to {after.shape[1]} stages, and the examples last"
+    return ImageSheet(strip, alt, _heard(model.data, *torch.stack(shown, 1), targets))
 
 
 @torch.no_grad()

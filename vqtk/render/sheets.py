@@ -102,12 +102,38 @@ class Sheet(Protocol):
         """Return what IPython shows."""
 
 
+SILENCE_S = 0.25
+"""Between two sounds of a sheet, in seconds."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Samples (t,) from -1 to 1, to be heard at a rate in Hz."""
+
+    samples: Tensor
+    rate: int
+
+    def write(self, path: Path) -> None:
+        """Write 16 bits per sample as .wav, replacing the file atomically. Raises: OSError."""
+        from scipy.io import wavfile
+
+        with replacing(path) as temporary:
+            wavfile.write(temporary, self.rate, (self.samples.clamp(-1, 1) * 32_767).round().short().numpy())
+
+
+def sound_of(*parts: Tensor, unit: float, rate: int) -> Sound:
+    """Return sounds (n, 1, t) in training units one after another: the first of each part, then the second of each."""
+    samples = torch.stack([part.detach().float().cpu() for part in parts], 1).flatten(0, 2) * unit
+    return Sound(torch.nn.functional.pad(samples, (0, round(SILENCE_S * rate))).flatten(), rate)
+
+
 @dataclass(frozen=True)
 class ImageSheet:
-    """An image (3, h, w) in [0, 1], and in words what it shows."""
+    """An image (3, h, w) in [0, 1], in words what it shows, and of sounds what is heard."""
 
     pixels: Tensor
     alt: str
+    sound: Sound | None = None
     suffix = ".png"
     plain = None
 
@@ -123,10 +149,12 @@ class ImageSheet:
         return max(1, _EASILY_SEEN // self.pixels.shape[2])
 
     def write(self, path: Path) -> None:
-        """Write the image as PNG, enlarged. Raises: VqtkError if it cannot be written."""
+        """Write the image as PNG, enlarged, and the sound beside it as .wav. Raises: VqtkError if that fails."""
         try:
             with replacing(path) as temporary:
                 self.image(scale=self.scale).save(temporary, format="PNG")
+            if self.sound:
+                self.sound.write(path.with_suffix(".wav"))
         except OSError as error:
             raise VqtkError(f"{path}: the image cannot be written ({error}). Choose another path with -o.") from None
 

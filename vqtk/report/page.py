@@ -16,7 +16,7 @@ from markupsafe import Markup
 from vqtk.errors import CheckpointError, VqtkWarning
 from vqtk.evaluate.references import REFERENCES_FILE, kept
 from vqtk.files import write_text
-from vqtk.io.run_files import EvaluationFile, File, ManifestFile, SummaryFile, read_file, read_metrics
+from vqtk.io.run_files import EvaluationFile, File, ManifestFile, SummaryFile, read_file, read_metrics, watched_of
 from vqtk.report.plots import as_svg, entropy_plot, losses_plot, run_rate_distortion, usage_plot
 
 _IMAGES = {
@@ -59,7 +59,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
     kinds: dict[str, type[File]] = {"manifest": ManifestFile, "summary": SummaryFile, "evaluation": EvaluationFile}
     manifest, summary, tested = (_whole(run / f"{name}.json", kind) for name, kind in kinds.items())
     references = kept(run / REFERENCES_FILE)
-    training = [row for row in metrics if "test" not in row]
+    training = [row for row in metrics if watched_of(row) is None]
     last = training[-1] if training else {}
     stages = tested.get("stages", [])
     page = page_template("vqtk.report", "report.html.j2").render(
@@ -83,8 +83,8 @@ def write_report(run: Path, path: Path | None = None) -> Path:
 def _metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of the metrics that are whole, and of training those that have the terms of the first."""
     rows, damaged = read_metrics(path)
-    training = [row for row in rows if "test" not in row]
-    alike = [row for row in rows if "test" in row or row.keys() == training[0].keys()]
+    training = [row for row in rows if watched_of(row) is None]
+    alike = [row for row in rows if watched_of(row) or row.keys() == training[0].keys()]
     left_out = damaged + len(rows) - len(alike)
     if left_out:
         warnings.warn(VqtkWarning(f"{path}: {left_out:,} of its lines are damaged, and left out."), stacklevel=2)
@@ -131,7 +131,7 @@ def _facts(
 
 
 def _tested(tested: dict[str, Any]) -> str:
-    return f"After update {tested['update']:,}, on {_part(tested)} test examples."
+    return f"After update {tested['update']:,}, on {_part(tested)} {tested.get('split', 'test')} examples."
 
 
 def _part(tested: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from vqtk.errors import VqtkError
 from vqtk.files import replacing
+from vqtk.io.run_files import watched_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,13 +141,14 @@ def run_rate_distortion(
 
 
 def losses_plot(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Plot the losses over updates, from a run's metrics: training as lines, the test examples as points.
+    """Plot the losses over updates, from a run's metrics: training as lines, the test or validation examples as points.
 
-    The points are of the same test examples from the first to the last.
+    The points are of the same examples from the first to the last.
     """
-    training = [row for row in rows if "test" not in row]
-    tests = [(row["update"], row.get("subset", row["test"])) for row in rows if "test" in row]
-    figure, axes = blank_plot("update", "loss (lines: training; points: test)")
+    training = [row for row in rows if watched_of(row) is None]
+    tests = [(row["update"], metrics) for row in rows if (metrics := watched_of(row))]
+    split = "validation" if any("validation" in row for row in rows) else "test"
+    figure, axes = blank_plot("update", f"loss (lines: training; points: {split})")
     names = [name for name in (training or [{}])[0] if name not in BESIDE_LOSSES]
     updates, values = [row["update"] for row in training], []
     for style, name in zip(line_styles(names), names, strict=True):
@@ -162,7 +164,7 @@ def losses_plot(rows: Sequence[dict[str, Any]]) -> Figure:
 
 def entropy_plot(rows: Sequence[dict[str, Any]], options: int) -> Figure:
     """Plot the entropy of the codes of all stages, pooled, over updates; and its maximum, ln options."""
-    training = [row for row in rows if "test" not in row]
+    training = [row for row in rows if watched_of(row) is None]
     figure, axes = blank_plot("update", "entropy (nats)")
     (style,) = line_styles(["codes of a batch"])
     updates, entropies = ([row[key] for row in training] for key in ("update", "entropy_pooled_nats"))

@@ -63,7 +63,7 @@ def own_splits(
         if place.path is not None:
             dataset.path = str(place.path)
         try:
-            splits = dataset.load(place.root)
+            splits = dataset.splits(place.root)
             found = splits.fingerprint()
         except (DataError, OSError) as error:
             if place.root == asked:
@@ -124,7 +124,7 @@ def suited_splits(
             f"these data do not fit the model: they are {spec.kind} of shape {spec.shape}, and it takes {own.kind} of "
             f"shape {own.shape}. Choose other data, or settings such as data.size, to match."
         )
-    splits = dataset.load(data_root(data_dir, of=dataset))
+    splits = dataset.splits(data_root(data_dir, of=dataset))
     if splits.note:
         say(splits.note)
     if own.characters not in (None, splits.characters):

@@ -15,7 +15,7 @@ import torch
 
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.files import file_sha256, new_folder, sweep, write_bytes, write_text
-from vqtk.io.run_files import ManifestFile, SummaryFile, read_file, read_metrics, read_rows
+from vqtk.io.run_files import ManifestFile, SummaryFile, read_file, read_metrics, read_rows, watched_of
 from vqtk.io.weights import checkpoints, copy_into, nearest_run, read_weights, save_weights
 from vqtk.plugin.sources import check_copies, keep
 from vqtk.recipe.node import Node, walk
@@ -162,9 +162,9 @@ class RunDirectory:
                 write_text(path, kept)
 
     def has_tested(self, done: int) -> bool:
-        """Return whether the metrics hold test metrics of an update."""
+        """Return whether the metrics hold an evaluation after an update."""
         path = self.path / "metrics.jsonl"
-        return any(row["update"] == done and "test" in row for row in read_metrics(path)[0])
+        return any(row["update"] == done and watched_of(row) for row in read_metrics(path)[0])
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vqtk.callbacks import Callback, Started
-from vqtk.datasets import Splits, fixed_subset
+from vqtk.datasets import Split, Splits, fixed_subset
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.overview import of_reconstructions
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
@@ -49,17 +49,20 @@ class Experiment:
 
     def __post_init__(self) -> None:
         settings, test, seed = self.recipe.train, self.splits.test, self.recipe.seed
-        self.subset = fixed_subset(test, settings.evaluate_items, seed)
-        """Indices of the test examples of every evaluation during the run: the same ones, so that they form a curve."""
+        self.watched = "test" if self.splits.validation is None else "validation"
+        """The split of evaluations and images during the run."""
+        self.subset = fixed_subset(self.splits.watched, settings.evaluate_items, seed)
+        """Indices of the examples of every evaluation during the run: the same ones, so that they form a curve."""
         self.final = fixed_subset(test, settings.final_items or len(test), seed)
         """Indices of the test examples of the final evaluation."""
         self.others = build_metrics(self.recipe, self.trainer.model.data)
         """The metrics that the recipe adds to every evaluation."""
         self._said = set[str]()
-        self._shown = self._targets(fixed_subset(test, settings.picture_items, seed))
+        shown = fixed_subset(self.splits.watched, settings.picture_items, seed)
+        self._shown = self._targets(self.splits.watched, shown)
 
-    def _targets(self, indices: Tensor) -> Tensor:
-        return self.trainer.model.data.normalise(self.splits.test[indices].to(self.device))
+    def _targets(self, split: Split, indices: Tensor) -> Tensor:
+        return self.trainer.model.data.normalise(split[indices].to(self.device))
 
     @classmethod
     def of(
@@ -91,7 +94,7 @@ class Experiment:
         callbacks = [*callbacks, *(make() for make in (*recipe.train.callbacks, *recipe.train.track))]
         model, dataset = build_model(recipe, device=device), build_dataset(recipe)
         if splits is None:
-            splits = dataset.load(data_root)
+            splits = dataset.splits(data_root)
             if splits.note:
                 _say(callbacks, splits.note)
         model.data = replace(model.data, characters=splits.characters)
@@ -104,26 +107,32 @@ class Experiment:
         """Pass a line for the user to the callbacks."""
         _say(self.callbacks, line)
 
-    def evaluated(self, evaluation: dict[str, Any]) -> None:
-        """Pass the metrics of test examples, and the usage of options, to the callbacks."""
+    def evaluated(self, found: dict[str, Any]) -> None:
+        """Pass the metrics of an evaluation, and the usage of options, to the callbacks.
+
+        `validation` marks the metrics of the validation split.
+        """
+        marked = {"validation": True} if found["split"] == "validation" else {}
         for callback in self.callbacks:
-            callback.on_evaluation(evaluation["update"], evaluation["row"])
-            callback.on_usage(evaluation["update"], evaluation["usage"])
+            callback.on_evaluation(found["update"], {**found["row"], **marked})
+            callback.on_usage(found["update"], found["usage"])
 
     def evaluate(self, items: Tensor | None = None) -> dict[str, Any]:
-        """Return the metrics of test examples (indices), by default the fixed subset: `row`, `stages`, `usage` (s, k).
+        """Return the metrics of test examples (indices), by default of the fixed subset of the `watched` split.
 
-        `items` in it is the number of examples, and `of` that of the whole test split.
+        They are `row`, `stages` and `usage` (s, k); `items` is the number of examples, `of` that of the whole `split`.
         """
-        chosen, every = self.subset if items is None else items, len(self.splits.test)
-        whole = len(chosen) == every  # A search among fewer vectors finds more.
+        split, name = (self.splits.watched, self.watched) if items is None else (self.splits.test, "test")
+        chosen, every = self.subset if items is None else items, len(split)
+        whole = name == "test" and len(chosen) == every  # A search among fewer vectors finds more.
         with self.trainer.evaluated() as model:
-            found = evaluate(model, self.splits.test, items=chosen, others=of_reconstructions(self.others))
+            found = evaluate(model, split, items=chosen, others=of_reconstructions(self.others))
             searched = retrieval_metrics(model, self.splits, chosen, found.codes) if whole else {}
             usage = {name: found.value(metric) for name, metric in self.others.items() if name not in found.reached}
-            besides = {**found.reached, **usage, **self._besides(chosen), **searched}
+            besides = {**found.reached, **usage, **self._besides(split, chosen), **searched}
         return {
             "update": self.trainer.done,
+            "split": name,
             "items": found.items,
             "of": every,
             "row": {"items": found.items, "of": every, **found.row(), **besides},
@@ -131,11 +140,11 @@ class Experiment:
             "usage": found.usage.tolist(),
         }
 
-    def _besides(self, items: Tensor) -> dict[str, float]:
-        """Return the objective's own metrics of test examples: means over them, computed a subset's size at a time."""
+    def _besides(self, split: Split, items: Tensor) -> dict[str, float]:
+        """Return the objective's own metrics of examples: means over them, computed a subset's size at a time."""
         total: dict[str, float] = {}
         for part in items.split(len(self.subset)):
-            for name, value in self.trainer.objective.figures(partial(self._targets, part)).items():
+            for name, value in self.trainer.objective.figures(partial(self._targets, split, part)).items():
                 total[name] = total.get(name, 0.0) + value * len(part)
         return {name: value / len(items) for name, value in total.items()}
 
@@ -244,11 +253,11 @@ class _Recording(Callback):
         self.experiment, self.directory = experiment, directory
 
     def on_evaluation_due(self, update: int) -> None:
-        """Evaluate the fixed test subset."""
+        """Evaluate the fixed subset of the watched split."""
         self.directory.check_there()
         evaluation = self.experiment.evaluate()
         self.directory.write_evaluation(evaluation)
-        self.directory.log({"update": update, "test": evaluation["row"]})
+        self.directory.log({"update": update, evaluation["split"]: evaluation["row"]})
         self.experiment.evaluated(evaluation)
 
     def on_pictures_due(self, update: int) -> None:
@@ -304,16 +313,18 @@ def _finish(experiment: Experiment, directory: RunDirectory) -> None:
 
 
 def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dict[str, Any]:
-    """Evaluate the fixed subset, to complete its curve, and then the final examples; return the latter's metrics."""
+    """Evaluate the fixed subset, to complete its curve, and then the final test examples; return their metrics."""
     update = experiment.trainer.done
     found = experiment.evaluate()
     experiment.evaluated(found)
-    row = {"update": update, "test": found["row"], "end": True}
-    if len(experiment.final) != len(experiment.subset):
+    row = {"update": update, found["split"]: found["row"], "end": True}
+    if found["split"] == "validation" or len(experiment.final) != len(experiment.subset):
         experiment.say(f"Evaluating {len(experiment.final):,} test examples …")
+        if found["split"] == "test":
+            row["subset"] = found["row"]
         found = experiment.evaluate(experiment.final)
         experiment.evaluated(found)
-        row = {**row, "test": found["row"], "subset": row["test"]}
+        row["test"] = found["row"]
     directory.log(row)
     directory.write_evaluation(found)
     return found

@@ -106,7 +106,7 @@ def read_data(plan: Plan, data_dir: Path | None, say: Callable[[str], object]) -
         if data not in seen:
             seen.append(data)
             found = build_dataset(variant.recipe)
-            splits = found.load(data_root(data_dir, of=found))
+            splits = found.splits(data_root(data_dir, of=found))
             if splits.note:
                 say(splits.note)
             if samples:
@@ -155,7 +155,7 @@ def compute_references(plan: Plan, folder: Path, data_dir: Path | None, say: Cal
     if run.manifest():
         splits = own_splits(recipe, run, data_dir=data_dir, say=say)
     else:
-        splits = dataset.load(data_root(data_dir, of=dataset))
+        splits = dataset.splits(data_root(data_dir, of=dataset))
     if are_worth_it([run.variant.recipe for run in plan.runs()], model, splits):
         say(
             "Computing references without a network, to plot beside the variants: K-means of pixels, a Gaussian's R(D)."

@@ -52,8 +52,8 @@ class Following(Callback):
             self.stop = self.stop or asked or os.getppid() != self.parent
 
     def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
-        """Print the metrics of the test examples."""
-        print(f"test after {update}: {row}", flush=True)
+        """Print the metrics of test or validation examples."""
+        print(f"{'validation' if row.get('validation') else 'test'} after {update}: {row}", flush=True)
 
     def on_message(self, line: str) -> None:
         """Print the line."""

@@ -49,13 +49,14 @@ _ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
 
 
 class Batches:
-    """The batches of each update from `done` on, in training units on the model's device."""
+    """The batches of each update from `done` on, augmented, in training units on the model's device."""
 
     def __init__(self, recipe: Recipe, model: Model, data: Split, *, done: int = 0):
         self.device = model.device
         self.normalise = model.data.normalise
         self.batch = recipe.batch
         self.examples_per_update = recipe.examples_per_update
+        self.seed, self.done, self.augmentations = recipe.seed, done, recipe.augmentations()
         self._order = Order(len(data), recipe.seed)
         self._raw = batches_of(data.to(self.device), self._indices(done))
 
@@ -66,6 +67,9 @@ class Batches:
 
     def __next__(self) -> list[Tensor]:
         raw = next(self._raw).to(self.device, non_blocking=True)
+        for index, augmentation in enumerate(self.augmentations):
+            raw = augmentation(raw, generator(self.seed, "augment", self.done, index))
+        self.done += 1
         return list(map(self.normalise, raw.split(self.batch)))
 
 

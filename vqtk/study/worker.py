@@ -141,11 +141,11 @@ def metrics_of_study(study: Path) -> list[str]:
 
 
 def is_measured(run: Path, metrics: Iterable[str]) -> bool:
-    """Return whether a run's summary has the metrics."""
+    """Return whether a run's summary has the metrics; True if there is no summary to which they could be added."""
     try:
         return not _lacking(RunDirectory(run).summary(), metrics)
     except CheckpointError:
-        return False
+        return True
 
 
 def _lacking(summary: dict[str, Any], metrics: Iterable[str]) -> list[str]:

@@ -14,9 +14,9 @@ import typer.main
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Read when torch is imported, here and in the processes that tests begin.
 
-# Freed memory is kept for the next tensors, since a system's zeroing of fresh pages takes a third of some tests' time.
-# The C library reads this as a process begins: one that runs tests, and those that tests begin.
-os.environ |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
+# Freed memory is kept for the next tensors: to take fresh pages from the system each time costs up to a third of the
+# time of a pass in float64. The C library reads this as a process begins: those that run tests, and that tests begin.
+os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 
 typer.main.get_command = cache(typer.main.get_command)  # Otherwise it builds all commands for every call.
 
@@ -33,6 +33,5 @@ def runs_without_a_page(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage from here on, and look for it in what the tests make alone."""
-    gc.freeze()
+    """Collect garbage from here on."""
     gc.enable()

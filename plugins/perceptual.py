@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.vgg import VGG16_Weights, cfgs, make_layers
 
 from vqtk.datasets import Order, data_root
 from vqtk.errors import DataError, ShapeError, VqtkError
@@ -26,7 +25,9 @@ AT_ONCE = 256
 """The number of proposals that go through the network at a time; the backward pass recomputes their activations."""
 UPDATES, BATCH = 1000, 100
 _TRAIN = "Train them: python plugins/perceptual.py DATASET -o FILE. Or use `features: random`, which needs no file."
-_FETCH = f"Download {VGG16_Weights.IMAGENET1K_V1.url} and name the file with `weights`. Or use `features: random`."
+_VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
+"""What torchvision trained on ImageNet, where it names it: `VGG16_Weights.IMAGENET1K_V1.url`."""
+_FETCH = f"Download {_VGG16} and name the file with `weights`. Or use `features: random`."
 
 
 class Small(nn.Sequential):
@@ -41,6 +42,8 @@ class VGG(nn.Sequential):
     """The first three blocks of VGG-16, as steps: pixels (n, 3, h, w) in units of ImageNet → (n, 256, h/4, w/4)."""
 
     def __init__(self) -> None:
+        from torchvision.models.vgg import cfgs, make_layers  # Here, because importing it takes seconds.
+
         layers = make_layers(cfgs["D"][:9])
         super().__init__(layers[:4], layers[4:9], layers[9:])
 
@@ -112,7 +115,7 @@ class Perceptual(Loss):
 def _read(network: nn.Module, weights: str | None) -> None:
     """Copy trained weights into a network. Raises: DataError that says how to get them."""
     large = isinstance(network, VGG)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(VGG16_Weights.IMAGENET1K_V1.url).name
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(_VGG16).name
     if not (weights or large):
         raise DataError(f"`features: small` needs `weights`, the file of trained features. {_TRAIN}")
     path = Path(weights).expanduser() if weights else cached

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,10 @@ class Case:
         """The shipped recipe with overrides, and the golden state by import-original's mapping."""
         path = ROOT / "recipes" / f"{self.recipe}.yaml"
         model = build_model(load_recipe(path, [*self.overrides, *more]), dtype=dtype)
-        load_original(model, self.state())
+        load_original(model, self.state)
         return model
 
+    @cached_property
     def state(self) -> dict[str, Tensor]:
         """The golden state, filled as its README says."""
         g = torch.Generator().manual_seed(self.numbers["seed"])

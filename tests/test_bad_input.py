@@ -164,12 +164,16 @@ def test_validate_reports_every_recipe_and_fails(refusing: Refusing) -> None:
     assert err == "error: 2 of 3 recipes cannot be trained; see above.\n"
 
 
-@pytest.mark.parametrize("command", ["show", "run"])
-def test_a_shell_sees_the_paragraph_and_exit_code_2(command: str) -> None:
+def test_a_shell_sees_the_paragraph_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And so does a caller in this process: all that is written to its files is the paragraph."""
     Path("bad.yaml").write_text(GOOD.replace("stages: 2", "stages: two"))
+    paragraph = "error: bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got 'two'.\n"
     ended = subprocess.run(
-        [sys.executable, "-c", "import vqtk.cli; vqtk.cli.main()", command, "bad.yaml"], capture_output=True, text=True
+        [sys.executable, "-c", "import vqtk.cli; vqtk.cli.main()", "run", "bad.yaml"], capture_output=True, text=True
     )
-    assert ended.returncode == 2
-    assert ended.stderr == "error: bad.yaml:4: model.stages: expected a whole number from 1 to 10,000, got 'two'.\n"
-    assert not ended.stdout
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", paragraph)
+    for command in ("show", "run"):
+        assert vqtk_main(monkeypatch, command, "bad.yaml") == 2
+        assert capfd.readouterr() == ("", paragraph)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.parity import ROOT
@@ -189,6 +188,8 @@ PER_STAGE = "model.refiner.head={name: conv_per_stage, layers: [{width: 4, upsam
 
 @pytest.mark.parametrize("head", [[], [PER_STAGE]], ids=["conv", "conv_per_stage"])
 def test_a_stage_is_data_to_compiled_code(head: list[str], tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters  # Here, for importing it takes seconds.
+
     overrides = ["model.stages=7", "model.segment=4", *head]
     model = trainer(tmp_path, *overrides, dtype=torch.float64).model
     target, codes = batch(dtype=torch.float64), model.random_codes(8)

@@ -7,11 +7,28 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parity import CASES, case, pooled_shares
+from tests.parity import CASES, Case, case, pooled_shares
 from vqtk.io.original import map_original
 from vqtk.models._walk import Walk
 
-pytestmark = [pytest.mark.original, pytest.mark.parametrize("name", CASES)]
+pytestmark = [pytest.mark.original, pytest.mark.parametrize("name", CASES, scope="module")]
+
+
+@pytest.fixture(scope="module")
+def golden(name: str) -> Case:
+    return case(name)
+
+
+@pytest.fixture(scope="module")
+def shared_model(golden: Case) -> Any:
+    """The recipe as it is, in float64: nothing in a walk, or in decoding, changes a model but its gradients."""
+    return golden.model()
+
+
+@pytest.fixture
+def model(shared_model: Any) -> Any:
+    shared_model.zero_grad()
+    return shared_model
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-7, atol: float = 1e-9) -> None:
@@ -30,7 +47,7 @@ def objective_of(walk: Walk) -> torch.Tensor:
     return walk.choice + 0.01 * walk.all
 
 
-def gradients_match(model: Any, golden: Any, expected: dict[str, float]) -> None:
+def gradients_match(model: Any, golden: Case, expected: dict[str, float]) -> None:
     names = map_original(model, {key: torch.empty(shape) for key, shape, *_ in golden.numbers["state"]})
     keys = _keys_in_our_order(model, golden)
     assert set(keys) == set(expected)
@@ -39,7 +56,7 @@ def gradients_match(model: Any, golden: Any, expected: dict[str, float]) -> None
         assert parameters[name].grad.norm().item() == pytest.approx(expected[key], rel=1e-7, abs=1e-9), (key, name)
 
 
-def _keys_in_our_order(model: Any, golden: Any) -> list[str]:
+def _keys_in_our_order(model: Any, golden: Case) -> list[str]:
     """Which original key each of our parameters comes from: told by sending numbered tensors through the mapping."""
     numbered = {}
     for index, (key, shape, *_) in enumerate(golden.numbers["state"]):
@@ -48,9 +65,7 @@ def _keys_in_our_order(model: Any, golden: Any) -> list[str]:
     return [golden.numbers["state"][index][0] for index in order]
 
 
-def test_grids_codes_and_reconstructions_in_float64(name: str) -> None:
-    golden = case(name)
-    model = golden.model()
+def test_grids_codes_and_reconstructions_in_float64(golden: Case, model: Any) -> None:
     with torch.no_grad():
         walk = model.walk(golden.tensors["input"])
         close(walk.grid, golden.tensors["losses"])
@@ -61,9 +76,7 @@ def test_grids_codes_and_reconstructions_in_float64(name: str) -> None:
         quantities_match(walk, golden.numbers["quantities"])
 
 
-def test_decodes_and_prefix_decodes(name: str) -> None:
-    golden = case(name)
-    model = golden.model()
+def test_decodes_and_prefix_decodes(golden: Case, model: Any) -> None:
     codes = golden.tensors["random_codes"]
     half = golden.numbers["stages"] // 2
     with torch.no_grad():
@@ -72,8 +85,7 @@ def test_decodes_and_prefix_decodes(name: str) -> None:
         close(model.decode_stages(codes)[:, half - 1], golden.tensors["decoded_half"])
 
 
-def test_float32_is_within_its_tolerance(name: str) -> None:
-    golden = case(name)
+def test_float32_is_within_its_tolerance(golden: Case) -> None:
     model = golden.model(dtype=torch.float32)
     target = golden.tensors["input"]
     target = target.float() if target.is_floating_point() else target
@@ -83,23 +95,19 @@ def test_float32_is_within_its_tolerance(name: str) -> None:
 
 
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["plain", "checkpointed"])
-def test_gradient_norms(name: str, checkpoint: bool) -> None:
-    golden = case(name)
-    model = golden.model()
+def test_gradient_norms(golden: Case, model: Any, checkpoint: bool) -> None:
     objective_of(model(golden.tensors["input"], recompute=99 if checkpoint else 0)).backward()
     gradients_match(model, golden, golden.numbers["grad_norms"])
 
 
-def test_gradient_norms_with_grad_decay(name: str) -> None:
-    golden = case(name)
+def test_gradient_norms_with_grad_decay(golden: Case) -> None:
     decayed = golden.numbers["grad_decay"]
     model = golden.model(f"model.grad_decay={decayed['value']}")
     objective_of(model(golden.tensors["input"])).backward()
     gradients_match(model, golden, decayed["grad_norms"])
 
 
-def test_active_stages(name: str) -> None:
-    golden = case(name)
+def test_active_stages(golden: Case) -> None:
     active = golden.numbers["active_stages"]
     model = golden.model(f"model.active_stages={active['value']}")
     with torch.no_grad():

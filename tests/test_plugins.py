@@ -201,37 +201,43 @@ PACKAGE = """\
 requires = ["setuptools"]
 build-backend = "setuptools.build_meta"
 [project]
-name = "{name}"
+name = "vqtk_parts"
 version = "1.2"
 [project.entry-points."vqtk.plugins"]
-{name} = "{name}"
+shifting = "vqtk_shifting"
+broken = "vqtk_broken"
 [tool.setuptools]
-py-modules = ["{name}"]
+py-modules = ["vqtk_shifting", "vqtk_broken"]
+"""
+FRESH = """\
+import site, sys
+site.addsitedir("site")
+import vqtk.cli
+for arguments in (["list", "condition"], ["validate", "tiny.yaml"]):
+    sys.argv = ["vqtk", *arguments]
+    try:
+        vqtk.cli.main()
+    except SystemExit as end:
+        print("ended with", end.code)
 """
 
 
-def test_an_installed_package_is_found_by_a_fresh_process_and_a_broken_one_is_named(place: Path) -> None:
-    for name, source in (("vqtk_shifting", shift("installed_shift")), ("vqtk_broken", "import nowhere_to_be_found\n")):
-        folder = place / name
-        folder.mkdir()
-        (folder / "pyproject.toml").write_text(PACKAGE.format(name=name))
-        (folder / f"{name}.py").write_text(source)
+def test_an_installed_package_is_found_by_a_fresh_process_and_a_broken_part_is_named(place: Path) -> None:
+    package = place / "package"
+    package.mkdir()
+    (package / "pyproject.toml").write_text(PACKAGE)
+    (package / "vqtk_shifting.py").write_text(shift("installed_shift"))
+    (package / "vqtk_broken.py").write_text("import nowhere_to_be_found\n")
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
-    packages = [place / "vqtk_shifting", place / "vqtk_broken"]
-    subprocess.run([sys.executable, *install, place / "site", *packages], check=True, capture_output=True)
-    script = f"import site, sys; site.addsitedir({str(place / 'site')!r}); import vqtk.cli; vqtk.cli.main()"
-
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=place)
-
-    listed = command("list", "condition")
-    assert "installed_shift\n  Channels shifted by a learned vector of the stage." in listed.stdout
-    assert "broken: vqtk_broken, of the installed package vqtk_broken 1.2: ModuleNotFoundError" in listed.stdout
+    subprocess.run([sys.executable, *install, place / "site", package], check=True, capture_output=True)
     Path("tiny.yaml").write_text(TINY.replace("  loss: mse", "  loss: mse\n  condition: instaled_shift"))
-    refused = command("validate", "tiny.yaml")
-    assert refused.returncode == 2
-    assert "Did you mean 'installed_shift'?" in refused.stdout
-    assert "The package vqtk_broken 1.2 may provide it but cannot be imported" in refused.stdout
+    told = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True, cwd=place).stdout
+    listed, refused = told[: told.index("ended with")], told[told.index("ended with") :]
+    assert "installed_shift\n  Channels shifted by a learned vector of the stage." in listed
+    assert "broken: broken, of the installed package vqtk_parts 1.2: ModuleNotFoundError" in listed
+    assert "Did you mean 'installed_shift'?" in refused
+    assert "The package vqtk_parts 1.2 may provide it but cannot be imported" in refused
+    assert refused.endswith("ended with 2\n")
 
 
 def test_a_block_that_is_there_twice_is_told_with_both_places() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from tests.contracts import draw
@@ -56,6 +55,8 @@ def test_the_level_is_the_one_that_bisection_finds() -> None:
 
 
 def test_kmeans_by_mini_batches_comes_as_near_as_lloyds_over_all_vectors() -> None:
+    from scipy.cluster.vq import kmeans2  # Here, because importing it takes long, in every process that collects tests.
+
     vectors = torch.cat([draw(500, 3), draw(500, 3) + 4, draw(500, 3) * 0.1 - 4])
     start = vectors[torch.randperm(1500, generator=torch.Generator().manual_seed(4))[:6]]
     expected, _ = kmeans2(vectors.numpy(), start.numpy(), iter=25, minit="matrix")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from vqtk.compare.statistics import area, holm, late_fall, paired
 
@@ -20,6 +19,8 @@ def simulated(variants: int, effect: float = 0.0, *, shared: bool = False) -> np
 
 
 def test_a_paired_difference_is_that_of_the_textbook() -> None:
+    from scipy import stats  # Here, because importing it takes a second, in every process that collects tests.
+
     drawn = np.random.default_rng(0)
     variant, baseline = drawn.normal(size=(2, 4, SEEDS))
     found, differences = paired(variant, baseline), variant - baseline

@@ -6,7 +6,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -216,8 +216,8 @@ def total_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def flops(recipe: Recipe) -> dict[str, int]:
-    """Return the operations of encoding and of decoding one example.
+def flops(recipe: Recipe, calls: Sequence[str] = ("encode", "decode")) -> dict[str, int]:
+    """Return the operations of encoding and of decoding one example, or of the one that `calls` names.
 
     Each multiply–add of a convolution or product counts as 2. They are counted on tensors without storage, so that even
     the largest recipe needs no memory.
@@ -226,7 +226,5 @@ def flops(recipe: Recipe) -> dict[str, int]:
     with torch.no_grad():
         target = synthetic(model.data, 1).to("meta")
         codes = torch.zeros(1, model.stages, dtype=torch.int64, device="meta")
-        return {
-            "encode": flops_of(lambda: model.encode(target)),
-            "decode": flops_of(lambda: model.decode(codes)),
-        }
+        work = {"encode": lambda: model.encode(target), "decode": lambda: model.decode(codes)}
+        return {call: flops_of(work[call]) for call in calls}

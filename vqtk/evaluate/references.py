@@ -148,7 +148,7 @@ def are_worth_it(recipes: Sequence[Recipe], model: Model, splits: Splits) -> boo
     if model.data.kind != "image":
         return False
     try:
-        encoded = [flops(one)["encode"] * one.examples_per_update * one.train.updates for one in recipes]
+        encoded = [flops(one, ["encode"])["encode"] * one.examples_per_update * one.train.updates for one in recipes]
     except (VqtkError, NotImplementedError):  # A plugin that cannot be built without data.
         return False
     return _operations(model, splits) <= WORTH_SHARE * 3 * sum(encoded)  # A backward pass costs two forward passes.

@@ -196,17 +196,28 @@ def fingerprint(recipe: Recipe) -> str:
     same fingerprint train alike.
     """
     model = build_model(replace(recipe, seed=0))
-    digest = hashlib.sha256(f"{model.stages} stages of {model.options} options\n".encode())
-    for name, module in model.named_modules():
-        digest.update(f"{name} {type(module).__qualname__}\n".encode())
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        digest.update(f"{name} {tuple(value.shape)}\n".encode())
-    for part in ("selector", "search"):
-        settings = vars(getattr(model, part, model)) if hasattr(model, part) else {}
-        digest.update(f"{type(getattr(model, part, None)).__qualname__} {sorted(settings.items())}\n".encode())
+    digest = hashlib.sha256(_structure(model).encode())
     for value in _outcome(model):
         digest.update(np.ascontiguousarray(value.detach().numpy()).data)
     return digest.hexdigest()
+
+
+def _structure(model: Model) -> str:
+    """Return a description of a model's modules and parameter shapes, a line for each."""
+    lines = [f"{model.stages} stages of {model.options} options"]
+    lines += [f"{name} {type(module).__qualname__}" for name, module in model.named_modules()]
+    values = [*model.named_parameters(), *model.named_buffers()]
+    lines += [f"{name} {tuple(value.shape)}" for name, value in values]
+    for part in ("selector", "search"):
+        settings = vars(getattr(model, part, model)) if hasattr(model, part) else {}
+        lines.append(f"{type(getattr(model, part, None)).__qualname__} {sorted(settings.items())}")
+    return "\n".join(lines)
+
+
+def _alike(recipe: Recipe, base: Recipe) -> bool:
+    """Return whether two recipes have the same model; most differ in structure, which needs no pass to see."""
+    one, other = (_structure(build_model(replace(each, seed=0))) for each in (recipe, base))
+    return one == other and fingerprint(recipe) == fingerprint(base)
 
 
 def _outcome(model: Model) -> list[Tensor]:
@@ -225,7 +236,7 @@ def _unchanged_from(recipe: Recipe, path: Path, base: Recipe) -> str | None:
     if not changed:
         return f"this recipe is the same as {shown_path(path)}, apart from its name: the variant changes nothing."
     in_model = [place for place in changed if place.startswith("model")]
-    if not in_model or fingerprint(recipe) != fingerprint(base):
+    if not in_model or not _alike(recipe, base):
         return None
     return (
         f"{', '.join(in_model[:3])}{' …' if len(in_model) > 3 else ''} differs from {shown_path(path)}, but the model "

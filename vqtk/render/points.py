@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vqtk.render.sheets import ImageSheet
 
+if TYPE_CHECKING:  # Importing matplotlib takes long, and most commands draw no plot.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 ITEM, SHOWN, MARK, FAINT = "#b3bcc3", "#1b4f72", "#e34a21", "#d5dbdf"
 """The colours of examples, of reconstructions and proposals, of the chosen one, and of the lines to the others."""
-_TREE = colormaps["viridis"]
 _DPI = 150
 _ONE_IN = 6.0
 _PANEL_IN = 2.8
@@ -80,10 +78,13 @@ def tree_plot(levels: Sequence[Tensor], taken: Sequence[Tensor], *, first: int, 
     The points of a level are in the order of their parents; those that are not `taken` (n,) are not drawn. `first` is
     the stage of the first level below the root.
     """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
     figure, (axes,) = blank(1, *(level[some] for level, some in zip(levels, taken, strict=True)))
     depth = len(levels) - 1
     for level in range(depth, 0, -1):
-        colour = to_hex(_TREE(0.9 * (level - 1) / max(1, depth - 1)))
+        colour = to_hex(colormaps["viridis"](0.9 * (level - 1) / max(1, depth - 1)))
         parents = levels[level - 1].repeat_interleave(len(levels[1]), 0)[taken[level]]
         children = levels[level][taken[level]]
         order, thinner = 2 + 2 * (depth - level), 0.5 ** (level - 1)
@@ -98,6 +99,8 @@ def tree_plot(levels: Sequence[Tensor], taken: Sequence[Tensor], *, first: int, 
 
 def blank(panels: int, *shown: Tensor | None) -> tuple[Figure, list[Axes]]:
     """Return an empty figure with panels, four in a row, all of which cover the rectangle of all points (n, 2)."""
+    from matplotlib.figure import Figure
+
     every = torch.cat([points for points in shown if points is not None])
     low, high = every.min(0).values, every.max(0).values
     reach = (high - low).clamp(min=float((high - low).max()) * 0.4 or 1.0) * (0.5 + _MARGIN)
@@ -125,12 +128,16 @@ def dots(axes: Axes, points: Tensor, colour: str, *, size: float | None = None, 
 
 def lines(axes: Axes, starts: Tensor, ends: Tensor, *, colour: str, width: float, order: int = 2) -> None:
     """Draw a line from each start (n, 2) to its end (n, 2)."""
+    from matplotlib.collections import LineCollection
+
     segments = torch.stack([starts, ends], 1).tolist()
     axes.add_collection(LineCollection(segments, colors=[colour], linewidths=[width], zorder=order))
 
 
 def as_png(figure: Figure, alt: str) -> ImageSheet:
     """Return a figure as a sheet of pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)

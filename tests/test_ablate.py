@@ -20,10 +20,9 @@ from vqtk.errors import VqtkError
 from vqtk.files import locked
 from vqtk.study.executors import Local
 from vqtk.study.plan import Plan, plan, write_plan
-from vqtk.study.protocol import STOP, Event, Settings, State, read_state, write_state
 from vqtk.study.runner import run_study
 from vqtk.study.study import load_study
-from vqtk.study.worker import train_run
+from vqtk.study.worker import STOP, Event, Settings, State, read_state, train_run, write_state
 
 STUDY = """\
 name: tiny

@@ -38,6 +38,13 @@ OVERRIDES = {
     "model.refiner.blocks.1=conv": "blocks.1: expected an index of the list at model.refiner.blocks: only 0.",
     "model.refiner.backbone.layers.-1.width=8": "layers.-1: expected an index of the list at ",
     "model.~segment=": "model.~segment: there is no key 'segment' here to remove.",
+    "lr=1e-3": "override 'lr=1e-3': lr: unknown key. Did you mean 'train.optimizer.lr'?",
+    "train.lr=1e-3": "train.lr: unknown key. Did you mean 'train.optimizer.lr'?",
+    "train.weight_decay=0.1": "train.weight_decay: unknown key. Did you mean 'train.optimizer.weight_decay'?",
+    "train.epochs=3": "train.epochs: unknown key. Did you mean 'updates'?",
+    "train.gradient_clipping=1": "train.gradient_clipping: unknown key. Did you mean 'clip_norm'?",
+    "batch_size=4": "batch_size: unknown key. Did you mean 'data.batch'?",
+    "model.loss=MSE": "model.loss: no loss is called 'MSE'. Did you mean 'mse'?",
     "plugins=[x.py]": "override 'plugins=[x.py]': `plugins` cannot be overridden.",
 }
 
@@ -125,6 +132,14 @@ def test_wrong_overrides_are_told_all_at_once(refusing: Refusing) -> None:
         "override 'seed=x': seed: expected",
     )
     refusing.tells("run", "good.yaml", "model.stages=0", "seed=x", told=told)
+
+
+def test_a_component_of_a_file_in_plugins_is_told_with_the_option_that_loads_it(refusing: Refusing) -> None:
+    Path("plugins").mkdir()
+    Path("plugins/l1.py").write_text(REGISTER.format("l1", "L1"))
+    told = ["model.loss: no loss called 'l1' is loaded, but plugins/l1.py registers one. Pass --plugin plugins/l1.py"]
+    refusing.tells("show", "good.yaml", "model.loss=l1", told=told)
+    refusing.tells("show", "good.yaml", "model.condition=l1", told=["no condition is called 'l1'."])
 
 
 @pytest.mark.parametrize("case", PLUGINS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vqtk.compare.statistics import area, holm, late_fall, paired
+from vqtk.compare.statistics import holm, late_fall, paired, seeds_needed
+from vqtk.metrics.area import Area
 
 STUDIES, SEEDS = 5000, 5
 
@@ -76,11 +77,49 @@ def test_the_interval_holds_the_planted_difference_nineteen_times_in_twenty() ->
 
 
 def test_an_area_is_that_of_its_trapezoids() -> None:
-    assert area([6, 12, 24], [1.0, 0.5, 0.25], low=6, high=24) == pytest.approx(6 * 0.75 + 12 * 0.375)
-    assert area([6, 12, 24], [1.0, 0.5, 0.25], low=9, high=18) == pytest.approx(3 * 0.625 + 6 * 0.4375)
+    assert Area(None).measure([6, 12, 24], [1.0, 0.5, 0.25], low=6, high=24) == pytest.approx(6 * 0.75 + 12 * 0.375)
+    assert Area(None).measure([6, 12, 24], [1.0, 0.5, 0.25], low=9, high=18) == pytest.approx(3 * 0.625 + 6 * 0.4375)
 
 
 def test_a_late_fall_is_over_the_last_fifth() -> None:
     assert late_fall([0, 80, 100], [2.0, 1.0, 0.9]) == pytest.approx(0.1)
     assert late_fall([0, 50, 100], [1.0, 1.0, 1.0]) == 0
     assert late_fall([90, 100], [1.0, 0.5]) is None
+
+
+def test_an_interval_and_its_p_are_those_of_the_paired_t_test() -> None:
+    drawn = np.random.default_rng(3)
+    one, other = drawn.normal(size=(2, 7))
+    found, expected = paired(one, other), stats.ttest_rel(one, other)
+    np.testing.assert_allclose([found.low, found.high], expected.confidence_interval(0.95))
+    np.testing.assert_allclose(found.p, expected.pvalue)
+
+
+def test_equivalence_is_two_one_sided_t_tests() -> None:
+    one, other = np.random.default_rng(4).normal(size=(2, 9))
+    lower = stats.ttest_1samp(one - other, -0.7, alternative="greater").pvalue
+    upper = stats.ttest_1samp(one - other, 0.7, alternative="less").pvalue
+    np.testing.assert_allclose(paired(one, other, within=0.7).p_within, max(lower, upper))
+    assert paired([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], within=0.1).p_within == 0
+    assert paired([1.5, 2.5, 3.5], [1.0, 2.0, 3.0], within=0.1).p_within == 1
+    assert np.isnan(paired(one, other).p_within)
+
+
+def test_a_difference_as_large_as_the_margin_is_called_equivalent_once_in_twenty() -> None:
+    drawn = np.random.default_rng(5).normal(0.5, 0.3, size=(STUDIES, 8))
+    found = paired(drawn, np.zeros_like(drawn), within=0.5)
+    assert (found.p_within < 0.05).mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_seeds_added_in_two_stages_keep_the_interval_honest_and_narrow() -> None:
+    gaps = np.random.default_rng(6).normal(0.3, 1.0, size=(2_000, 60))
+    counts = np.array([min(60, seeds_needed(row[:5], 0.6)) for row in gaps])
+    held, naive = [], []
+    for count in set(counts.tolist()):
+        rows = gaps[counts == count, :count]
+        found, usual = (paired(rows, np.zeros_like(rows), first=first) for first in (5, None))
+        held += [(found.low < 0.3) & (found.high > 0.3)]
+        naive += [(usual.low < 0.3) & (usual.high > 0.3)]
+        assert count == 60 or (found.high - found.low).max() <= 1.2 + 1e-9
+    assert np.concatenate(held).mean() == pytest.approx(0.95, abs=0.012)
+    assert np.concatenate(naive).mean() < np.concatenate(held).mean()

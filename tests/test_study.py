@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.running import vqtk_main
 from vqtk.datasets import fixed_subset
 from vqtk.errors import RecipeError
 from vqtk.evaluate.profile import flops
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
-from vqtk.study.design import training_flops
+from vqtk.runs.budget import training_flops
 from vqtk.study.plan import Plan, plan
 from vqtk.study.runner import try_out
 from vqtk.study.study import Study, load_study
@@ -61,6 +62,7 @@ def planned(text: str = GOOD, *, step_s: float = 1.0) -> Plan:
     return plan(study(text), Path("nowhere"), lambda recipe: step_s)
 
 
+LAST = GOOD[GOOD.index("  all:") : GOOD.index("equal:")]
 # What GOOD says, what stands there instead, and what the message has to hold.
 WRONG = {
     "an axis without values": ("    scale: []\n    film: [\"model.condition=film\"]\n", "    {}\n",
@@ -103,6 +105,21 @@ WRONG = {
         ["study.yaml: metrics: mse_pixels is a metric of image data, and the data of 'scale+low' are points."]),
     "an override of what a study decides": ('["model.condition=film"]', '["seed=3"]',
         ["study.yaml:6: axes.condition.film: 'seed' is not for a variant to set: `seeds` decides it."]),
+    "a range without a number": ("    low: []\n    high: [\"train.objective.all=0.1\"]\n",
+        "    {log: [1e-4, 1e-2]}\n", ["study.yaml:7: axes.all: `n` is missing, as in {log: [1e-4, 1e-2], n: 5}."]),
+    "a range upside down": ("    low: []\n    high: [\"train.objective.all=0.1\"]\n",
+        "    {log: [1e-2, 1e-4], n: 5}\n", ["axes.all: expected numbers as {log: [1e-4, 1e-2], n: 5}"]),
+    "an axis of numbers that is no path": (LAST, "  lr: [1e-3, 1e-2]\nseeds: [0, 1]\n",
+        ["study.yaml:7: axes.lr: override 'lr=0.001': lr: unknown key. Did you mean 'train.optimizer.lr'?"]),
+    "an axis of numbers that the study decides": (LAST, "  train.updates: [10, 20]\nseeds: [0, 1]\n",
+        ["axes.train.updates: 'train.updates' is not for a variant to set: `equal` decides it."]),
+    "too few seeds to start with": ("[0, 1]", "{start: 2, most: 9, until: 0.1}",
+        ["study.yaml:10: seeds: expected at least 3 seeds to `start` with"]),
+    "more random variants than there are": ("equal:", "cells: {random: 4}\nequal:",
+        ["study.yaml:12: cells: there are 3 such variants only."]),
+    "a random design in another word": ("equal:", "cells: {randomly: 4}\nequal:", ["cells: expected {random: 20}"]),
+    "a margin of nothing": ("equal:", "within: 0\nequal:", ["study.yaml:12: within: expected"]),
+    "a plugin that is missing": ("equal:", "plugins: [l1.py]\nequal:", ["study.yaml:12: plugins: there is no plugin"]),
     "cells in another word": ("equal:", "cells: grids\nequal:", ["study.yaml:12: cells:", "Did you mean 'grid'?"]),
     "a choice of no axis": ("equal:", "cells: [{al: low}]\nequal:", ["no axis is called 'al'. Did you mean 'all'?"]),
     "a choice of no value": ("equal:", "cells: [{all: lo}]\nequal:", ["has no value 'lo'. Did you mean 'low'?"]),
@@ -231,3 +248,68 @@ def test_losses_may_differ_where_every_metric_is_shared_and_batches_may_differ_a
         planned(of_two + "metrics: [distance, final]\n")
     assert len(planned(of_two + "metrics: [distance]\n").variants) == 4
     assert len(planned(GOOD.replace('["model.condition=film"]', '["data.batch=4"]')).variants) == 4
+
+
+SWEEP = GOOD.replace('  all:\n    low: []\n    high: ["train.objective.all=0.1"]\n', "  train.optimizer.lr: {}\n")
+SWEEP = SWEEP.replace("baseline: scale+low\n", "")
+
+
+def swept(values: str, more: str = "") -> list[tuple[str, float]]:
+    made = planned(SWEEP.replace("lr: {}", f"lr: {values}") + more).variants
+    return [(one.name, one.recipe.plain()["train"]["optimizer"]["lr"]) for one in made if "scale" in one.name]
+
+
+def test_numbers_are_swept_evenly_on_their_scale_or_as_they_are_listed() -> None:
+    even = [10**-4, 10**-3.5, 10**-3, 10**-2.5, 10**-2]
+    assert [lr for _, lr in swept("{log: [1e-4, 1e-2], n: 5}")] == pytest.approx(even, 1e-4)
+    steps = [("scale+lr_0.001", 0.001), ("scale+lr_0.002", 0.002), ("scale+lr_0.003", 0.003)]
+    assert swept("{linear: [0.001, 0.003], n: 3}") == steps
+    assert swept("[1e-5, 0.5]") == [("scale+lr_1e-05", 1e-5), ("scale+lr_0.5", 0.5)]
+    assert load_study(Path("study.yaml")).scales == {"train.optimizer.lr": "log"}
+
+
+def test_whole_ends_give_whole_numbers_and_words_and_switches_are_listed_as_well() -> None:
+    text = SWEEP.replace("train.optimizer.lr: {}", "model.stages: {log: [1, 8], n: 4}")
+    assert [one.recipe.plain()["model"]["stages"] for one in planned(text).variants[:4]] == [1, 2, 4, 8]
+    assert names(SWEEP.replace("train.optimizer.lr: {}", "model.refiner.zero_output: [false, true]"))[0].endswith(
+        "False"
+    )
+
+
+def test_the_baseline_of_a_sweep_is_named_by_its_number() -> None:
+    text = SWEEP.replace("lr: {}", "lr: {log: [1e-4, 1e-2], n: 3}")
+    assert study(text + "baseline: {train.optimizer.lr: 1e-3}\n").baseline["train.optimizer.lr"] == "lr_0.001"
+    assert study(text + "baseline: film+lr_0.01\n").baseline == {"condition": "film", "train.optimizer.lr": "lr_0.01"}
+
+
+def test_random_variants_are_drawn_by_their_seed_beside_the_base() -> None:
+    drawn = swept("{log: [1e-4, 1e-2]}", "cells: {random: 12, seed: 3}\n")
+    assert drawn[0] == ("scale+base", 1e-3)
+    assert drawn == swept("{log: [1e-4, 1e-2]}", "cells: {random: 12, seed: 3}\n")
+    assert drawn != swept("{log: [1e-4, 1e-2]}", "cells: {random: 12, seed: 4}\n")
+    assert all(1e-4 <= lr <= 1e-2 for _, lr in drawn)
+    assert len(planned(Path("study.yaml").read_text()).variants) == 13
+
+
+def test_a_study_names_plugins_for_all_of_its_recipes() -> None:
+    Path("mine.py").write_text(
+        "from vqtk.losses.mse import MSE\nfrom vqtk.registry import losses\n"
+        "@losses.register('mine')\nclass Mine(MSE):\n    'A loss.'\n"
+    )
+    text = GOOD.replace('["model.condition=film"]', '["model.loss=mine"]')
+    text += "plugins: [mine.py]\nmetrics: [distance]\n"
+    variants = planned(text).variants
+    assert [one.recipe.loss for one in variants] == ["mse", "mse", "mine", "mine"]
+    assert variants[0].at(1).plugins[0].path.name == "mine.py"
+
+
+def test_validate_tries_the_variants_of_a_study_with_overrides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study()
+    assert vqtk_main(monkeypatch, "validate", "study.yaml", "base.yaml", "model.options=8") == 0
+    told = capsys.readouterr().out
+    assert "ok     study.yaml: film+high  " in told
+    assert told.count("6 bits") == 5
+    assert vqtk_main(monkeypatch, "validate", "study.yaml", "model.option=8") == 2
+    assert "override 'model.option=8': model.option: unknown key. Did you mean 'options'?" in capsys.readouterr().out

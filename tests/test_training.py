@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from vqtk.datasets._base import Splits
 from vqtk.errors import CheckpointError, DataError
 from vqtk.io.weights import load_weights, read_weights, save_weights
 from vqtk.recipe.build import build_model
-from vqtk.runs.budget import _final_s, durations
+from vqtk.runs.budget import _final, durations, settings_within
 from vqtk.runs.directory import _read_state
+from vqtk.runs.start import start_at_centres
 from vqtk.training.loop import Trainer
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.3}"
@@ -273,12 +275,25 @@ def test_what_the_end_is_measured_on_is_the_recipes_to_say_and_not_the_clocks(
     assert summary["test_is_subset"] == (items < 20)
 
 
-def test_a_budget_too_short_for_the_end_says_so_and_leaves_what_is_measured_alone(
-    tmp_path: Path, splits: Splits
+def test_a_budget_too_short_for_the_end_evaluates_fewer_examples(tmp_path: Path, splits: Splits) -> None:
+    one = experiment(tmp_path, splits)  # It evaluates 10 examples, and at the end 20.
+    assert _final(one, 1.0, left_s=200.0) == ([], 30.0)
+    settings, takes = _final(one, 0.5, left_s=20.0)
+    assert settings == ["train.evaluate_items=10", "train.final_items=10"]
+    assert takes == 5.0
+
+
+def test_a_short_budget_starts_at_the_centres_of_the_data_and_says_what_it_set(
+    tmp_path: Path, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vqtk.evaluate.references.STEPS", 10)
     one = experiment(tmp_path, splits)
-    assert _final_s(one, evaluation_s=10.0, left_s=100.0, budget="100s") == 30
-    assert _final_s(one, evaluation_s=40.0, left_s=100.0, budget="100s") == 50
-    (said,) = one.callbacks[0].lines  # type: ignore[attr-defined]
-    assert "The final evaluation of 20 test examples will take about 120 s of 100s, or exceed it" in said
-    assert "train.final_items=10" in said
+    fit = settings_within(one, "1s", since=time.monotonic(), free=True)
+    assert fit.overrides[-1] == "train.init=kmeans"
+    assert f"train.updates={fit.updates}" in fit.overrides
+    assert any("this run also sets" in line and "train.init=kmeans" in line for line in one.callbacks[0].lines)  # type: ignore[attr-defined]
+    again = experiment(tmp_path, splits, "train.init=kmeans", "train.updates=1")
+    start_at_centres(again.trainer.model, splits.train, seed=0)
+    assert_same(weights(one), weights(again))
+    chosen = experiment(tmp_path, splits, "train.init=random")
+    assert "train.init=kmeans" not in settings_within(chosen, "1s", since=time.monotonic(), free=True).overrides

@@ -185,4 +185,5 @@ def test_a_budget_counts_evaluations_pictures_and_the_end() -> None:
     # Pictures: the first after a minute, then every five until the end: 2 + (600 - 60) // 300.
     updates = measured.updates_within(600, **often, final_s=10)
     assert updates == int((600 - 10 - 3 * 1.0) / (0.1 + 2.0 / 20))
+    assert measured.updates_within(50, **often, final_s=10) == int((50 - 10 - 1.0) / 0.2), "no first images"
     assert measured.updates_within(1, **often, final_s=10) == 1

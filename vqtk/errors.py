@@ -75,11 +75,13 @@ _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
 
 
-def closest(word: str, known: list[str]) -> str | None:
-    """Return the known name nearest to a word; None if none is near."""
+def closest(word: str, known: list[str], *, cutoff: float = 0.5) -> str | None:
+    """Return the known name nearest to a word, in whatever case; None if none is as similar as `cutoff`, at most 1."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(str(word)[:_LONGEST_WORD], known, n=1, cutoff=0.5)), None)
+    folded = {name.casefold(): name for name in reversed(known)}
+    near = get_close_matches(str(word)[:_LONGEST_WORD].casefold(), list(folded)[::-1], n=1, cutoff=cutoff)
+    return folded[near[0]] if near else None
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -41,8 +41,30 @@ _LESS_MEMORY = (
 )
 
 
+_CALLED = {
+    "train": "run", "fit": "run", "resume": "run --resume", "test": "eval", "evaluate": "eval", "generate": "sample",
+    "sweep": "ablate", "study": "ablate", "tune": "ablate", "check": "validate", "help": "--help", "ls": "list",
+    "benchmark": "bench", "profile": "bench --profile", "diff": "compare", "inpaint": "complete",
+}  # fmt: skip
+"""What users call commands, and their names here."""
+_UsageError: Any = typer.BadParameter.__base__
+"""The root of errors of usage: click's or, in later versions of typer, its own."""
+
+
 class Panels(TyperGroup):
     """Lists the commands of `--help` by panel, with whole summaries."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name. Raises: VqtkError with the nearest, if there is none."""
+        from vqtk.errors import VqtkError, closest
+
+        name = args[0]
+        if name in self.commands or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = _CALLED.get(name.lower()) or closest(name, list(self.commands))
+        advice = f"Did you mean {ctx.command_path} {near}? " if near else ""
+        known = ", ".join(self.commands)
+        raise VqtkError(f"{ctx.command_path}: there is no command {name!r}. {advice}The commands: {known}.")
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one section per panel, in the order of the commands."""
@@ -121,7 +143,13 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = partial(_show_warning, VqtkWarning, warnings.showwarning)
-            app(prog_name="vqtk")
+            sys.exit(app(prog_name="vqtk", standalone_mode=False))
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            print(f"error: {_usage(error)}", file=sys.stderr)
+        sys.exit(2)
     except VqtkError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -139,6 +167,37 @@ def main() -> None:
         else:
             raise
         sys.exit(2)
+
+
+def _usage(error: Any) -> str:
+    """Return an error of usage as a sentence: the command, what is wrong with its arguments, and what to write."""
+    from vqtk.errors import closest, printable
+
+    command = error.ctx.command_path if error.ctx else "vqtk"
+    option = getattr(error, "option_name", "")
+    if not hasattr(error, "possibilities"):
+        message = error.format_message().rstrip(".")
+        message += "" if message.endswith("?") else "."
+        return printable(f"{command}: {message[:1].lower()}{message[1:]} See {command} --help.")
+    options = [name for one in error.ctx.command.params for name in one.opts if name.startswith("--")]
+    setting = _setting(option) if any(one.name == "overrides" for one in error.ctx.command.params) else ""
+    near = closest(option, options, cutoff=0.6)
+    advice = setting or (f"Did you mean {near}? " if near else "")
+    return printable(f"{command}: there is no option {option}. {advice}See {command} --help.")
+
+
+def _setting(option: str) -> str:
+    """Return how a recipe's setting that was given as an option is written; an empty string if it is none."""
+    from vqtk.recipe.recipe import setting_called
+
+    word = option.lstrip("-").rpartition(".")[2]
+    place = setting_called(word)
+    if not place:
+        return ""
+    after = [given.partition(option)[2] for given in sys.argv if given.startswith(f"{option}=")]
+    after += [f"={value}" for name, value in zip(sys.argv, sys.argv[1:], strict=False) if name == option]
+    value = after[0] if after and place.rpartition(".")[2] == word else "=…"
+    return f"Settings of a recipe are given by their paths, without dashes: {place}{value}. "
 
 
 def _show_warning(ours: type[Warning], otherwise: Any, message: Any, category: type[Warning], *place: Any) -> None:

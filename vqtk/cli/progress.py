@@ -18,7 +18,7 @@ from vqtk.compare.metrics import Criterion
 from vqtk.io.run_files import read_rows, watched_of
 from vqtk.metrics import CurveMetric, SampleMetric, metric_class
 from vqtk.study.plan import Plan, PlannedRun
-from vqtk.study.protocol import STATES, Event, State, read_state
+from vqtk.study.worker import STATES, Event, State, read_state
 
 LINES_EVERY_S = 30.0
 DRAWN_EVERY_S = 1.0

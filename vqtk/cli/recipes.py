@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,12 @@ import typer
 from vqtk.cli.options import DataDir, Json, Overrides, Plugins, RecipePath
 
 if TYPE_CHECKING:
+    from vqtk.recipe.build import Validation
+    from vqtk.recipe.recipe import Recipe
     from vqtk.registry import Registry
+
+TIMELESS_S = 1e-6
+"""Stands for the seconds of an update where a budget of time is not to be measured."""
 
 
 def list_command(
@@ -204,39 +210,62 @@ def _engineering(value: int) -> str:
 
 
 def validate_command(
-    recipes: Annotated[list[Path], typer.Argument(metavar="RECIPE", help="Recipes (.yaml).")],
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE... [OVERRIDE]...", help="Recipes or studies (.yaml), then overrides of each."),
+    ],
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Build the model of each recipe and try it on one example.
+    """Build the model of each recipe, or of each variant of a study, and try it on one example.
 
     To save time, the example passes only through the first and the last stage of the first and the last segment.
     """
     from vqtk.cli.options import print_json
-    from vqtk.errors import VqtkError
-    from vqtk.recipe.build import unchanged
-    from vqtk.recipe.build import validate as try_out
-    from vqtk.recipe.node import shown_path
-    from vqtk.recipe.recipe import load_recipe
+    from vqtk.errors import RecipeError, VqtkError
 
+    overrides = [one for one in recipes if "=" in one and not Path(one).is_file()]
     results: list[dict[str, Any]] = []
-    for path in recipes:
-        try:
-            recipe = load_recipe(path)
-            shown, warnings = try_out(recipe), unchanged(recipe)
-        except VqtkError as error:
-            results.append({"recipe": str(path), "ok": False, "error": str(error)})
-        else:
-            plugins = [shown_path(plugin.path) for plugin in recipe.plugins]
-            facts = {"parameters": shown.parameters, "bits": shown.bits, "seconds": round(shown.seconds, 1)}
-            results.append({"recipe": str(path), "ok": True, **facts, "warnings": warnings, "plugins": plugins})
-        if not json:
-            _print(results[-1])
+    for path in (Path(one) for one in recipes if one not in overrides):
+        for result in _validated(path, overrides):
+            results.append(result)
+            if not json:
+                _print(result)
+    if not results:
+        raise RecipeError("vqtk validate: expected a recipe or a study, as recipes/mnist.yaml.")
     if json:
         print_json(results)
     failed = [result for result in results if not result["ok"]]
     if failed:
         raise VqtkError(f"{len(failed)} of {len(results)} recipes cannot be trained; see above.")
+
+
+def _validated(path: Path, overrides: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the result for a recipe, or for each variant of a study up to the first that cannot be trained."""
+    from vqtk.errors import VqtkError
+    from vqtk.recipe.build import unchanged
+    from vqtk.recipe.build import validate as try_out
+    from vqtk.recipe.node import is_study, shown_path
+    from vqtk.recipe.recipe import load_recipe
+    from vqtk.study.plan import plan
+    from vqtk.study.runner import try_out as try_out_variants
+    from vqtk.study.study import load_study
+
+    def facts(name: str, recipe: Recipe, tried: Validation, warnings: list[str]) -> dict[str, Any]:
+        plugins = [shown_path(plugin.path) for plugin in recipe.plugins]
+        measured = {"parameters": tried.parameters, "bits": tried.bits, "seconds": round(tried.seconds, 1)}
+        return {"recipe": name, "ok": True, **measured, "warnings": warnings, "plugins": plugins}
+
+    try:
+        if is_study(path):
+            made = plan(load_study(path, overrides), path.with_suffix(""), lambda recipe: TIMELESS_S)
+            for variant, tried, warnings in try_out_variants(made):
+                yield facts(f"{path}: {variant.name}", variant.recipe, tried, warnings)
+        else:
+            recipe = load_recipe(path, overrides)
+            yield facts(str(path), recipe, try_out(recipe), unchanged(recipe))
+    except VqtkError as error:
+        yield {"recipe": str(path), "ok": False, "error": str(error)}
 
 
 def _print(result: dict[str, Any]) -> None:

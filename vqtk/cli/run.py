@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ def run_command(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Train for about this time, e.g. 90s, 5m or 1h30m, instead of the recipe's number of updates."
+            help="End after about this time, e.g. 90s, 5m or 1h30m, instead of the recipe's number of updates."
         ),
     ] = None,
     weights: Annotated[
@@ -52,7 +53,8 @@ def run_command(
 
     Ctrl-C writes a checkpoint and stops the run. Resume it with --resume RUN.
     """
-    from vqtk.callbacks import make_display
+    began = time.monotonic()
+    from vqtk.callbacks import duration, make_display
     from vqtk.errors import RecipeError
     from vqtk.recipe.build import build_tracker
     from vqtk.runs.run import begun, carry_out, resumed
@@ -84,6 +86,7 @@ def run_command(
             [*changed, *named],
             callbacks=[display],
             budget=budget,
+            since=began,
             weights=weights,
             like=like,
             device=device,
@@ -92,6 +95,8 @@ def run_command(
         )
     with prepared as (experiment, directory):
         finished, received = carry_out(experiment, directory, display)
+    if finished and budget is not None:
+        experiment.say(f"{budget}: ended after {duration(time.monotonic() - began)}.")
     if not finished:
         raise typer.Exit(128 + received[0] if received else 0)
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import torch
 
     from vqtk.compare.result import RunComparison
-    from vqtk.study.plan import Plan
-    from vqtk.study.protocol import Executor, Settings, State
+    from vqtk.recipe.recipe import Recipe
+    from vqtk.study.plan import CostMeasure, Plan
+    from vqtk.study.worker import Executor, Settings, State
 
 
 def ablate_command(
@@ -45,23 +46,26 @@ def ablate_command(
     To resume a study, run the same command again.
     """
     from vqtk.files import locked, sweep
-    from vqtk.study.design import step_s
+    from vqtk.runs.budget import step_s
     from vqtk.study.plan import plan as planned
-    from vqtk.study.protocol import Settings
     from vqtk.study.study import load_study
+    from vqtk.study.worker import Settings
     from vqtk.training.execution import choose_device
 
     checked = load_study(study)
     on, folder = choose_device(device), out / checked.name
+
+    def measure(recipe: Recipe) -> float:
+        return step_s(recipe, on)
+
     made = _executor(executor, Settings(device, data_dir, threads), workers, address, dry_run=dry_run)
     _share_cores(made)
     if dry_run:
-        _print_costs(planned(checked, folder, lambda recipe: step_s(recipe, on)), folder, on, made.workers)
+        _print_costs(planned(checked, folder, measure), folder, on, made.workers)
         return
     with locked(folder / "lock", what=f"The study {folder}"):
         sweep(folder)
-        plan = planned(checked, folder, lambda recipe: step_s(recipe, on))
-        _run(plan, folder, made, data_dir, retry=retry)
+        _run(planned(checked, folder, measure), folder, made, data_dir, measure, retry=retry)
 
 
 def _executor(name: str, settings: Settings, workers: int | None, address: str | None, *, dry_run: bool) -> Executor:
@@ -86,7 +90,28 @@ def _share_cores(executor: Executor) -> None:
     torch.set_num_threads(executor.settings.threads or 1)
 
 
-def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> None:
+def _run(
+    plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, measure: CostMeasure, *, retry: bool
+) -> None:
+    """Train the runs of a plan, and then those that follow from their results, until there are no more."""
+    from vqtk.study.adaptive import extended
+    from vqtk.study.plan import to_run
+
+    while not to_run(plan, folder, retry=retry) and (more := extended(plan, folder, measure)):
+        plan = more  # A study that is resumed.
+    while True:
+        states = _train(plan, folder, executor, data_dir, retry=retry)
+        ended = all(state.state in ("done", "failed", "pruned") for state in states)
+        more = extended(plan, folder, measure) if ended else None
+        if more is None:
+            break
+        plan, retry = more, False
+    _conclude(plan, folder, states, data_dir)
+
+
+def _train(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> list[State]:
+    from dataclasses import replace
+
     from vqtk.cli.progress import make_board
     from vqtk.process import stopping_on_signals
     from vqtk.study.plan import to_run, write_plan
@@ -96,15 +121,17 @@ def _run(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *,
     board = make_board(plan, folder)
     board.say(f"{folder}: {len(runs)} runs, {len(left)} of them to train. {plan.equal.sentence()}")
     if left:
-        for variant, tried, warnings in try_out(plan):
+        names = {run.variant.name for run in left}
+        new = replace(plan, variants=[one for one in plan.variants if one.name in names]) if plan.newest else plan
+        for variant, tried, warnings in try_out(new):
             board.say(f"ok     {variant.name}  {tried.parameters:,} parameters  {tried.bits:g} bits")
             for warning in warnings:
                 board.say(f"       warning: {warning}")
-        read_data(plan, data_dir, board.say)
+        if not plan.newest:
+            read_data(plan, data_dir, board.say)
     write_plan(plan, folder)
     with board, stopping_on_signals(board):
-        states = run_study(plan, folder, executor, board, retry=retry)
-    _conclude(plan, folder, states, data_dir)
+        return run_study(plan, folder, executor, board, retry=retry)
 
 
 def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | None) -> None:
@@ -116,7 +143,7 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | No
 
     failed = [state for state in states if state.state == "failed"]
     done = [state for state in states if state.state == "done"]
-    left = len(states) - len(failed) - len(done)
+    left = sum(state.state not in ("done", "failed", "pruned") for state in states)
     if left:
         print(f"Stopped: {left} of {len(states)} runs are not done. Run the same command again to resume them.")
         raise typer.Exit(130)
@@ -170,6 +197,11 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
     done = len(plan.runs()) - len(to_run(plan, folder, retry=True))
     if done:
         console.print(f"{done} of them are done and will not run again.")
+    study = plan.study
+    if study.seeding:
+        console.print(f"Then up to {study.seeding.most} seeds a variant, by the deviation over the first {seeds}.")
+    if study.drawn and study.drawn.by == "optuna":
+        console.print(f"Then {study.drawn.count} variants that optuna proposes, by the results before them.")
     if seeds < LEAST:
         console.print(f"With fewer than {LEAST} seeds, differences cannot be tested for significance.")
 
@@ -208,6 +240,13 @@ def compare_command(
         str | None,
         typer.Option(help="Compare codes found by this search. Run vqtk eval RUN --search SEARCH for every run first."),
     ] = None,
+    within: Annotated[
+        float | None,
+        typer.Option(
+            help="Also test whether variants are as good as the baseline, within this difference of the metric. "
+            "Default: the study's.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -232,11 +271,12 @@ def compare_command(
     from vqtk.errors import VqtkError
 
     asked = ComparisonRequest(
-        baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal, search=search
-    )
+        baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal, search=search,
+        within=within,
+    )  # fmt: skip
     found = compared(paths, asked)
     own = paths[0] if len(paths) == 1 and (paths[0] / STUDY).is_file() else None
-    as_planned = not (baseline or metric or higher or unequal or search)
+    as_planned = not (baseline or metric or higher or unequal or search or within)
     folder = output or (own if as_planned else None)
     if json:
         print_json(found.to_json())

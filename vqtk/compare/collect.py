@@ -17,6 +17,8 @@ from vqtk.recipe.recipe import Recipe
 from vqtk.runs.directory import RunDirectory
 
 STUDY = "study.json"
+PRUNED = "pruned: "
+"""How the reason begins for which a run that was ended early, or another seed of its variant, is left out."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,14 @@ def collect(paths: Sequence[Path]) -> Collected:
     """
     groups: dict[object, Variant] = {}
     left_out: list[LeftOut] = []
+    pruned: set[object] = set()
     for place in _places(paths):
         try:
             run = _read(place.path)
         except VqtkError as error:
             left_out.append(LeftOut(place.path, str(error)))
+            if str(error).startswith(PRUNED):
+                pruned.add(place.variant)
             continue
         key = place.variant or _identity(run)
         name = place.variant[1] if place.variant else run.recipe.name
@@ -100,6 +105,9 @@ def collect(paths: Sequence[Path]) -> Collected:
         other = variant.runs.setdefault(run.recipe.seed, run)
         if other is not run:
             left_out.append(LeftOut(run.path, f"{other.path} is a run of the same variant with the same seed."))
+    for variant_of in pruned & groups.keys():  # The seeds that were not pruned are the better ones.
+        others = groups.pop(variant_of).runs.values()
+        left_out += [LeftOut(run.path, f"{PRUNED}another run of its variant was.") for run in others]
     if not groups:
         first = f" The first: {left_out[0].path}: {left_out[0].why}" if left_out else ""
         raise VqtkError(f"{', '.join(map(str, paths))}: there is no finished run to compare.{first}")
@@ -231,6 +239,8 @@ def _read(path: Path) -> FinishedRun:
     if state == "failed":
         lines = str(record.get("error") or "").strip().splitlines() or ["no reason was given"]
         raise VqtkError(f"failed: {lines[-1]}")
+    if state == "pruned":
+        raise VqtkError(PRUNED + str(record.get("error") or "it was hopeless."))
     if state != "done":
         raise VqtkError(f"not finished: {state}.")
     if not path.is_dir():

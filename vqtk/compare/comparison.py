@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from vqtk.compare.collect import Collected, FinishedRun, Variant, collect, encod
 from vqtk.compare.metrics import Span, better_of, common_span, finite, is_in_loss_units, require_known, value_of
 from vqtk.compare.notes import notes, verdicts
 from vqtk.compare.page import write_page
-from vqtk.compare.result import ComparedVariant, Difference, RunComparison
+from vqtk.compare.result import ComparedVariant, Difference, RunComparison, Sweep
 from vqtk.compare.statistics import LEVEL, Effect, Paired, holm, main_effects, paired
 from vqtk.compare.tables import as_csv, as_markdown, as_tex
 from vqtk.compare.variants import differing, differing_units, measured_variant, require_equal
@@ -23,7 +23,7 @@ from vqtk.files import write_text
 from vqtk.io.run_files import watched_of
 from vqtk.metrics import COMPARABLE
 from vqtk.plugin.loading import loaded_plugins
-from vqtk.recipe.show import changes
+from vqtk.recipe.show import changes, value_at
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ComparisonRequest:
     against: Literal["time", "flops"] = "time"
     unequal: bool = False
     search: str | None = None
+    within: float | None = None
 
 
 def compare(paths: Sequence[Path], asked: ComparisonRequest = ComparisonRequest()) -> RunComparison:
@@ -66,6 +67,10 @@ def _compared(collected: Collected, paths: Sequence[Path], asked: ComparisonRequ
     require_known(metric, collected.runs, span)
     variants = [baseline, *(variant for variant in collected.variants if variant is not baseline)]
     curve = _curve(metric, collected.runs, units)
+    within = _within(study, metric, asked)
+    reached = [{seed: value_of(run, metric, span) for seed, run in variant.runs.items()} for variant in variants]
+    start = (study.get("seeding") or {}).get("start")
+    differences = _differences(reached, higher=higher, start=start, within=within)
     found = RunComparison(
         name=study.get("name") or ", ".join(path.resolve().name for path in paths),
         metric=metric,
@@ -76,6 +81,9 @@ def _compared(collected: Collected, paths: Sequence[Path], asked: ComparisonRequ
         kind=collected.runs[0].manifest.get("kind"),
         terms=study.get("terms", {}).get("said"),
         search=asked.search,
+        within=within,
+        seeding=study.get("seeding"),
+        sweeps=_sweeps(collected),
         unequal=unequal,
         units=units,
         confidence=LEVEL,
@@ -84,7 +92,7 @@ def _compared(collected: Collected, paths: Sequence[Path], asked: ComparisonRequ
         references=kept_references(variants),
         effects=_effects(collected, metric, span),
         left_out=collected.left_out,
-        variants=_variants(variants, [metric, *also], span, curve=curve, higher=higher),
+        variants=_variants(variants, [metric, *also], span, curve=curve, differences=differences, higher=higher),
         verdicts=[],
         notes=[],
     )
@@ -169,11 +177,29 @@ def _also(study: dict[str, Any], metric: str, units: str) -> list[str]:
     return [name for name in names if name not in (metric, "area") and not (units and is_in_loss_units(name))]
 
 
+def _within(study: dict[str, Any], metric: str, asked: ComparisonRequest) -> float | None:
+    """Return the margin of equivalence: the one asked for, or the study's, which is in units of its main metric.
+
+    Raises: VqtkError if it is not more than 0.
+    """
+    if asked.within is not None:
+        if not 0 < asked.within < inf:
+            raise VqtkError(f"--within {asked.within:g}: expected a difference of more than 0, in units of the metric.")
+        return asked.within
+    listed = study.get("metrics") or []
+    return study.get("within") if listed and listed[0]["name"] == metric else None
+
+
 def _variants(
-    variants: Sequence[Variant], metrics: Sequence[str], span: Span | None, *, curve: str, higher: bool
+    variants: Sequence[Variant],
+    metrics: Sequence[str],
+    span: Span | None,
+    *,
+    curve: str,
+    differences: Sequence[Difference],
+    higher: bool,
 ) -> list[ComparedVariant]:
-    """Return what each variant reached, and its difference from the first of them."""
-    reached = [{seed: value_of(run, metrics[0], span) for seed, run in variant.runs.items()} for variant in variants]
+    """Return what each variant reached, with its difference from the first of them."""
     base = variants[0].recipe.of_variant()
     return [
         replace(
@@ -181,25 +207,37 @@ def _variants(
             difference=difference,
             changes=changes(base, variant.recipe.of_variant()),
         )
-        for variant, difference in zip(variants, [None, *_differences(reached, higher=higher)], strict=True)
+        for variant, difference in zip(variants, [None, *differences], strict=True)
     ]
 
 
-def _differences(reached: Sequence[dict[int, Any]], *, higher: bool) -> list[Difference]:
-    """Return each variant's seed-paired difference from the first, with p-values corrected over all of them."""
+def _differences(
+    reached: Sequence[dict[int, Any]], *, higher: bool, start: int | None, within: float | None
+) -> list[Difference]:
+    """Return each variant's seed-paired difference from the first, with p-values corrected over all of them.
+
+    Seeds below `start` are those of the first stage, if others were added after it.
+    """
     baseline, found = reached[0], []
     for values in reached[1:]:
         seeds = sorted(baseline.keys() & values.keys())
-        found.append(paired([values[seed] for seed in seeds], [baseline[seed] for seed in seeds]))
+        first = None if start is None else sum(seed < start for seed in seeds)
+        pairs = [values[seed] for seed in seeds], [baseline[seed] for seed in seeds]
+        found.append(paired(*pairs, first=first, within=within))
     corrected = holm([float(one.p) for one in found]).tolist()
-    return [_difference(one, p, higher=higher) for one, p in zip(found, corrected, strict=True)]
+    equal = holm([float(one.p_within) for one in found]).tolist()
+    return [_difference(*each, higher=higher, within=within) for each in zip(found, corrected, equal, strict=True)]
 
 
-def _difference(found: Paired, corrected: float, *, higher: bool) -> Difference:
+def _difference(found: Paired, corrected: float, equal: float, *, higher: bool, within: float | None) -> Difference:
     mean = float(found.mean)
     significant = None if isnan(corrected) else corrected < 1 - LEVEL
-    better = (mean > 0) == higher and mean != 0
-    words = {None: "too few seeds", False: "within the noise", True: "better" if better else "worse"}
+    equivalent = None if isnan(equal) else equal < 1 - LEVEL
+    better = "better" if (mean > 0) == higher and mean != 0 else "worse"
+    words = {None: "too few seeds", False: "within the noise", True: better}
+    verdict = words[significant]
+    if equivalent and within is not None:
+        verdict = f"{better}, within {within:g}" if significant else f"as good, within {within:g}"
     return Difference(
         pairs=found.pairs,
         mean=finite(mean),
@@ -208,8 +246,21 @@ def _difference(found: Paired, corrected: float, *, higher: bool) -> Difference:
         p=finite(float(found.p)),
         p_holm=finite(corrected),
         significant=significant,
-        verdict=words[significant],
+        p_within=finite(equal),
+        equivalent=equivalent,
+        verdict=verdict,
     )
+
+
+def _sweeps(collected: Collected) -> dict[str, Sweep]:
+    """Return the axes of numbers of a study, with the number that each variant's recipe has there."""
+    sweeps = {}
+    for axis, scale in ((collected.study or {}).get("numeric") or {}).items():
+        found = {variant.name: value_at(variant.recipe.plain(), axis) for variant in collected.variants}
+        numbers = {name: value for name, given in found.items() if (value := finite(given)) is not None}
+        if numbers:
+            sweeps[axis] = Sweep("log" if scale == "log" and min(numbers.values()) > 0 else "linear", numbers)
+    return sweeps
 
 
 def _effects(collected: Collected, metric: str, span: Span | None) -> dict[str, list[Effect]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vqtk.compare.collect import Collected
+from vqtk.compare.collect import PRUNED, Collected
 from vqtk.compare.result import ComparedVariant, Difference, RunComparison
 from vqtk.compare.statistics import LEAST, MeanStd
 from vqtk.metrics import SampleMetric, metric_class
@@ -59,11 +59,11 @@ def format_difference(difference: Difference | None) -> str:
     return format_change(difference.mean) + interval
 
 
-def format_p(difference: Difference | None) -> str:
+def format_p(p: float | None) -> str:
     """Return a corrected p-value."""
-    if difference is None or difference.p_holm is None:
+    if p is None:
         return "–"
-    return "< 0.001" if difference.p_holm < 0.001 else f"{difference.p_holm:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def verdicts(comparison: RunComparison) -> list[str]:
@@ -81,10 +81,21 @@ def _verdict(name: str, difference: Difference, comparison: RunComparison) -> st
         seen = f" (the difference is {by})" if by else ""
         return f"{name}: too few seeds. It has {pairs} in common with {baseline}{seen}; an interval needs {LEAST}."
     interval = f"{100 * comparison.confidence:g} % interval {format_change(low)} to {format_change(high)}"
-    given = f"{comparison.metric} {by} ({interval}, corrected p {format_p(difference)}, {pairs})"
+    given = f"{comparison.metric} {by} ({interval}, corrected p {format_p(difference.p_holm)}, {pairs})"
+    equal = _equivalence(difference, comparison)
     if difference.significant:
-        return f"{name} is significantly {difference.verdict} than {baseline}: {given}."
-    return f"{name} does not differ significantly from {baseline}: {given}."
+        better = difference.verdict.partition(",")[0]
+        return f"{name} is significantly {better} than {baseline}: {given}.{equal}"
+    return f"{name} does not differ significantly from {baseline}: {given}.{equal}"
+
+
+def _equivalence(difference: Difference, comparison: RunComparison) -> str:
+    if comparison.within is None or difference.p_within is None:
+        return ""
+    p, margin = format_p(difference.p_within), f"within {comparison.within:g}"
+    if difference.equivalent:
+        return f" It is as good {margin} (equivalence, corrected p {p})."
+    return f" That it is as good {margin} is not shown (equivalence, corrected p {p})."
 
 
 def notes(comparison: RunComparison, collected: Collected) -> list[str]:
@@ -92,7 +103,7 @@ def notes(comparison: RunComparison, collected: Collected) -> list[str]:
     variants = comparison.variants
     found = [_units(comparison), _falling(variants, comparison.curve), _unknown(variants), _diverged(collected)]
     found += [_seeds(variants), _rates(variants), _machines(collected)]
-    found += [_subset(collected), _features(comparison, collected)]
+    found += [_subset(collected), _features(comparison, collected), _pruned(collected), _seeding(comparison)]
     if comparison.span_bits:
         low, high = comparison.span_bits
         found.append(f"The area is taken under the rate–distortion curve, from {low:g} to {high:g} bits.")
@@ -128,6 +139,34 @@ def _diverged(collected: Collected) -> str:
         return ""
     runs = "1 run diverged" if count == 1 else f"{count} runs diverged"
     return f"{runs}. The means leave such runs out, so their variants look better here than they are."
+
+
+def _pruned(collected: Collected) -> str:
+    if not any(one.why.startswith(PRUNED) for one in collected.left_out):
+        return ""
+    return (
+        "Hopeless runs were pruned: ended early, because they were worse than the median of earlier runs. Their "
+        "variants are in no mean, no table and no correction of p-values."
+    )
+
+
+def _seeding(comparison: RunComparison) -> str:
+    seeding = comparison.seeding
+    if not seeding:
+        return ""
+    start, most, until = seeding["start"], seeding["most"], seeding["until"]
+    wide = [
+        row.name
+        for row in comparison.variants
+        if row.difference and row.difference.low is not None and row.difference.high is not None
+        and row.difference.high - row.difference.low > 2 * until * (1 + 1e-9)
+    ]  # fmt: skip
+    still = f" The intervals of {', '.join(wide)} are wider still, at the most seeds of {most}." if wide else ""
+    return (
+        f"Seeds were added by Stein's two-stage procedure, to know each difference to ± {until:g}: their number "
+        f"follows from the deviation over the first {start} seeds alone. The intervals and tests use that deviation as "
+        f"well, so they hold as if the number had been fixed.{still}"
+    )
 
 
 def _units(comparison: RunComparison) -> str:

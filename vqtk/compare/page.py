@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from vqtk.compare.result import ComparedVariant, RunComparison
+from vqtk.compare.result import ComparedVariant, RunComparison, Sweep
+from vqtk.compare.statistics import mean_interval
 from vqtk.compare.tables import costs_table, results_table, stages_table
 from vqtk.files import write_text
 from vqtk.report.page import as_html, newest_image, page_template
@@ -29,6 +30,7 @@ from vqtk.report.plots import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -117,6 +119,8 @@ def differences_plot(comparison: RunComparison) -> Figure | None:
         if gap.low is not None and gap.high is not None:
             axes.plot([gap.low, gap.high], [place, place], color=style["color"], linewidth=2)
         axes.plot(mean, place, color=style["color"], marker="o", fillstyle="full" if gap.significant else "none")
+    if comparison.within is not None:
+        axes.axvspan(-comparison.within, comparison.within, color=INK, alpha=0.08, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(styled)), [name for _, name, *_ in styled])
     axes.set_ylim(len(styled) - 0.5, -0.5)
@@ -127,7 +131,7 @@ def effects_plot(comparison: RunComparison) -> Figure | None:
     """Plot the main effect of each axis: the mean over the runs of each value, with the deviation over seeds."""
     from matplotlib.figure import Figure
 
-    effects = comparison.effects
+    effects = {axis: rows for axis, rows in comparison.effects.items() if axis not in comparison.sweeps}
     if not effects:
         return None
     figure = Figure(figsize=(2.0 + 2.3 * len(effects), 3.2), layout="constrained")
@@ -142,6 +146,48 @@ def effects_plot(comparison: RunComparison) -> Figure | None:
     return figure
 
 
+def sweeps_plot(comparison: RunComparison) -> Figure | None:
+    """Plot the metric over each axis of numbers: means over seeds with their intervals.
+
+    A line joins the variants that differ in this axis alone.
+    """
+    from matplotlib.figure import Figure
+
+    sweeps = comparison.sweeps
+    if not sweeps:
+        return None
+    figure = Figure(figsize=(max(WIDTH, 3.4 * len(sweeps)), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(sweeps), sharey=True, squeeze=False)[0]
+    for axes, (axis, sweep) in zip(panels, sweeps.items(), strict=True):
+        set_style(axes, axis, "")
+        groups: dict[str, list[ComparedVariant]] = {}
+        for row in comparison.variants:
+            if row.name in sweep.numbers and row.result.mean is not None:
+                rest = ", ".join(value for other, value in row.choices.items() if other != axis)
+                groups.setdefault(rest, []).append(row)
+        joined = any(len(rows) > 1 for rows in groups.values())
+        for style, rows in zip(line_styles(list(groups)), groups.values(), strict=True):
+            _swept(axes, sorted(rows, key=lambda row: sweep.numbers[row.name]), sweep, style if joined else {})
+        if sweep.scale == "log":
+            axes.set_xscale("log")
+        if joined and 1 < len(groups) <= len(COLOURS):
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    panels[0].set_ylabel(comparison.metric, color=INK)
+    return figure
+
+
+def _swept(axes: Axes, rows: Sequence[ComparedVariant], sweep: Sweep, style: dict[str, Any]) -> None:
+    """Draw variants over their numbers: their means, and intervals where there are enough seeds."""
+    colour = style.get("color", COLOURS[0])
+    numbers = [sweep.numbers[row.name] for row in rows]
+    means = [row.result.mean for row in rows if row.result.mean is not None]  # Of all of them.
+    axes.plot(numbers, means, **{"color": colour, "marker": "o", "markersize": 3, **style})
+    for number, row in zip(numbers, rows, strict=True):
+        found = mean_interval([run.value for run in row.runs if run.value is not None])
+        if found:
+            axes.plot([number, number], found, color=colour, linewidth=1.2, marker="_", markersize=6)
+
+
 def _styled(comparison: RunComparison) -> list[tuple[dict[str, Any], ComparedVariant]]:
     styles = line_styles([row.name for row in comparison.variants])
     return list(zip(styles, comparison.variants, strict=True))
@@ -152,6 +198,7 @@ _PLOTS = (
     (curves_plot, "The test metric during training: thin lines are seeds, thick lines their mean."),
     (compared_rate_distortion, "Rate and distortion; the band is one standard deviation over seeds."),
     (pareto_plot, "Quality against cost; the dotted line joins the variants that no other beats in both."),
+    (sweeps_plot, "Each setting that is a number: means over seeds with their 95 % intervals."),
     (effects_plot, "Main effects: the mean over the variants with each value, all else being equal."),
     (compared_entropy, "Code usage: 1 means that all options are used equally often."),
 )

@@ -24,6 +24,8 @@ class Difference:
         p: the p-value of the paired t-test.
         p_holm: the p-value, corrected over all variants.
         significant: whether the corrected p is small enough; None if there are too few seeds.
+        p_within: the p-value of the tests of equivalence, corrected likewise; None without a margin.
+        equivalent: whether that p is small enough: the variant is as good as the baseline, within the margin.
         verdict: that in words.
     """
 
@@ -34,6 +36,8 @@ class Difference:
     p: float | None
     p_holm: float | None
     significant: bool | None
+    p_within: float | None
+    equivalent: bool | None
     verdict: str
 
     def to_json(self) -> dict[str, Any]:
@@ -194,6 +198,19 @@ class ComparedVariant:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """An axis of numbers.
+
+    Arguments:
+        scale: how it is drawn: `log` or `linear`.
+        numbers: of each variant, by name.
+    """
+
+    scale: str
+    numbers: dict[str, float]
+
+
+@dataclass(frozen=True)
 class RunComparison:
     """A comparison of runs.
 
@@ -207,6 +224,9 @@ class RunComparison:
         kind: of data.
         terms: what a study holds equal, in words.
         search: how all runs encoded the test examples for the metrics; None if greedily.
+        within: the largest difference that does not matter; None if equivalence is not tested.
+        seeding: how a study adds seeds: `start`, `most`, `until`; None if it does not.
+        sweeps: the axes of numbers of a study, by the path of the setting.
         unequal: a sentence for each term that differs between runs.
         units: a sentence if the losses are in different units, otherwise empty.
         confidence: of the intervals.
@@ -229,6 +249,9 @@ class RunComparison:
     kind: str | None
     terms: str | None
     search: str | None
+    within: float | None
+    seeding: dict[str, Any] | None
+    sweeps: dict[str, Sweep]
     unequal: list[str]
     units: str
     confidence: float
@@ -245,6 +268,7 @@ class RunComparison:
         """Return it as JSON values, which `comparison.json` holds."""
         return {
             **vars(self),
+            "sweeps": {axis: asdict(sweep) for axis, sweep in self.sweeps.items()},
             "effects": {axis: [effect.to_json() for effect in effects] for axis, effects in self.effects.items()},
             "left_out": [{"path": str(one.path), "why": one.why} for one in self.left_out],
             "variants": [variant.to_json() for variant in self.variants],

@@ -1,8 +1,7 @@
-"""Paired differences with their intervals, corrected p-values, and main effects."""
+"""Paired differences with their intervals, equivalence, the seeds these take, corrected p-values, and main effects."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
@@ -21,34 +20,85 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of pairs: their number, and the mean, interval and p of each row, NaN below LEAST pairs."""
+    """Differences of pairs.
+
+    Arguments:
+        pairs: how many there are.
+        mean: of each row.
+        low: the lower end of its interval; NaN if too few pairs have a deviation.
+        high: the upper end.
+        p: that the true difference is 0, two-sided.
+        p_within: that the true difference is at least `within` in size; NaN if that was not given.
+    """
 
     pairs: int
     mean: Floats
     low: Floats
     high: Floats
     p: Floats
+    p_within: Floats
 
 
-def paired(variant: ArrayLike, baseline: ArrayLike) -> Paired:
+def paired(variant: ArrayLike, baseline: ArrayLike, *, first: int | None = None, within: float | None = None) -> Paired:
     """Return the differences variant − baseline (…, pairs) with a paired t interval and its two-sided p.
 
     Pairs that all differ by the same amount have an interval of no width: p is 1 if that amount is 0, else 0.
+
+    Arguments:
+        variant: values of the variant.
+        baseline: values of the baseline, with the same seeds.
+        first: if the number of pairs was chosen after these first ones by their deviation, as `seeds_needed` does; then
+            the deviation and its degrees of freedom are theirs alone, which keeps the interval's confidence exact
+            (Stein 1945, Annals of Mathematical Statistics 16, 243).
+        within: the largest difference that does not matter, for two one-sided tests of equivalence (Schuirmann 1987,
+            Journal of Pharmacokinetics and Biopharmaceutics 15, 657).
     """
     from scipy import stats  # Here, for it takes a second to import.
 
     differences = np.asarray(variant, dtype=float) - np.asarray(baseline, dtype=float)
-    pairs, shape = differences.shape[-1], differences.shape[:-1]
-    unknown = np.full(shape, np.nan)
+    pairs, unknown = differences.shape[-1], np.full(differences.shape[:-1], np.nan)
+    known = pairs if first is None else min(first, pairs)
     mean = differences.mean(-1) if pairs else unknown
-    if pairs < LEAST:
-        return Paired(pairs, mean, unknown, unknown, unknown)
-    with warnings.catch_warnings():  # SciPy warns of pairs that all differ by the same amount.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        found = stats.ttest_rel(variant, baseline, axis=-1)
-        low, high = found.confidence_interval(LEVEL)
-    p = np.where(np.isnan(found.pvalue) & (mean == 0), 1.0, found.pvalue)
-    return Paired(pairs, mean, low, high, p)
+    if known < LEAST:
+        return Paired(pairs, mean, unknown, unknown, unknown, unknown)
+    error, freedom = differences[..., :known].std(-1, ddof=1) / np.sqrt(pairs), known - 1
+    half = stats.t.ppf(0.5 + LEVEL / 2, freedom) * error
+
+    def standard(gap: Floats) -> Floats:
+        """Return a gap in standard errors; infinite if there is a gap without error."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(gap == 0, 0.0, gap / error)
+
+    p = 2 * stats.t.sf(np.abs(standard(mean)), freedom)
+    p_within = unknown
+    if within is not None:
+        below, above = (stats.t.sf(standard(gap), freedom) for gap in (within + mean, within - mean))
+        p_within = np.maximum(below, above)
+    return Paired(pairs, mean, mean - half, mean + half, p, p_within)
+
+
+def seeds_needed(differences: ArrayLike, half_width: float) -> int:
+    """Return how many pairs make the interval of a first stage's differences at most twice `half_width` wide.
+
+    Only their deviation is used, of which the mean of normal values is independent: `paired(…, first=…)` is then exact,
+    which an interval that is computed after every seed is not (Chow and Robbins 1965, ibid. 36, 457: only in the limit
+    of narrow intervals).
+
+    Source: Stein 1945.
+    """
+    from scipy import stats
+
+    first = np.asarray(differences, dtype=float)
+    half = stats.t.ppf(0.5 + LEVEL / 2, len(first) - 1) * first.std(ddof=1)
+    return max(len(first), int(np.ceil((half / half_width) ** 2)))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the t interval of a mean over seeds; None for fewer than LEAST values."""
+    if len(values) < LEAST:
+        return None
+    found = paired(values, np.zeros(len(values)))
+    return float(found.low), float(found.high)
 
 
 def holm(p: ArrayLike) -> Floats:

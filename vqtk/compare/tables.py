@@ -34,13 +34,15 @@ class Column(NamedTuple):
 def results_table(comparison: RunComparison) -> Rows:
     """Return what the variants reached."""
     percent = f"{100 * comparison.confidence:g} %"
+    within = comparison.within
     has_area = comparison.metric != "area" and not comparison.units
     columns = [
         Column("variant", lambda row: row.name),
         Column("n", lambda row: str(len(row.seeds))),
         Column(f"{comparison.metric} ± std", lambda row: format_mean_std(row.result)),
         Column(f"difference [{percent}]", lambda row: format_difference(row.difference)),
-        Column("p (Holm)", lambda row: format_p(row.difference)),
+        Column("p (Holm)", lambda row: format_p(row.difference.p_holm if row.difference else None)),
+        *([Column(f"p (within {within:g})", _p_within)] if within is not None else []),
         Column("verdict", lambda row: row.difference.verdict if row.difference else "baseline"),
         *(Column(f"{name} ± std", partial(_also, name)) for name in comparison.also),
         *([Column("area ± std", lambda row: format_mean_std(row.area))] if has_area else []),
@@ -52,6 +54,10 @@ def results_table(comparison: RunComparison) -> Rows:
 
 def _also(name: str, row: ComparedVariant) -> str:
     return format_mean_std(row.also[name])
+
+
+def _p_within(row: ComparedVariant) -> str:
+    return format_p(row.difference.p_within if row.difference else None)
 
 
 def _used(row: ComparedVariant) -> str:
@@ -182,7 +188,7 @@ def _flat(row: ComparedVariant, comparison: RunComparison) -> dict[str, Any]:
         "metric": comparison.metric,
         "mean": row.result.mean,
         "std": row.result.std,
-        **{key: getattr(gap, key, None) for key in ("pairs", "low", "high", "p", "p_holm", "verdict")},
+        **{key: getattr(gap, key, None) for key in ("pairs", "low", "high", "p", "p_holm", "p_within", "verdict")},
         "difference": gap.mean if gap else None,
         **{key: value for name, one in row.also.items() for key, value in ((name, one.mean), (f"{name}_std", one.std))},
         "area": row.area.mean,
@@ -206,13 +212,14 @@ def _flat(row: ComparedVariant, comparison: RunComparison) -> dict[str, Any]:
 
 def as_tex(comparison: RunComparison) -> str:
     """Return the results as a LaTeX table in the style of booktabs."""
-    header, *body = [row[:5] for row in results_table(comparison)]
+    shown = 5 if comparison.within is None else 6
+    header, *body = [row[:shown] for row in results_table(comparison)]
     lines = [" & ".join(map(_tex, row)) + r" \\" for row in body]
-    unequal = [r"\multicolumn{5}{l}{\emph{Unequal terms.}} \\"] if comparison.unequal else []
+    unequal = [rf"\multicolumn{{{shown}}}{{l}}{{\emph{{Unequal terms.}}}} \\"] if comparison.unequal else []
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
-            r"\begin{tabular}{lrrrr}",
+            rf"\begin{{tabular}}{{l{'r' * (shown - 1)}}}",
             r"\toprule",
             " & ".join(map(_tex, header)) + r" \\",
             r"\midrule",

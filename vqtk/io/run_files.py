@@ -211,6 +211,20 @@ class _Terms(File):
     measured: dict[str, int] = {}
 
 
+class LimitsFile(File):
+    """`limits.json` of a study's run."""
+
+    what: ClassVar[str] = "the limits of this run"
+    metric: _Metric
+    limits: dict[str, float]
+
+
+class _Seeding(File):
+    start: Annotated[int, Ge(3)]
+    most: int
+    until: Annotated[float, Gt(0)]
+
+
 class StudyFile(File):
     """`study.json`."""
 
@@ -220,6 +234,9 @@ class StudyFile(File):
     metrics: list[_Metric] = []
     terms: _Terms = _Terms()
     axes: dict[str, list[str]] = {}
+    numeric: dict[str, str] = {}
+    within: Annotated[float, Gt(0)] | None = None
+    seeding: _Seeding | None = None
     cells: list[_Placed]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,8 @@ from vqtk.errors import RegistryError, nearest, on_one_line
 from vqtk.registry import REGISTRIES, Entry, Registry
 
 PREFIX = "vqtk_plugin_"
+_MOST_SEARCHED, _MOST_BYTES = 200, 1 << 20
+"""The most plugin files, and the most bytes of each, that are searched for a component's name."""
 _MOVED = {
     "vqtk.nn.state": "vqtk.nn.stage",
     "vqtk.io.atomic": "vqtk.files",
@@ -79,6 +82,25 @@ def use_plugins(paths: Sequence[Path]) -> Iterator[list[Plugin]]:
 def used_plugins() -> list[Plugin]:
     """Return the plugins that the user gave in addition to those that recipes name."""
     return list(_used)
+
+
+def offered(registry: Registry, name: str) -> str:
+    """Return which file in `plugins/` registers a component of that name, as a sentence; empty if none does.
+
+    The files are read and not imported: they may be anyone's.
+    """
+    registers = re.compile(rf"""\b{registry.package.rpartition(".")[2]}\.register\(\s*["']{re.escape(name)}["']""")
+    try:
+        files = sorted(Path("plugins").glob("*.py"))[:_MOST_SEARCHED]
+        found = [file for file in files if file.stat().st_size <= _MOST_BYTES and registers.search(file.read_text())]
+    except (OSError, ValueError):
+        return ""
+    if not found:
+        return ""
+    return (
+        f"no {registry.kind} called {name!r} is loaded, but {found[0]} registers one. Pass --plugin {found[0]}, or "
+        "list the file under `plugins:` in the recipe."
+    )
 
 
 def source_of(path: Path) -> Path | None:

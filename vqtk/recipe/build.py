@@ -123,7 +123,7 @@ def _chosen(text: str, registry: Registry, origin: str) -> Chosen:
         settings = list(parameters(entry.component)) if entry else []
         text = f"{{name: {name}, {settings[0]}: {value}}}" if settings else name
     node, problems = parse_text(text, origin, lines=False), Problems()
-    chosen = parse(node, Annotated[Any, registry], registry.kind, Scope(problems))
+    chosen = parse(node, Annotated[Any, registry], "", Scope(problems))
     problems.raise_any()
     assert isinstance(chosen, Chosen)
     return chosen

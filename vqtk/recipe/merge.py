@@ -51,7 +51,7 @@ def _extended(path: Path, within: tuple[Path, ...], plugins: list[Path]) -> tupl
         within = (*within, path.resolve())
         parent = _parent(path, extends, within)
         root = merge(_extended(parent, within, plugins)[0], root)
-    _take_plugins(root, path, plugins)
+    take_plugins(root, path, plugins)
     return root, parent
 
 
@@ -72,7 +72,8 @@ def _parent(path: Path, extends: Node, within: tuple[Path, ...]) -> Path:
     return parent
 
 
-def _take_plugins(root: Node, path: Path, plugins: list[Path]) -> None:
+def take_plugins(root: Node, path: Path, plugins: list[Path]) -> None:
+    """Take `plugins` out of the mapping of the file at `path`, and add the files to `plugins`. Raises: RecipeError."""
     node = root.value.pop("plugins", None)
     if node is None:
         return

@@ -135,6 +135,14 @@ def read(path: Path) -> Node:
     return root
 
 
+def is_study(path: Path) -> bool:
+    """Return whether a file is a study, which has axes; False if it is none or cannot be read."""
+    try:
+        return "axes" in read(path).value
+    except RecipeError:
+        return False
+
+
 def parse_text(text: str, shown: str, *, lines: bool = True) -> Node:
     """Parse YAML 1.2 text; origins are `shown:line`, or `shown` without `lines`. Raises: RecipeError with the line."""
     return _parsed(text, shown, lines).copy()  # Callers change it.

@@ -18,6 +18,7 @@ from vqtk.plugin.loading import Plugin, loaded_plugins, used_plugins
 from vqtk.recipe.merge import gather, merge, overridden
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
+from vqtk.recipe.signature import parameters, setting_path
 from vqtk.registry import (
     CallbackFactory,
     DatasetFactory,
@@ -165,15 +166,23 @@ class Recipe:
         return {**plain, "train": {key: value for key, value in plain["train"].items() if key not in marked}}
 
 
-def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
-    """Read, merge and check a recipe.
+def load_recipe(
+    path: str | Path, overrides: list[str] | tuple[str, ...] = (), *, plugins: Sequence[Path] = ()
+) -> Recipe:
+    """Read, merge and check a recipe; `plugins` are loaded besides those that it names.
 
     Raises: RecipeError that gives, for every problem at once, file, line, dotted path and what was expected.
     """
     gathered = gather(Path(path), list(overrides))
     itself = (Path(path),) if overrides else ()
     extended = (gathered.extends,) if gathered.extends else ()
-    return replace(_checked(gathered.node, gathered.plugins), varies=(*itself, *extended))
+    files = list(dict.fromkeys([*plugins, *gathered.plugins]))
+    return replace(_checked(gathered.node, files), varies=(*itself, *extended))
+
+
+def setting_called(name: str) -> str | None:
+    """Return the path of the setting that a name most likely means, as in `lr`: train.optimizer.lr; None if none is."""
+    return name if name in parameters(_Sections) else setting_path(name, _Sections)
 
 
 def from_plain(values: dict[str, Any], origin: str, *, plugins: Sequence[Path] = ()) -> Recipe:
@@ -197,7 +206,7 @@ def _checked(node: Node, plugins: Sequence[Path]) -> Recipe:
     problems = Problems()
     check_written_out(node)
     with loaded_plugins(plugins) as named:
-        sections = parse(node, _Sections, "", Scope(problems))
+        sections = parse(node, _Sections, "", Scope(problems, root=_Sections))
     problems.raise_any()
     assert sections is not INVALID
     _check_tracking(sections.train)

@@ -11,11 +11,11 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from vqtk.errors import RecipeError, RegistryError, VqtkError, closest, nearest, shortened
-from vqtk.plugin.loading import described
+from vqtk.errors import RecipeError, RegistryError, VqtkError, nearest, shortened
+from vqtk.plugin.loading import described, offered
 from vqtk.recipe.node import MOST_NODES, Node, Problems, below, too_many
 from vqtk.recipe.show import inline
-from vqtk.recipe.signature import Parameter, article, describe, parameters, registry_of
+from vqtk.recipe.signature import Parameter, article, describe, near_key, parameters, registry_of
 from vqtk.registry import Entry, Registry
 
 MOST_REPEATED = 1_000
@@ -60,11 +60,13 @@ class Scope:
     """The context in which a part of a recipe is parsed: the problems so far, and the components chosen further out.
 
     A parameter that a nested spec leaves out takes the component of the same name and registry from further out, so
-    that a recipe states its condition once and not in every block.
+    that a recipe states its condition once and not in every block. `root` is the type of the whole recipe, in which the
+    place of an unknown key is looked up.
     """
 
     problems: Problems
     chosen: dict[tuple[str, Registry], Chosen] = field(default_factory=dict)
+    root: type | None = None
 
     def problem(self, node: Node, path: str, message: str) -> Any:
         """Record a problem; return INVALID."""
@@ -123,21 +125,21 @@ def _component(node: Node, registry: Registry, path: str, scope: Scope) -> Any:
         return scope.problem(node, path, f"which {registry.kind}? Give `name`, one of: {known}.")
     name = node.value["name"]
     if not isinstance(name.value, str):
-        return _wrong(name, f"the name of {article(registry.kind)} ({known})", f"{path}.name", scope)
+        return _wrong(name, f"the name of {article(registry.kind)} ({known})", below(path, "name"), scope)
     try:
         entry = registry.get(name.value)
     except RegistryError as error:
-        return scope.problem(name, path, str(error))
+        return scope.problem(name, path, offered(registry, name.value) or str(error))
     common = {key: Parameter(hint, default) for key, (hint, default) in registry.common.items()}
     fields = {**parameters(entry.component), **common}
     node.value = {key: child for key, child in node.value.items() if key in (*fields, "name") or not child.kept}
-    inner = Scope(scope.problems, dict(scope.chosen))
+    inner = dataclasses.replace(scope, chosen=dict(scope.chosen))
     values = _fields(node, fields, path, inner, owner=f"The {registry.kind} {entry.name!r}", besides=["name"])
     if values is INVALID:
         return INVALID
     own = {key: value for key, value in values.items() if key not in common}
     shared = {key: values[key] for key in common}
-    return Chosen(registry, entry, own, shared, f"{node.origin}: {path}")
+    return Chosen(registry, entry, own, shared, f"{node.origin}: {path}" if path else node.origin)
 
 
 def _section(node: Node, hint: Any, path: str, scope: Scope) -> Any:
@@ -161,7 +163,7 @@ def _fields(
     for key, child in node.value.items():
         if key not in fields and key not in besides:
             allowed = [*besides, *fields, *in_list]
-            near = closest(key, allowed)
+            near = near_key(key, allowed, path, scope.root)
             meant.add(near)
             advice = f"Did you mean {near!r}? " if near else ""
             takes = ", ".join(allowed) or "no keys"

@@ -124,6 +124,17 @@ def changes(baseline: dict[str, Any], variant: dict[str, Any]) -> list[Change]:
     return _changes(baseline, variant, "")
 
 
+def value_at(plain: dict[str, Any], path: str) -> Any:
+    """Return the value at a dotted path of a plain recipe; None if there is none."""
+    found: Any = plain
+    for key in path.split("."):
+        if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
+            found = found[int(key)]
+        else:
+            found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
 _ABSENT = object()
 
 

@@ -1,4 +1,4 @@
-"""Read the schema from a signature: the keys that a recipe may set, and their types in words."""
+"""Read the schema from a signature: the keys that a recipe may set, their types in words, where each key belongs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from annotated_types import DocInfo
 
-from vqtk.errors import RegistryError
+from vqtk.errors import RegistryError, closest
 from vqtk.registry import Registry, extended_by, origin_of
 
 
@@ -93,3 +93,86 @@ def _described_bounds(base: Any, *bounds: Any) -> str:
 def article(word: str) -> str:
     """Return the word with its indefinite article."""
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+SYNONYMS = {
+    "train.updates": "epochs steps iterations iters max_steps num_steps n_updates max_epochs",
+    "train.optimizer.lr": "learning_rate rate base_lr",
+    "train.clip_norm": "gradient_clipping gradient_clip grad_clip clip_grad max_grad_norm clip_grad_norm clip",
+    "train.precision": "amp fp16 bf16 mixed_precision dtype autocast",
+    "train.accumulate": "gradient_accumulation accumulate_grad_batches grad_accum",
+    "train.schedule": "lr_schedule lr_scheduler scheduler",
+    "train.evaluate_every": "eval_every eval_interval val_every val_check_interval",
+    "data.batch": "batch_size batchsize bs",
+    "data": "dataset",
+    "model.loss": "criterion distortion",
+    "model.options": "codebook_size num_embeddings num_options n_options k",
+    "model.stages": "num_stages n_stages num_quantizers levels depth",
+    "seed": "random_seed rng",
+    "name": "run_name experiment",
+}
+"""Settings, each with what other tools call it."""
+
+
+def near_key(key: str, allowed: list[str], path: str, root: type | None) -> str | None:
+    """Return what an unknown key means: one of those `allowed` at a path, or the path of a setting elsewhere.
+
+    Without `root`, the type of the whole recipe, only the allowed keys are considered. None if no key is near. Deep in
+    a component, names elsewhere say little, so that only synonyms lead out of it.
+    """
+    place = setting_path(key, root, by_name=False) if root else None
+    beside = None if place else closest(key, allowed, cutoff=0.75)
+    if root and not place and not beside and path.count(".") == 0:
+        place = setting_path(key, root)
+    if place:
+        above, _, last = place.rpartition(".")
+        return last if above == path else place
+    return beside or closest(key, allowed)
+
+
+def setting_path(key: str, root: type, *, by_name: bool = True) -> str | None:
+    """Return the dotted path that a misplaced or foreign key most likely means; None if no setting is near.
+
+    Synonyms come first, and then, with `by_name`, the names of the settings of all components below `root`.
+    """
+    word = key.strip().casefold().replace("-", "_")
+    for path, names in SYNONYMS.items():
+        if word in names.split():
+            return path
+    places = _places(root) if by_name else {}
+    near = closest(word, list(places), cutoff=0.75)
+    return places[near] if near else None
+
+
+@cache
+def _places(root: type) -> dict[str, str]:
+    """Return the path of each setting below `root` by the setting's name; of several, the one nearest to the root.
+
+    Settings of default components come before those of others.
+    """
+    return {**_reached(root, defaults=False), **_reached(root, defaults=True)}
+
+
+def _reached(root: type, *, defaults: bool) -> dict[str, str]:
+    places: dict[str, str] = {}
+    seen, queue = set[Registry](), list[tuple[Any, str]]([(root, "")])
+    while queue:
+        hint, path = queue.pop(0)
+        registry = registry_of(hint)
+        owners = [hint] if dataclasses.is_dataclass(hint) else []
+        fields: dict[str, Any] = {}
+        if registry and registry not in seen:
+            seen.add(registry)
+            entries = registry.entries()
+            chosen = [registry.default] if defaults and registry.default else list(entries)
+            owners = [entries[name].component for name in chosen]
+            fields = {key: common for key, (common, _) in registry.common.items()}
+        elif not registry and get_origin(hint) is not Annotated:
+            queue += [(one, f"{path}.0" if get_origin(hint) is list else path) for one in get_args(hint)]
+        for owner in owners:
+            fields.update({key: parameter.hint for key, parameter in parameters(owner).items()})  # type: ignore[arg-type]
+        for key, inner in fields.items():
+            place = f"{path}.{key}".lstrip(".")
+            places.setdefault(key, place)
+            queue.append((inner, place))
+    return places

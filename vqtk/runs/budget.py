@@ -1,25 +1,47 @@
-"""Turn a time budget into a number of updates, by measurement."""
+"""Turn a budget into a number of updates: a run's time, by measurement, or what all runs of a study share."""
 
 from __future__ import annotations
 
 import copy
+import math
 import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from vqtk.datasets import Split
-from vqtk.errors import VqtkError
+from vqtk.errors import RecipeError, VqtkError
+from vqtk.evaluate.references import WORTH_SHARE, are_worth_it
+from vqtk.nn.types import Count, Positive
+from vqtk.recipe.build import build_model, synthetic
+from vqtk.recipe.node import Node, Problems
+from vqtk.recipe.recipe import Recipe
+from vqtk.recipe.schema import INVALID, Scope, parse
 from vqtk.runs.experiment import Experiment
-from vqtk.training.execution import synchronize
+from vqtk.runs.start import start_at_centres
+from vqtk.training.execution import Execution, flops_of, resolve, synchronize
 from vqtk.training.loop import FIRST_PICTURES_S, Batches, Trainer
 
 WARM_UP = 20
-MOST_OF_BUDGET = 0.5
-"""The largest part of a budget that is reserved for the final evaluation."""
+"""The most updates that are timed."""
+TIMED_SHARE = 0.08
+"""The share of a budget after which no further update is timed."""
+TIMED_EXAMPLES = 64
+"""The test examples by which the time of an evaluation is estimated."""
+EVALUATION_SHARE = 0.25
+"""The largest share of what is left of a budget that the final evaluation may take."""
+FEW_UPDATES = 300
+"""Below this, an untrained start would still show in the images, so that a model starts at the centres of its data."""
+LEAST_EXAMPLES = 16
+"""The fewest test examples that are evaluated."""
+END_S = 4.0
+"""Seconds for what is not timed: building the model again, the checkpoint and the report."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -43,26 +65,36 @@ class Durations:
 
     def updates_within(self, left_s: float, *, evaluate_every: int, picture_minutes: float, final_s: float) -> int:
         """Return how many updates fit, with the evaluations and images in between and at the end; at least 1."""
-        pictures = 2 + max(0.0, left_s - FIRST_PICTURES_S) // (60 * picture_minutes)
+        later_s = left_s - FIRST_PICTURES_S
+        pictures = 1 + (1 + later_s // (60 * picture_minutes) if later_s > 0 else 0)
         per_update = self.step_s + self.evaluation_s / evaluate_every
         return max(1, int((left_s - final_s - pictures * self.pictures_s) / per_update))
 
 
 def durations(
-    trainer: Trainer, data: Split, evaluate: Callable[[], object], picture: Callable[[], object]
+    trainer: Trainer,
+    data: Split,
+    evaluate: Callable[[], object],
+    picture: Callable[[], object],
+    *,
+    most_s: float = math.inf,
 ) -> Durations:
-    """Time 20 updates of a copy of the trainer, one evaluation and one set of images; the trainer does not change."""
+    """Time updates of a copy of the trainer, one evaluation and one set of images; the trainer does not change.
+
+    There are 20 updates, or as many as fit into `most_s` seconds, but at least two.
+    """
     trial = copy.deepcopy(trainer)
     batches = Batches(trial.recipe, trial.model, data, done=trial.done)
-    times = []
+    times: list[float] = []
 
     def update() -> None:
         trial.update(next(batches), updates=10**9)
         synchronize(batches.device)
 
-    for _ in range(WARM_UP):
+    while len(times) < WARM_UP and (len(times) < 2 or sum(times) + times[-1] < most_s):
         times.append(_timed(update))
-    return Durations(statistics.mean(times[WARM_UP // 4 :]), _timed(evaluate), _timed(picture))
+    step_s = statistics.mean(times[max(1, len(times) // 4) :])
+    return Durations(step_s, _timed(evaluate), _timed(picture))
 
 
 def _timed(call: Callable[[], object]) -> float:
@@ -71,42 +103,186 @@ def _timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def updates_within(experiment: Experiment, budget: str) -> int:
-    """Return the number of updates that fit the budget on this machine; the experiment does not change."""
+@dataclass(frozen=True)
+class Within:
+    """The settings with which a run ends within its budget, as overrides, and the number of updates among them."""
+
+    updates: int
+    overrides: list[str]
+
+
+def settings_within(experiment: Experiment, budget: str, *, since: float, free: bool) -> Within:
+    """Return the settings with which a run ends within a budget on this machine.
+
+    Arguments:
+        experiment: the run; if `train.init=kmeans` is among the settings, its model now starts there. Nothing else
+            changes.
+        budget: a duration.
+        since: when the budget began, by `time.monotonic`; what is measured here counts as well.
+        free: whether the start of the model may be chosen. It is not if weights are loaded into it.
+    """
     allowed, settings = seconds(budget), experiment.recipe.train
-    started = time.monotonic()
-    experiment.say(f"Timing {WARM_UP} updates to see how many fit into {budget} …")
+    experiment.say(f"Timing updates to see how many fit into {budget} …")
+    sample = experiment.subset[:TIMED_EXAMPLES]
     with tempfile.TemporaryDirectory() as scratch:
-        measured = durations(
+        timed = durations(
             experiment.trainer,
             experiment.splits.train,
-            experiment.evaluate,
+            lambda: experiment.evaluate(sample),
             lambda: experiment.picture(Path(scratch), 0),
+            most_s=TIMED_SHARE * allowed,
         )
-    left_s = allowed - (time.monotonic() - started)
-    updates = measured.updates_within(
-        left_s,
-        evaluate_every=settings.evaluate_every,
-        picture_minutes=settings.picture_minutes,
-        final_s=_final_s(experiment, measured.evaluation_s, left_s, budget),
-    )
+    each_s = timed.evaluation_s / len(sample)
+    measured = replace(timed, evaluation_s=each_s * len(experiment.subset))
+
+    def fitting() -> tuple[int, list[str]]:
+        left_s = allowed - END_S - (time.monotonic() - since)
+        items, final_s = _final(experiment, each_s, left_s)
+        shared: dict[str, Any] = {
+            "evaluate_every": settings.evaluate_every,
+            "picture_minutes": settings.picture_minutes,
+        }
+        updates = measured.updates_within(left_s, **shared, final_s=final_s)
+        if _references_pay(experiment, updates):
+            updates = measured.updates_within(left_s / (1 + WORTH_SHARE), **shared, final_s=final_s)
+        return updates, items
+
+    updates, items = fitting()
+    started = ["train.init=kmeans"] if free and updates < FEW_UPDATES and _starts_at_centres(experiment) else []
+    if started:
+        updates, items = fitting()
+    _say(experiment, budget, updates, measured.step_s, [*items, *started])
+    return Within(updates, [f"train.updates={updates}", *items, *started])
+
+
+def _final(experiment: Experiment, each_s: float, left_s: float) -> tuple[list[str], float]:
+    """Return the settings of the final evaluation, and its seconds.
+
+    If the examples that the recipe sets take too long, fewer are evaluated, and no others besides.
+    """
+    final, subset = len(experiment.final), len(experiment.subset)
+    twice = experiment.watched == "validation"  # The end evaluates these examples as well as those of the test split.
+    needed, most_s = each_s * (final + (subset if twice or final != subset else 0)), EVALUATION_SHARE * max(0.0, left_s)
+    if needed <= most_s:
+        return [], needed
+    items = min(final, subset, max(LEAST_EXAMPLES, int(most_s / each_s / (1 + twice))))
+    return [f"train.evaluate_items={items}", f"train.final_items={items}"], each_s * items * (1 + twice)
+
+
+def _starts_at_centres(experiment: Experiment) -> bool:
+    """Start a model at the centres of its data, unless the recipe says where to start or the model cannot."""
+    init = experiment.recipe.node.value["train"].value["init"]
+    if init.origin != "default":
+        return False
+    try:
+        start_at_centres(experiment.trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
+    except RecipeError:
+        return False
+    experiment.at_centres = True
+    return True
+
+
+def _references_pay(experiment: Experiment, updates: int) -> bool:
+    """Return whether a run of so many updates will compute references."""
+    recipe = replace(experiment.recipe, train=replace(experiment.recipe.train, updates=updates))
+    return are_worth_it([recipe], experiment.trainer.model, experiment.splits)
+
+
+def _say(experiment: Experiment, budget: str, updates: int, step_s: float, changed: list[str]) -> None:
     if updates == 1:
         experiment.say(f"Timing alone takes about {budget} here: training for one update.")
-    experiment.say(f"{budget}: {updates} updates of {1e3 * measured.step_s:.0f} ms each.")
-    return updates
-
-
-def _final_s(experiment: Experiment, evaluation_s: float, left_s: float, budget: str) -> float:
-    """Return the seconds to reserve for the final evaluation; report it if the budget cannot cover them.
-
-    The evaluation is on the examples that the recipe sets, whatever the budget, so that what a run measures does not
-    depend on the machine.
-    """
-    items, subset = len(experiment.final), len(experiment.subset)
-    takes, most = evaluation_s * (items + subset) / subset, MOST_OF_BUDGET * max(0.0, left_s)
-    if takes > most:
+    experiment.say(f"{budget}: {updates} updates of {1e3 * step_s:.0f} ms each.")
+    if changed:
         experiment.say(
-            f"The final evaluation of {items:,} test examples will take about {takes:.0f} s of {budget}, or exceed "
-            f"it. train.final_items={subset} evaluates fewer."
+            f"To end in time and show something, this run also sets {', '.join(changed)}. Give these settings "
+            "yourself to choose otherwise."
         )
-    return min(takes, most)
+
+
+# ── budgets that runs share ─────────────────────────────────────────────────────────────────────────
+
+_BUDGETS: dict[str, Any] = {"updates": Count, "items": Count, "flops": Positive, "time": str}
+_EQUAL = {
+    "updates": "Every run trains for {value:,} updates.",
+    "items": "Every run trains on {value:,} examples.",
+    "flops": "Every run trains for {value:g} floating-point operations.",
+    "time": "Every run trains for as many updates as take {value}, measured once for each variant, without "
+    "evaluation and images.",
+}
+
+
+@dataclass(frozen=True)
+class Equal:
+    """A budget that all runs of a study share: `updates`, training examples (`items`), training `flops`, or `time`."""
+
+    by: str
+    value: float | str
+
+    def sentence(self) -> str:
+        """Return it as a sentence."""
+        return _EQUAL[self.by].format(value=self.value)
+
+
+def equal_of(node: Node | None, problems: Problems) -> Equal | None:
+    """Return the budget that a study names; None if it names none."""
+    if node is None:
+        return None
+    if not isinstance(node.value, dict) or len(node.value) != 1 or not set(node.value) <= set(_BUDGETS):
+        given = ", ".join(node.value) if isinstance(node.value, dict) and node.value else repr(node.plain())
+        problems.add(
+            node, "equal", f"expected one budget, of {', '.join(_BUDGETS)}, as in {{updates: 2000}}; got {given}."
+        )
+        return None
+    ((by, child),) = node.value.items()
+    value = parse(child, _BUDGETS[by], f"equal.{by}", Scope(problems))
+    if value is INVALID:
+        return None
+    if by == "time":
+        try:
+            seconds(value)
+        except VqtkError:
+            problems.add(child, "equal.time", f"expected a duration such as 90s, 5m or 1h30m, got {value!r}.")
+    return Equal(by, value)
+
+
+def updates_of(equal: Equal, recipe: Recipe, *, step: float | None = None) -> int:
+    """Return for how many updates a variant trains; `step` is the seconds of one, for a budget of time.
+
+    Raises: RecipeError if the budget is less than one update.
+    """
+    each: float = 1
+    if equal.by == "items":
+        each = recipe.examples_per_update
+    elif equal.by == "flops":
+        each = training_flops(recipe) * recipe.examples_per_update
+    elif step is not None:
+        each = step
+    whole = seconds(str(equal.value)) if equal.by == "time" else float(equal.value)
+    if whole < each:
+        unit = {"time": "s", "items": "examples"}.get(equal.by, equal.by)
+        raise RecipeError(
+            f"the budget, {equal.by} {equal.value}, is less than one update of {recipe.name!r}, which takes "
+            f"{each:.3g} {unit}. Give more."
+        )
+    return int(whole / each)
+
+
+def training_flops(recipe: Recipe) -> int:
+    """Return the operations of training on one example, forwards and backwards."""
+    trainer = Trainer(recipe, build_model(recipe), Execution())
+    return flops_of(lambda: trainer.update([synthetic(trainer.model.data, 1)], updates=1))
+
+
+def step_s(recipe: Recipe, device: torch.device, *, steps: int = WARM_UP) -> float:
+    """Return the seconds of an update on synthetic examples: the least of `steps`, since load only adds to it."""
+    model = build_model(recipe, device=device)
+    # A few updates do not earn a compilation, which would change the time by a tenth.
+    trainer = Trainer(recipe, model, replace(resolve(recipe, model), inductor=False))
+    batches = [synthetic(trainer.model.data, recipe.batch).to(device)] * recipe.train.accumulate
+    times = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        trainer.update(batches, updates=10**9)
+        synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times)

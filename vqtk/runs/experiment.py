@@ -37,7 +37,8 @@ from vqtk.training.loop import Trainer, training_loop
 class Experiment:
     """A recipe's model and data on a device, ready for training.
 
-    `callbacks` follow the run. `place` is where the data were read from, as the manifest records it.
+    `callbacks` follow the run. `place` is where the data were read from, as the manifest records it. `at_centres` says
+    that the model was started at the centres of the data, as `train.init: kmeans` asks, before the run.
     """
 
     recipe: Recipe
@@ -46,6 +47,7 @@ class Experiment:
     device: torch.device
     callbacks: Sequence[Callback]
     place: dict[str, str] = field(default_factory=dict)
+    at_centres: bool = False
 
     def __post_init__(self) -> None:
         settings, test, seed = self.recipe.train, self.splits.test, self.recipe.seed
@@ -213,7 +215,8 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
     directory.sweep()
     for line in trainer.execution.notes:
         experiment.say(line)
-    if trainer.settings.init == "kmeans" and trainer.done == 0 and "from" not in directory.manifest():
+    random = trainer.done == 0 and not experiment.at_centres and "from" not in directory.manifest()
+    if trainer.settings.init == "kmeans" and random:
         start_at_centres(trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
     finished, recording = False, _Recording(experiment, directory)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from vqtk.models import Model
 from vqtk.process import stopping_on_signals
 from vqtk.recipe.build import build_dataset, unchanged
 from vqtk.recipe.recipe import Recipe, load_recipe
-from vqtk.runs.budget import seconds, updates_within
+from vqtk.runs.budget import seconds, settings_within
 from vqtk.runs.data import data_like, own_splits
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, go_on, run_experiment
@@ -59,6 +60,7 @@ def begun(
     *,
     callbacks: Sequence[Callback],
     budget: str | None = None,
+    since: float | None = None,
     weights: Path | None = None,
     given: Given | None = None,
     like: Path | None = None,
@@ -72,7 +74,8 @@ def begun(
         path: the recipe's file.
         overrides: its overrides.
         callbacks: what follows the run.
-        budget: the time to train for, such as 5m; by default the recipe's updates.
+        budget: the time to end within, such as 5m; by default the recipe's updates.
+        since: when the budget began, by `time.monotonic`; by default now.
         weights: a run, a weights file or a shipped model, from whose weights it starts.
         given: examples from Python; by default the recipe's data are read.
         like: a run that this one repeats with the overrides, with its data; the path is then that of its recipe.
@@ -82,6 +85,7 @@ def begun(
 
     Raises: VqtkError.
     """
+    since = time.monotonic() if since is None else since
     start, expected_s = weights_of(weights) if weights else None, None if budget is None else seconds(budget)
     repeated = RunDirectory.to_repeat(like) if like else None
     recipe, splits, place = load_recipe(path, list(overrides)), None, None
@@ -98,10 +102,14 @@ def begun(
         experiment.say(line)
     facts: dict[str, Any] = {}
     if budget is not None:
-        updates = updates_within(experiment, budget)
-        recipe = load_recipe(path, [*overrides, f"train.updates={updates}"])
-        experiment = Experiment.of(recipe, splits=experiment.splits, **where)  # type: ignore[arg-type]
-        facts = {"budget": budget, "updates_within_budget": updates}
+        fit = settings_within(experiment, budget, since=since, free=start is None)
+        recipe = load_recipe(path, [*overrides, *fit.overrides])
+        timed = experiment
+        experiment = Experiment.of(recipe, splits=timed.splits, **where)  # type: ignore[arg-type]
+        if timed.at_centres:
+            experiment.trainer.model.load_state_dict(timed.trainer.model.state_dict())
+            experiment.at_centres = True
+        facts = {"budget": budget, "updates_within_budget": fit.updates}
     if repeated:
         facts["like"] = {**repeated.identity(), "overrides": list(overrides)}
     if start:

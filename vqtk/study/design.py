@@ -1,25 +1,17 @@
-"""The design of a study: its axes, combined into variants, and the equal terms that these are trained on."""
+"""The design of a study: the values of its axes, and the combinations of these that are its variants."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, product
-from math import prod
+from math import isfinite, prod
+from pathlib import Path
+from random import Random
 from typing import Any
 
-import torch
-
-from vqtk.errors import RecipeError, VqtkError, nearest, shortened
-from vqtk.nn.types import Count, Positive
-from vqtk.recipe.build import build_model, synthetic
+from vqtk.errors import nearest, shortened
 from vqtk.recipe.node import Node, Problems
-from vqtk.recipe.recipe import Recipe
-from vqtk.recipe.schema import INVALID, Scope, parse
-from vqtk.runs.budget import WARM_UP, seconds
-from vqtk.training.execution import Execution, flops_of, resolve, synchronize
-from vqtk.training.loop import Trainer
 
 Choices = dict[str, str]
 """The name of the value on each axis."""
@@ -29,6 +21,170 @@ JOIN = "+"
 MOST_VARIANTS = 1_000
 """The most variants of a study: each is resolved and tried out before the first one is trained."""
 _ADVICE = f"A study has at most {MOST_VARIANTS:,}: make several of fewer axes, or list the variants to run as `cells`."
+
+
+BASE = "base"
+"""The value that an axis of all numbers in a range has in the baseline: the setting as the base has it."""
+_DRAWS = 100
+"""How often a random variant is drawn again, on average, before a design counts as exhausted."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of an axis: overrides, or a recipe that replaces the base; and its place in the study's file."""
+
+    overrides: tuple[str, ...]
+    recipe: Path | None
+    where: str
+
+
+Axes = dict[str, dict[str, Value]]
+
+
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, even on a scale, `log` or `linear`: `n` of them, or all if that is None."""
+
+    scale: str
+    low: float
+    high: float
+    n: int | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the numbers are whole: both ends are."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def at(self, share: float) -> float:
+        """Return the number at a share from 0 to 1 of the way, rounded: to four digits, or to a whole number."""
+        if share in (0, 1):
+            return self.high if share else self.low
+        log = self.scale == "log"
+        value = self.low * (self.high / self.low) ** share if log else self.low + (self.high - self.low) * share
+        return self.rounded(value)
+
+    def rounded(self, value: float) -> float:
+        """Return a number of the range as it is written into a recipe."""
+        return round(value) if self.whole else float(f"{value:.4g}")
+
+    def numbers(self) -> list[float]:
+        """Return its `n` numbers, each once."""
+        assert self.n
+        return list(dict.fromkeys(self.at(index / (self.n - 1)) for index in range(self.n)))
+
+
+def is_range(node: Node) -> bool:
+    """Return whether the values of an axis are written as a range, and not as named overrides."""
+    if not isinstance(node.value, dict) or not node.value or not node.value.keys() <= {"log", "linear", "n"}:
+        return False
+    ends = [child.value for key, child in node.value.items() if key != "n"]
+    return "n" in node.value or any(isinstance(one, list) and one and not _words(one) for one in ends)
+
+
+def _words(children: list[Node]) -> bool:
+    return any(isinstance(child.value, str) for child in children)
+
+
+def range_of(node: Node, place: str, problems: Problems) -> Range | None:
+    """Return the range that a node describes; None, with a problem noted, if it describes none."""
+    scales, n = [key for key in node.value if key != "n"], node.value.get("n")
+    ends: Any = node.value[scales[0]].plain() if len(scales) == 1 else None
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends)) and ends[0] < ends[1]
+    if not numbers or (scales[0] == "log" and ends[0] <= 0):
+        problems.add(
+            node, place, "expected numbers as {log: [1e-4, 1e-2], n: 5} or {linear: [0, 1], n: 5}: the lowest, the "
+            "highest, and how many. The lowest of `log` is more than 0.",
+        )  # fmt: skip
+        return None
+    if n is not None and (type(n.value) is not int or not 2 <= n.value <= MOST_VARIANTS):
+        problems.add(n, f"{place}.n", f"expected a whole number from 2 to {MOST_VARIANTS:,}, got {n.plain()!r}.")
+        return None
+    return Range(scales[0], ends[0], ends[1], n.value if n else None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def number_name(axis: str, number: float) -> str:
+    """Return the name of a number on an axis, as in lr_0.001."""
+    return f"{axis.rpartition('.')[2]}_{number}".replace(JOIN, "")
+
+
+def add_number(axes: Axes, axis: str, number: float, where: str) -> str:
+    """Add a number to the values of an axis, whose name is the path of the setting; return the number's name."""
+    name = number_name(axis, number)
+    axes[axis].setdefault(name, Value((f"{axis}={number!r}",), None, where))
+    return name
+
+
+# ── combinations ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A design of `count` variants besides the baseline, drawn by `random` or proposed by `optuna`.
+
+    Arguments:
+        by: which of the two.
+        count: how many.
+        seed: of the draws.
+        batch: how many optuna proposes at a time, before it sees their results.
+        prune: whether hopeless runs are ended early.
+    """
+
+    by: str
+    count: int
+    seed: int = 0
+    batch: int = 1
+    prune: bool = False
+
+
+def drawn_of(node: Node | None, problems: Problems) -> Drawn | None:
+    """Return the design that `cells` describes if its variants are drawn; None if they are listed or combined."""
+    if node is None or not isinstance(node.value, dict):
+        return None
+    given = node.plain()
+    by = [name for name in ("random", "optuna") if name in given]
+    allowed = {"random": {"random", "seed"}, "optuna": {"optuna", "seed", "batch", "prune"}}
+    whole = all(type(value) is int and value >= (key != "seed") for key, value in given.items() if key != "prune")
+    if len(by) != 1 or not given.keys() <= allowed[by[0]] or not whole or type(given.get("prune", False)) is not bool:
+        problems.add(
+            node, "cells", "expected {random: 20}, with a `seed` if you like, or {optuna: 20}, with a `seed`, a "
+            "`batch` and `prune: true` if you like; the numbers are whole.",
+        )  # fmt: skip
+        return None
+    count = given.pop(by[0])
+    if count >= MOST_VARIANTS:
+        problems.add(node, "cells", f"{count:,} variants. {_ADVICE}")
+        return None
+    return Drawn(by[0], count, **given)
+
+
+def drawn_variants(drawn: Drawn, axes: Axes, ranges: dict[str, Range], baseline: Choices) -> list[Choices]:
+    """Return the baseline and distinct random variants, fewer than asked for if there are no more.
+
+    Numbers are drawn evenly on the scale of their range, and other values with equal chances. New numbers are added to
+    the axes.
+    """
+    drawn_by, variants = Random(drawn.seed), [baseline]
+    listed = {axis: list(values) for axis, values in axes.items()}
+    for _ in range(_DRAWS * drawn.count):
+        if len(variants) > drawn.count:
+            break
+        choices = {}
+        for axis, names in listed.items():
+            share, numbers = drawn_by.random(), ranges.get(axis)
+            if numbers and numbers.n is None:
+                choices[axis] = add_number(axes, axis, numbers.at(share), axes[axis][BASE].where)
+            else:
+                choices[axis] = names[int(share * len(names))]
+        if choices not in variants:
+            variants.append(choices)
+    return variants
 
 
 def name_of(choices: Choices) -> str:
@@ -95,13 +251,16 @@ def _all_variants(root: Node, names: Names, baseline: Choices, problems: Problem
     if node.value == "one_at_a_time":
         others = [{**baseline, axis: value} for axis, values in names.items() for value in values]
         return _distinct([baseline, *others])
+    if isinstance(node.value, dict):  # The others are drawn.
+        return [baseline]
     if isinstance(node.value, list) and len(node.value) > MOST_VARIANTS:
         problems.add(node, "cells", f"{len(node.value):,} variants. {_ADVICE}")
         return [baseline]
     if not isinstance(node.value, list) or not node.value:
         near = nearest(str(node.value), ["grid", "one_at_a_time"])
         problems.add(
-            node, "cells", f"expected grid, one_at_a_time, or a list of choices as in [{{{next(iter(names))}: "
+            node, "cells", "expected grid, one_at_a_time, {random: 20}, {optuna: 20}, or a list of choices as in "
+            f"[{{{next(iter(names))}: "
             f"{next(iter(names.values()))[0]}}}]. {near}".rstrip(),
         )  # fmt: skip
         return []
@@ -142,6 +301,8 @@ def _choices(node: Node, names: Names, path: str, problems: Problems) -> Choices
     for axis, child in given.items():
         value = word(child)
         known = names.get(axis)
+        if known and value not in known and _is_number(child.value):
+            value = number_name(axis, child.value)
         if known is None:
             near = nearest(axis, list(names))
             problems.add(child, path, f"no axis is called {shortened(repr(axis))}. {near}The axes: {', '.join(names)}.")
@@ -161,90 +322,3 @@ def _pairs(choices: Choices) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:12]) + (f" … ({len(names)} in all)" if len(names) > 12 else "")
-
-
-_HINTS: dict[str, Any] = {"updates": Count, "items": Count, "flops": Positive, "time": str}
-_SENTENCES = {
-    "updates": "Every run trains for {value:,} updates.",
-    "items": "Every run trains on {value:,} examples.",
-    "flops": "Every run trains for {value:g} floating-point operations.",
-    "time": "Every run trains for as many updates as take {value}, measured once for each variant, without "
-    "evaluation and images.",
-}
-
-
-@dataclass(frozen=True)
-class Equal:
-    """A budget that all runs of a study share: `updates`, training examples (`items`), training `flops`, or `time`."""
-
-    by: str
-    value: float | str
-
-    def sentence(self) -> str:
-        """Return it as a sentence."""
-        return _SENTENCES[self.by].format(value=self.value)
-
-
-def equal_of(node: Node | None, problems: Problems) -> Equal | None:
-    """Return the budget that a study names; None if it names none."""
-    if node is None:
-        return None
-    if not isinstance(node.value, dict) or len(node.value) != 1 or not set(node.value) <= set(_HINTS):
-        given = ", ".join(node.value) if isinstance(node.value, dict) and node.value else repr(node.plain())
-        problems.add(
-            node, "equal", f"expected one budget, of {', '.join(_HINTS)}, as in {{updates: 2000}}; got {given}."
-        )
-        return None
-    ((by, child),) = node.value.items()
-    value = parse(child, _HINTS[by], f"equal.{by}", Scope(problems))
-    if value is INVALID:
-        return None
-    if by == "time":
-        try:
-            seconds(value)
-        except VqtkError:
-            problems.add(child, "equal.time", f"expected a duration such as 90s, 5m or 1h30m, got {value!r}.")
-    return Equal(by, value)
-
-
-def updates_of(equal: Equal, recipe: Recipe, *, step: float | None = None) -> int:
-    """Return for how many updates a variant trains; `step` is the seconds of one, for a budget of time.
-
-    Raises: RecipeError if the budget is less than one update.
-    """
-    each: float = 1
-    if equal.by == "items":
-        each = recipe.examples_per_update
-    elif equal.by == "flops":
-        each = training_flops(recipe) * recipe.examples_per_update
-    elif step is not None:
-        each = step
-    whole = seconds(str(equal.value)) if equal.by == "time" else float(equal.value)
-    if whole < each:
-        unit = {"time": "s", "items": "examples"}.get(equal.by, equal.by)
-        raise RecipeError(
-            f"the budget, {equal.by} {equal.value}, is less than one update of {recipe.name!r}, which takes "
-            f"{each:.3g} {unit}. Give more."
-        )
-    return int(whole / each)
-
-
-def training_flops(recipe: Recipe) -> int:
-    """Return the operations of training on one example, forwards and backwards."""
-    trainer = Trainer(recipe, build_model(recipe), Execution())
-    return flops_of(lambda: trainer.update([synthetic(trainer.model.data, 1)], updates=1))
-
-
-def step_s(recipe: Recipe, device: torch.device, *, steps: int = WARM_UP) -> float:
-    """Return the seconds of an update on synthetic examples: the least of `steps`, since load only adds to it."""
-    model = build_model(recipe, device=device)
-    # A few updates do not earn a compilation, which would change the time by a tenth.
-    trainer = Trainer(recipe, model, replace(resolve(recipe, model), inductor=False))
-    batches = [synthetic(trainer.model.data, recipe.batch).to(device)] * recipe.train.accumulate
-    times = []
-    for _ in range(steps):
-        started = time.perf_counter()
-        trainer.update(batches, updates=10**9)
-        synchronize(device)
-        times.append(time.perf_counter() - started)
-    return min(times)

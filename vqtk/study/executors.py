@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.errors import VqtkError
-from vqtk.study.protocol import Event, Settings
-from vqtk.study.worker import train_run
+from vqtk.study.worker import Event, Settings, train_run
 
 POLL_S = 0.2
 LOG = "worker.log"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from vqtk.recipe.build import build_dataset
 from vqtk.recipe.node import shown_path
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.recipe.show import changes
+from vqtk.runs.budget import Equal, updates_of
 from vqtk.runs.directory import RunDirectory
-from vqtk.study.design import Choices, Equal, name_of, updates_of
-from vqtk.study.protocol import State, read_state, write_state
-from vqtk.study.study import Study, Value
-from vqtk.study.worker import is_measured
+from vqtk.study.design import Choices, Value, name_of
+from vqtk.study.study import Study
+from vqtk.study.worker import State, is_measured, read_state, write_limits, write_state
 
 CostMeasure = Callable[[Recipe], float]
 """Returns the seconds of an update."""
@@ -42,6 +42,7 @@ class PlannedVariant:
         untimed: `digest_of` the recipe before the study's terms set how long it trains.
         source: the recipe's file.
         overrides: of that file, all but the seed.
+        plugins: the study's.
     """
 
     name: str
@@ -51,10 +52,11 @@ class PlannedVariant:
     untimed: str
     source: Path
     overrides: tuple[str, ...]
+    plugins: tuple[Path, ...]
 
     def at(self, seed: int) -> Recipe:
         """Return the recipe at a seed."""
-        return load_recipe(self.source, [*self.overrides, f"seed={seed}"])
+        return load_recipe(self.source, [*self.overrides, f"seed={seed}"], plugins=self.plugins)
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,31 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's variants. `measured` holds the updates found for terms of time, by `PlannedVariant.untimed`."""
+    """A study's variants.
+
+    Arguments:
+        study: the study.
+        equal: its budget.
+        variants: the baseline is among them.
+        measured: the updates found for terms of time, by `PlannedVariant.untimed`.
+        seeds: of the variants, by name, that have others than the study's.
+        limits: what ends hopeless runs of the newest variants: by seed, the metric at each update.
+        newest: the names of these variants.
+    """
 
     study: Study
     equal: Equal
     variants: list[PlannedVariant]
     measured: dict[str, int]
+    seeds: dict[str, list[int]] = field(default_factory=dict)
+    limits: dict[int, dict[int, float]] = field(default_factory=dict)
+    newest: frozenset[str] = frozenset()
 
     def runs(self) -> list[PlannedRun]:
         """Return the runs in the order of training: all variants at one seed, then at the next."""
-        return [PlannedRun(variant, seed) for seed in self.study.seeds for variant in self.variants]
+        having = {variant.name: self.seeds.get(variant.name, self.study.seeds) for variant in self.variants}
+        every = dict.fromkeys([*self.study.seeds, *sorted({seed for seeds in having.values() for seed in seeds})])
+        return [PlannedRun(one, seed) for seed in every for one in self.variants if seed in having[one.name]]
 
 
 def plan(study: Study, folder: Path, measure: CostMeasure) -> Plan:
@@ -89,7 +106,7 @@ def plan(study: Study, folder: Path, measure: CostMeasure) -> Plan:
 
     Raises: RecipeError if a variant cannot be resolved, or if two are the same.
     """
-    base = load_recipe(study.base, study.overrides)
+    base = load_recipe(study.base, study.overrides, plugins=study.plugins)
     equal = study.equal or Equal("updates", base.train.updates)
     known = _measured_before(folder, equal)
     variants, measured = [], {}
@@ -139,7 +156,7 @@ def _made_of(study: Study, choices: Choices) -> tuple[Path, tuple[str, ...]]:
 def _resolved(study: Study, choices: Choices, more: tuple[str, ...]) -> Recipe:
     source, overrides = _made_of(study, choices)
     try:
-        return load_recipe(source, [*overrides, f"seed={study.seeds[0]}", *more])
+        return load_recipe(source, [*overrides, f"seed={study.seeds[0]}", *more], plugins=study.plugins)
     except RecipeError as error:
         values = _values(study, choices)
         named = [value for value in values if any(repr(override) in str(error) for override in value.overrides)]
@@ -151,9 +168,8 @@ def _variant(study: Study, choices: Choices, untimed: Recipe, updates: int) -> P
     source, overrides = _made_of(study, choices)
     timed = f"train.updates={updates}"
     recipe = _resolved(study, choices, (timed,))
-    return PlannedVariant(
-        name_of(choices), choices, recipe, digest_of(recipe), digest_of(untimed), source, (*overrides, timed)
-    )
+    given = (source, (*overrides, timed), study.plugins)
+    return PlannedVariant(name_of(choices), choices, recipe, digest_of(recipe), digest_of(untimed), *given)
 
 
 def _check_distinct(study: Study, variants: list[PlannedVariant]) -> None:
@@ -239,6 +255,8 @@ def write_plan(plan: Plan, folder: Path) -> None:
         if not (path / "recipe.yaml").is_file():
             RunDirectory.create_at(path, run.variant.at(run.seed))
             write_state(path, State())
+        if run.variant.name in plan.newest and run.seed in plan.limits:
+            write_limits(path, plan.study.metrics[0], plan.limits[run.seed])
     write_text(folder / "study.json", json.dumps(_described(plan), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -255,6 +273,10 @@ def _described(plan: Plan) -> dict[str, Any]:
             **({"measured": plan.measured} if plan.measured else {}),
         },
         "axes": {axis: list(values) for axis, values in study.axes.items()},
+        "numeric": study.scales,
+        "within": study.within,
+        "seeding": asdict(study.seeding) if study.seeding else None,
+        "drawn": asdict(study.drawn) if study.drawn else None,
         "cells": [
             {
                 "variant": run.variant.name,
@@ -283,7 +305,7 @@ def _measured_before(folder: Path, equal: Equal) -> dict[str, int]:
 
 def to_run(plan: Plan, folder: Path, *, retry: bool) -> list[PlannedRun]:
     """Return the runs that are not done, or lack a metric of the study; failed ones only with `retry`."""
-    settled = {"done"} if retry else {"done", "failed"}
+    settled = {"done", "pruned"} if retry else {"done", "failed", "pruned"}
     metrics = [metric.name for metric in plan.study.metrics]
 
     def is_left(path: Path) -> bool:

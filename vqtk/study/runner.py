@@ -16,12 +16,11 @@ from vqtk.evaluate.quality import features_at_hand
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, kept, references
 from vqtk.recipe.build import Validation, build_dataset, build_model, fingerprint, validate
 from vqtk.recipe.node import shown_path
+from vqtk.runs.budget import step_s, training_flops
 from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
-from vqtk.study.design import step_s, training_flops
 from vqtk.study.plan import Plan, PlannedVariant, to_run
-from vqtk.study.protocol import STOP, Event, Executor, State, read_state, write_state
-from vqtk.study.worker import wants_samples
+from vqtk.study.worker import STOP, Event, Executor, State, read_state, wants_samples, write_state
 
 STEPS = 5
 """The updates by which the time of a run is estimated."""

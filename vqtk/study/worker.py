@@ -1,26 +1,31 @@
-"""One run of a study, trained to its end or until asked to stop: `python -m vqtk.study.worker RUN_DIR`."""
+"""What a study and its workers exchange, and one run of a study: `python -m vqtk.study.worker RUN_DIR`.
+
+A worker trains a run to its end, or until it is asked to stop. Settings go in; states and events come out.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from vqtk.callbacks import Callback, Progress
+from vqtk.compare.metrics import Criterion, finite
 from vqtk.datasets import data_root
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.evaluate.overview import measured_by_name
-from vqtk.files import RUN, locked
-from vqtk.io.run_files import StudyFile, read_file
+from vqtk.files import RUN, locked, write_text
+from vqtk.io.run_files import CellFile, LimitsFile, StudyFile, read_file
 from vqtk.metrics import CurveMetric, RetrievalMetric, SampleMetric, metric_class
 from vqtk.plugin.loading import described, loaded_plugins
 from vqtk.recipe.build import build_dataset, build_metric
@@ -28,8 +33,83 @@ from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, go_on, run_experiment
-from vqtk.study.protocol import STOP, Settings, State, read_state, write_state
 from vqtk.training.execution import choose_device
+
+STOP = "stop"
+"""The file in a study's directory that asks its workers to stop."""
+STATES = ("waiting", "running", "done", "failed", "stopped", "pruned")
+
+
+@dataclass(frozen=True)
+class State:
+    """A run's state, its error if it failed, how often it was started, and by which worker last."""
+
+    state: str = "waiting"
+    error: str | None = None
+    attempts: int = 0
+    worker: str | None = None
+
+
+def read_state(run: Path) -> State:
+    """Return the state of a run by its directory; waiting if none can be read."""
+    try:
+        return State(**read_file(run / "cell.json", CellFile))
+    except (CheckpointError, TypeError):
+        return State()
+
+
+def write_state(run: Path, state: State) -> None:
+    """Write a run's state into its directory."""
+    write_text(run / "cell.json", json.dumps(asdict(state), indent=2, ensure_ascii=False) + "\n")
+
+
+LIMITS = "limits.json"
+"""The file in a run's directory that says when the run is hopeless."""
+
+
+def write_limits(run: Path, metric: Criterion, limits: dict[int, float]) -> None:
+    """Write into a run's directory what its metric must reach at the evaluations after some updates."""
+    write_text(run / LIMITS, json.dumps({"metric": metric.plain(), "limits": limits}, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A run was `begun` by a worker, or its worker has `ended`; `error` if it ended without recording a state."""
+
+    run: Path
+    what: str
+    worker: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of each worker: the device, the data's folder, its CPU threads, and the process it depends on."""
+
+    device: str = "auto"
+    data_dir: Path | None = None
+    threads: int | None = None
+    parent: int | None = None
+
+
+class Executor(Protocol):
+    """Trains runs by their directories, several at once, as `train_run` does."""
+
+    workers: int
+    settings: Settings
+
+    def submit(self, run: Path) -> None:
+        """Start a run when there is room."""
+
+    def events(self) -> Iterator[Event | None]:
+        """Yield events until no run is left, and None now and then in between."""
+
+    def stop(self) -> None:
+        """Start no other run. The study's stop file asks the current ones to end."""
+
+    def kill(self) -> None:
+        """End the current runs at once."""
+
 
 ORPHAN_S = 120.0
 """How long a worker waits for an orphaned worker on the same run to end."""
@@ -37,9 +117,15 @@ _LOOK_S = 0.5
 
 
 class Following(Callback):
-    """Prints messages, and looks for a reason to stop: a file, or the end of the process that started this one."""
+    """Prints messages, and looks for a reason to stop: a file, or the end of the process that started this one.
+
+    A run is hopeless, and stops, once the best value of its metric so far is worse than the limit at an evaluation.
+    """
 
     def __init__(self) -> None:
+        self.limits: dict[str, Any] | None = None
+        self.best: float | None = None
+        self.pruned: str | None = None
         self.stop_file: Path | None = None
         self.parent = os.getppid()
         self.looked = 0.0
@@ -54,6 +140,21 @@ class Following(Callback):
     def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
         """Print the metrics of test or validation examples."""
         print(f"{'validation' if row.get('validation') else 'test'} after {update}: {row}", flush=True)
+        if self.limits:
+            self._prune(update, row, self.limits)
+
+    def _prune(self, update: int, row: dict[str, Any], found: dict[str, Any]) -> None:
+        metric, limit = found["metric"]["name"], found["limits"].get(str(update))
+        sign = -1 if found["metric"]["better"] == "higher" else 1
+        value = finite(row.get(metric))
+        if value is not None:
+            self.best = value if self.best is None else sign * min(sign * self.best, sign * value)
+        if limit is not None and self.best is not None and sign * self.best > sign * limit:
+            self.stop = True
+            self.pruned = (
+                f"{metric} was {self.best:.4g} at best after {update:,} updates; the median of earlier runs with this "
+                f"seed was {limit:.4g}."
+            )
 
     def on_message(self, line: str) -> None:
         """Print the line."""
@@ -72,11 +173,13 @@ def train_run(run: Path, settings: Settings, *, worker: str = "", following: Fol
         state = State("running", None, before.attempts + 1, worker or f"pid {os.getpid()}")
         write_state(run, state)
         try:
-            finished = _train(run, settings, following or Following(), metrics)
+            following = following or Following()
+            finished = _train(run, settings, following, metrics)
         except Exception as error:  # The failure of one run does not end the study.
             state = replace(state, state="failed", error=_reason(error))
         else:
-            state = replace(state, state="done" if finished else "stopped")
+            pruned = None if finished else following.pruned
+            state = replace(state, state="done" if finished else "pruned" if pruned else "stopped", error=pruned)
         write_state(run, state)
     return state
 
@@ -87,6 +190,7 @@ def _train(run: Path, settings: Settings, following: Following, metrics: Sequenc
     torch.set_num_threads(directory.manifest().get("threads") or settings.threads or torch.get_num_threads())
     following.stop_file = run.parent.parent / STOP
     following.parent = settings.parent or following.parent
+    following.limits = read_file(run / LIMITS, LimitsFile) if (run / LIMITS).is_file() else None
     root, say = data_root(settings.data_dir, of=build_dataset(recipe)), following.on_message
     experiment = Experiment.of(
         recipe,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vqtk.compare.statistics import area, holm, late_fall, paired
+from vqtk.compare.statistics import holm, late_fall, paired
+from vqtk.metrics.area import Area
+from vqtk.nn.types import DataSpec
 
 STUDIES, SEEDS = 5000, 5
 
@@ -76,6 +78,7 @@ def test_the_interval_holds_the_planted_difference_nineteen_times_in_twenty() ->
 
 
 def test_an_area_is_that_of_its_trapezoids() -> None:
+    area = Area(DataSpec("points", (2,))).measure
     assert area([6, 12, 24], [1.0, 0.5, 0.25], low=6, high=24) == pytest.approx(6 * 0.75 + 12 * 0.375)
     assert area([6, 12, 24], [1.0, 0.5, 0.25], low=9, high=18) == pytest.approx(3 * 0.625 + 6 * 0.4375)
 

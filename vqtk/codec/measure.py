@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable, Sequence
-from math import log2, prod
+from math import log, log2, prod
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def _sizes(model: Model, codes: Tensor, name: str, fitted: Callable[[], Markov])
         "prior_bytes": shares.tables,
         "bits_per_example": 8 * size / n,
         "payload_bits_per_example": 8 * shares.payload / n,
-        "entropy_bits_per_example": coder.nats(codes) / np.log(2) / n,
+        "entropy_bits_per_example": coder.nats(codes) / log(2) / n,
         "bits_per_dim": 8 * size / n / prod(model.data.shape),
         "stages": stages,
     }

@@ -78,9 +78,9 @@ def test_the_interval_holds_the_planted_difference_nineteen_times_in_twenty() ->
 
 
 def test_an_area_is_that_of_its_trapezoids() -> None:
-from vqtk.compare.statistics import holm, late_fall, paired, seeds_needed
-from vqtk.metrics.area import Area
-from vqtk.nn.types import DataSpec
+    area = Area(DataSpec("points", (2,))).measure
+    assert area([6, 12, 24], [1.0, 0.5, 0.25], low=6, high=24) == pytest.approx(6 * 0.75 + 12 * 0.375)
+    assert area([6, 12, 24], [1.0, 0.5, 0.25], low=9, high=18) == pytest.approx(3 * 0.625 + 6 * 0.4375)
 
 
 def test_a_late_fall_is_over_the_last_fifth() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
-from vqtk.cli.eval import _overfits
+from vqtk.cli.evaluation import _overfits
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError

@@ -11,15 +11,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from vqtk.cli.codes import compress_command, decompress_command
 from vqtk.cli.eval import eval_command
-from vqtk.cli.exchange import (
-    compress_command,
-    decompress_command,
-    export_command,
-    import_command,
-    pull_command,
-    push_command,
-)
+from vqtk.cli.exchange import export_command, import_command, pull_command, push_command
 from vqtk.cli.exchange import plugin_app as plugin
 from vqtk.cli.look import (
     explore_command,

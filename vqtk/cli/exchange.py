@@ -1,18 +1,16 @@
-"""vqtk plugin, compress, decompress, export, push, pull and import-original: plugins, codes and models as files."""
+"""vqtk plugin, export, push, pull and import-original: plugins, and models in other forms and places."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, ModelPath, OtherData, Overrides, Plugins, RecipePath, Searched
+from vqtk.cli.options import Json, ModelPath, Overrides, Plugins, RecipePath
 
 if TYPE_CHECKING:
-    from vqtk.codec import Shares
-    from vqtk.models import Model
     from vqtk.testing.contract import Result
 
 
@@ -101,150 +99,6 @@ def _print(results: list[Result]) -> None:
     for message, same in by_message.items():
         print(f"\n{same[0].outcome}: {same[0].component}: {'; '.join(result.check for result in same)}")
         print(message)
-
-
-# ── codes as files ───────────────────────────────────────────────────────────────────────────────
-
-
-ModelOption = Annotated[
-    Path,
-    typer.Option(
-        "-m", "--model", metavar="MODEL", help="A run directory, a weights file, or mnist, which ships with vqtk."
-    ),
-]
-
-
-class CoderName(str, Enum):
-    """How codes become bytes."""
-
-    packed = "packed"
-    uniform = "uniform"
-    frequencies = "frequencies"
-    markov = "markov"
-    autoregressive = "autoregressive"
-
-
-def compress_command(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILES...", help="Images, folders of images, or .npy arrays of examples.")
-    ],
-    model: ModelOption = ...,  # type: ignore[assignment]
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="File to write: .vqd.")] = ...,  # type: ignore[assignment]
-    prior: Annotated[
-        CoderName,
-        typer.Option(
-            help="How codes become bytes: bit-packed, or entropy-coded by a prior. frequencies and markov are fitted "
-            "to codes of training examples."
-        ),
-    ] = CoderName.packed,
-    prior_items: Annotated[
-        int | None,
-        typer.Option(min=1, help="With a fitted prior: fit to N training examples. Default: 2,000.", metavar="N"),
-    ] = None,
-    names: Annotated[bool, typer.Option("--names/--no-names", help="Store the names of the images.")] = True,
-    search: Searched = None,
-    device: Device = "auto",
-    data_dir: DataDir = None,
-    data: OtherData = None,
-    plugin: Plugins = None,
-    json: Json = False,
-) -> None:
-    """Compress examples to a file of codes, which the same model decompresses.
-
-    Only the codes are stored. They decode to what the model reconstructs, at the size of its data.
-    """
-    from vqtk.cli.options import open_model, print_json, say_unkept, search_by, tracked
-    from vqtk.cli.sampling import prior_for
-    from vqtk.codec import compress
-    from vqtk.coders import coder_of
-    from vqtk.datasets import examples_in
-    from vqtk.errors import VqtkError
-
-    fits = prior in (CoderName.frequencies, CoderName.markov)
-    if prior_items and not fits:
-        raise VqtkError("--prior-items sets how many examples a prior is fitted on. Give it with --prior markov.")
-    opened, unkept = open_model(model, device, data_dir, data), list[str]()
-    search_by(opened, search)
-    found = examples_in(files, opened.model.data, crop=opened.recipe.data.settings.get("crop", "centre"))
-    coder = coder_of(
-        prior.value, opened.model, fitted=lambda: prior_for(opened, items=prior_items, unkept=unkept.append).prior
-    )
-    shares = compress(
-        opened.model,
-        (next(found.examples) for _ in tracked(range(found.count), "examples")),
-        output,
-        coder=coder,
-        names=found.names if names else None,
-        array=found.names is None,
-        search=search,
-    )
-    facts = _sizes(shares, found.count, opened.model)
-    if json:
-        print_json({"file": str(output), "prior": prior.value, "search": search, **facts})
-    else:
-        print(f"{output}  {_told(facts)}")
-    say_unkept(unkept)
-
-
-def _sizes(shares: Shares, count: int, model: Model) -> dict[str, Any]:
-    """Return the sizes of a file of codes as JSON values."""
-    from math import prod
-
-    bits = 8 * shares.total / count
-    return {
-        "examples": count,
-        "bytes": shares.total,
-        "header_bytes": shares.header,
-        "prior_bytes": shares.tables,
-        "names_bytes": shares.names,
-        "payload_bytes": shares.payload,
-        "stage_bytes": shares.stages,
-        "bits_per_example": bits,
-        "payload_bits_per_example": 8 * shares.payload / count,
-        "bits_per_dim": bits / prod(model.data.shape),
-    }
-
-
-def _told(facts: dict[str, Any]) -> str:
-    parts = {"codes": "payload_bytes", "header": "header_bytes", "prior": "prior_bytes", "names": "names_bytes"}
-    shares = ", ".join(f"{name} {facts[key]:,}" for name, key in parts.items() if facts[key])
-    return (
-        f"{facts['examples']:,} examples in {facts['bytes']:,} bytes ({shares}): {facts['bits_per_example']:.2f} bits "
-        f"per example, {facts['payload_bits_per_example']:.2f} of them codes; {facts['bits_per_dim']:.4f} bits/dim"
-    )
-
-
-def decompress_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by vqtk compress.")],
-    model: ModelOption = ...,  # type: ignore[assignment]
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="A new folder, or an empty one, to write to.")
-    ] = ...,  # type: ignore[assignment]
-    stages: Annotated[int | None, typer.Option(min=1, help="Decode only the first N stages.", metavar="N")] = None,
-    device: Device = "auto",
-    plugin: Plugins = None,
-    json: Json = False,
-) -> None:
-    """Decompress a file of codes to PNG images, or to decoded.npy if an array was compressed.
-
-    A file that was cut is decoded as far as it holds whole stages.
-    """
-    from vqtk.cli.options import open_model, print_json, say_unkept
-    from vqtk.codec import CodeFile, decompress
-    from vqtk.datasets import write_examples
-
-    loaded = open_model(model, device).model
-    stored = CodeFile(file)
-    facts = stored.facts
-    decoded = decompress(loaded, file, stages=stages)
-    count = stages or stored.whole
-    write_examples(decoded, loaded.data, output, count=facts.count, array=facts.array)
-    if json:
-        print_json({"folder": str(output), "examples": facts.count, "stages": count, "of": facts.stages})
-    else:
-        print(f"{output}  {facts.count:,} examples, {count} of {facts.stages} stages")
-    if stored.whole < facts.stages:
-        say_unkept([f"{file}: the file was cut: {stored.whole} of its {facts.stages} stages are whole."])
 
 
 # ── models in other forms and places ─────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ import torch
 from vqtk.errors import RegistryError, VqtkError, nearest
 from vqtk.plugin.loading import PREFIX, described, load_plugin, loaded_plugins
 from vqtk.registry import REGISTRIES, Entry, Registry, Settings
-from vqtk.testing import _choosing, _data, _losses, _maps, _models, _training
+from vqtk.testing import _choosing, _data, _losses, _maps, _models, _optimizing, _training
 from vqtk.testing._case import Case, Clause, ContractError
 
 _OWN: dict[str, list[Clause]] = {
@@ -28,8 +28,8 @@ _OWN: dict[str, list[Clause]] = {
     "search": _choosing.SEARCH_CHECKS,
     "objective": _training.OBJECTIVE_CHECKS,
     "revival": _training.REVIVAL_CHECKS,
-    "optimizer": _training.OPTIMIZER_CHECKS,
-    "schedule": _training.SCHEDULE_CHECKS,
+    "optimizer": _optimizing.OPTIMIZER_CHECKS,
+    "schedule": _optimizing.SCHEDULE_CHECKS,
     "callback": _training.CALLBACK_CHECKS,
     "guide": _choosing.GUIDE_CHECKS,
     "metric": _data.METRIC_CHECKS,

@@ -169,10 +169,13 @@ def _write_original(run: Path, path: Path) -> None:
 
 
 def test_the_readmes_python_runs(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_data(monkeypatch, stopped.parent)
     monkeypatch.chdir(ROOT)
+    short = ["updates=1", "evaluate_items=8", "final_items=8", "picture_items=4"]
+    asked = ", ".join([*(f"'train.{setting}'" for setting in short), f"quiet=True, out={str(stopped.parent)!r}"])
     for code in blocks(ROOT / "README.md", "python"):
         names: dict[str, object] = {}
-        exec(code.replace('"RUN"', repr(str(stopped))), names)
+        exec(code.replace('"RUN"', repr(str(stopped))).replace('budget="5m"', asked), names)
         assert getattr(names["images"], "shape", None) == (16, 1, 28, 28)
 
 

@@ -128,7 +128,7 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_results() -> None:
 
 
 def _wait_for(happened: Any, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not happened():
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
         assert time.monotonic() < until

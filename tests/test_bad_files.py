@@ -248,14 +248,14 @@ ARGUMENTS = {
     "run --resume run train.updates=3": ["the recipe of a run is fixed, so 'train.updates=3' cannot be used."],
     "run --resume run --budget 5m": ["the recipe of a run is fixed, so '--budget 5m' cannot be used."],
     "run --resume folder": ["folder: not a run directory: it needs a recipe.yaml and a manifest.json."],
-    "run": ["vqtk run: expected a recipe", "or --resume with a run directory."],
+    "run": ["vqtk run: expected a recipe", "or --resume or --like with a run directory."],
     "sample run --stages 9": ["--stages 9: this model has 2 stages."],
     "sample run -o folder": ["folder: the image cannot be written", "Choose another path with -o."],
     "proposals run --stage 3": ["--stage 3: this model has stages 1 to 2."],
     "proposals run --item 1000": ["--item 1000: the test split has examples 0 to 999."],
     "reconstruct run --item -1": ["--item -1: the test split has examples 0 to 999."],
     "eval run --data-dir good.yaml": ["--data-dir is good.yaml, which is not a folder."],
-    "list blocks": ["there is no registry 'blocks'. Did you mean 'block'? Known: model, refiner, backbone"],
+    "list blokc": ["there is no registry 'blokc'. Did you mean 'block'? Known: model, refiner, backbone"],
 }
 
 

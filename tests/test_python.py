@@ -279,3 +279,10 @@ def test_the_python_of_a_page_runs(page: str, run: vqtk.Run, place: Path, monkey
         small += '"train.picture_items=4", "train.updates=2"'
         code = code.replace('"train.updates=2000"', small).replace('"RUN"', repr(str(run.path)))
         exec(code.replace("range(2000)", "range(2)"), names)
+
+
+@pytest.mark.parametrize("wrong", [["tensorboard"], [vqtk.Callback], vqtk.Callback()], ids=["name", "class", "no list"])
+def test_callbacks_that_are_none_are_refused_before_a_run_directory_is_made(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(VqtkError, match=r"expected a list of objects whose class extends vqtk\.Callback"):
+        vqtk.train(ROOT / "recipes" / "toy2d.yaml", callbacks=wrong, out=tmp_path / "runs", quiet=True)
+    assert not (tmp_path / "runs").exists()

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from tests.refusing import Refusing
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.files import RUN, is_locked, locked
-from vqtk.runs.catalogue import Filter, delete, label, runs_in, select
+from vqtk.runs.catalogue import Filter, ListedRun, delete, label, runs_in, select
 
 
 def made(folder: Path, name: str = "tiny", *, final: float | None = 0.5, lr: float = 1e-3, seed: int = 0) -> Path:
@@ -214,3 +215,28 @@ def test_a_run_is_repeated_with_a_change_its_plugin_and_its_data(
     capsys.readouterr()
     told = ["'tiny.yaml' is not an override"]
     Refusing(monkeypatch, capsys).tells("run", "--like", str(first), "tiny.yaml", told=told)
+
+
+def test_a_run_without_an_evaluation_has_no_test_metrics_but_its_updates(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "tiny" / "20260101-000000"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "update_00000012.safetensors").write_bytes(b"")
+    recipe = {"train": {"objective": {"final": 1.0}, "schedule": {"final": 0.0}}}
+    (folder / "manifest.json").write_text(json.dumps({"recipe": recipe, "name": "tiny"}))
+    (folder / "recipe.yaml").write_text("name: tiny\n")
+    run = ListedRun(folder)
+    assert run.value("final") is None
+    assert run.value("updates") == 12
+
+
+def test_asking_to_delete_without_an_answer_deletes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def no_answer(*_: object, **__: object) -> bool:
+        raise typer.Abort
+
+    monkeypatch.setattr(typer, "confirm", no_answer)
+    monkeypatch.setattr("vqtk.runs.catalogue.require_run", lambda run: None)
+    assert vqtk_main(monkeypatch, "runs", "delete", tmp_path) == 2
+    assert "nothing was deleted" in capsys.readouterr().err
+    assert tmp_path.exists()

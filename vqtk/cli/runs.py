@@ -209,8 +209,12 @@ def delete_command(
             raise VqtkError(f"{run}: a process trains this run. Stop it first. Nothing was deleted.")
     listed = "\n".join(f"  {_plain(str(run))}" for run in runs)
     what = "this run" if len(runs) == 1 else f"these {len(runs)} runs"
-    if not yes and not typer.confirm(f"{listed}\nDelete {what}?"):
-        raise VqtkError("nothing was deleted.")
+    try:
+        agreed = yes or typer.confirm(f"{listed}\nDelete {what}?")
+    except typer.Abort:  # Ctrl-C, or no one to answer.
+        agreed = False
+    if not agreed:
+        raise VqtkError("nothing was deleted. Answer y, or give --yes.")
     for run in runs:
         delete(run)
         print(f"Deleted: {_plain(str(run))}")

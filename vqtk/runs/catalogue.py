@@ -34,6 +34,8 @@ MOST_BYTES = 1 << 25
 FACTS = ("name", "state", "seed", "updates", "started", "train_s", "bits_per_item", "parameters", "kind", "loss", "tag",
          "note", "path")  # fmt: skip
 """What a listing knows of each run besides its test metrics and its recipe."""
+TERMS = ("choice", "final", "all")
+"""Test metrics that settings are named after as well; a run without an evaluation has none of them."""
 
 
 @dataclass
@@ -121,15 +123,22 @@ class ListedRun:
             return self._fact(key)
         if key in self.metrics:
             return self.metrics[key]
+        if key in TERMS:
+            return None
         ends = [path for path in self.recipe if path == key or path.endswith(f".{key}")]
         if len(ends) > 1 and key not in ends:
             raise VqtkError(f"{key} may be {', '.join(sorted(ends)[:6])} in {self.path}. Write more of the path.")
         return self.recipe[key if key in ends else ends[0]] if ends else None
 
+    def _saved(self) -> int | None:
+        """Return the updates of the newest checkpoint; None if there is none."""
+        numbers = [path.stem.removeprefix("update_") for path in self.path.glob("checkpoints/update_*.safetensors")]
+        return max((int(number) for number in numbers if number.isdecimal()), default=None)
+
     def _fact(self, key: str) -> Any:
         own: dict[str, Any] = {
             "state": self.state, "started": self.started, "path": str(self.path), "tag": self.labels.get("tags", []),
-            "note": self.labels.get("note"), "updates": self.summary.get("updates"),
+            "note": self.labels.get("note"), "updates": self.summary.get("updates") or self._saved(),
             "train_s": self.summary.get("train_s"), "name": self.manifest.get("name") or self.path.parent.name,
         }  # fmt: skip
         return own[key] if key in own else self.manifest.get(key)

@@ -19,7 +19,7 @@ from rich.console import Console
 from vqtk.callbacks import Callback, PlainDisplay, make_display
 from vqtk.datasets import Splits, Units, data_root, given_splits
 from vqtk.datasets.memory import KEPT, keep_examples
-from vqtk.errors import DataError
+from vqtk.errors import DataError, VqtkError
 from vqtk.files import RUN, locked
 from vqtk.io.run_files import read_metrics
 from vqtk.io.weights import checkpoints, load, weights_of
@@ -231,7 +231,7 @@ def train(
     begin = begun(
         Path(recipe),
         overrides,
-        callbacks=[display, *callbacks],
+        callbacks=[display, *_checked(callbacks)],
         budget=budget,
         weights=None if weights is None else Path(weights),
         given=None if data is None else Given(data, units, keep_data),
@@ -337,7 +337,7 @@ class Run:
         display = _display(quiet)
         given = None if data is None else Given(data, units)
         root = None if data_dir is None else Path(data_dir)
-        every = [display, *callbacks]
+        every = [display, *_checked(callbacks)]
         with resumed(self.path, callbacks=every, given=given, device=self.device, data_dir=root) as prepared:
             carry_out(*prepared, display)
         return Run(self.path, device=self.device)
@@ -361,6 +361,18 @@ class Metrics(list[dict[str, Any]]):
 
     def _repr_html_(self) -> str:
         return _html(self)
+
+
+def _checked(callbacks: Sequence[Callback]) -> Sequence[Callback]:
+    """Return callbacks as they are. Raises: VqtkError if they are not a list of `Callback` objects."""
+    given: list[Any] = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    wrong = [one for one in given if not isinstance(one, Callback)]
+    if wrong or not isinstance(callbacks, (list, tuple)):
+        raise VqtkError(
+            f"callbacks={(wrong or given)[0]!r:.80}: expected a list of objects whose class extends vqtk.Callback, as "
+            "[StopBelow(0.3)]. A tracker is named by an override: train.track=[tensorboard]."
+        )
+    return callbacks
 
 
 def _display(quiet: bool) -> PlainDisplay:

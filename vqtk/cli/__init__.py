@@ -170,7 +170,7 @@ def _usage(error: Any) -> str:
     command = error.ctx.command_path if error.ctx else "vqtk"
     option = getattr(error, "option_name", "")
     if not hasattr(error, "possibilities"):
-        message = error.format_message().rstrip(".")
+        message = error.format_message().rstrip(".").replace("Value error, ", "")
         message += "" if message.endswith("?") else "."
         return printable(f"{command}: {message[:1].lower()}{message[1:]} See {command} --help.")
     options = [name for one in error.ctx.command.params for name in one.opts if name.startswith("--")]

@@ -498,7 +498,8 @@ async function searchOnce(greedy) {
     ? "Guided by the visible pixels alone, whose error is shown. The first takes the best option of each stage; the others are drawn."
     : "The best codes for your image, by a beam search. Options that differ from the first are marked.";
   drawCandidates(answer);
-  setCodes(answer.codes[0], { at: state.codes.length ? state.at : model.stages, link: "replace" });
+  // From the middle of a walk to the end of the code found, so that its whole reconstruction is seen.
+  setCodes(answer.codes[0], { at: state.codes.length === model.stages ? state.at : model.stages, link: "replace" });
   return true;
 }
 

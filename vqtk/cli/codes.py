@@ -90,7 +90,7 @@ def compress_command(
     if json:
         print_json({"file": str(output), "prior": prior.value, "search": search, **facts})
     else:
-        print(f"{output}  {_told(facts)}")
+        print(f"{output}  {_in_words(facts)}")
     say_unkept(unkept)
 
 
@@ -113,7 +113,7 @@ def _sizes(shares: Shares, count: int, model: Model) -> dict[str, Any]:
     }
 
 
-def _told(facts: dict[str, Any]) -> str:
+def _in_words(facts: dict[str, Any]) -> str:
     parts = {"codes": "payload_bytes", "header": "header_bytes", "prior": "prior_bytes", "names": "names_bytes"}
     shares = ", ".join(f"{name} {facts[key]:,}" for name, key in parts.items() if facts[key])
     return (

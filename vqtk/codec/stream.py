@@ -4,7 +4,7 @@
     names of block 1, of block 2, … | stage 1 of block 1, of block 2, … | stage 2 of block 1, …
 
 Since stages follow one another, a file that was cut holds the first stages of every example. The index has the length
-and the CRC-32 of each part, so that a cut is told from damage. docs/codec.md has the format as a table.
+and the CRC-32 of each part, which distinguishes a cut from damage. docs/codec.md has the format as a table.
 """
 
 from __future__ import annotations

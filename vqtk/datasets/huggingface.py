@@ -25,7 +25,7 @@ class HuggingFace(OtherImages):
 
     `dataset` is its name, such as ylecun/mnist, or a folder, absolute or below the data root, that `save_to_disk` wrote
     or that holds parquet files; `config` selects one of several. `column` holds the images, and `label` the labels, if
-    there is such a column. Its splits train and test are used, or validation in place of test; without them the
+    there is such a column. Its splits train and test are used, or validation instead of test; without them the
     fraction `test` of the examples is held out, drawn with a fixed seed. Needs the extra vqtk[huggingface]; no code of
     a data set is executed.
 

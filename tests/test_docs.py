@@ -152,6 +152,8 @@ def _small(words: list[str], run: Path) -> list[str]:
         return ["2s" if re.fullmatch(r"\d+[mh]", word) else word for word in words]
     if words[0] == "validate":
         return [word for word in words if "*" not in word and "svhn" not in word] + ["recipes/mnist.yaml"]
+    if words[0] == "results":
+        return [*words, "--items", "8"]
     if words[0] == "eval":
         probed = ["--probe-items", "20"] if "--probe" in words else []
         return [*words, "--items", "8", *probed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import log, log2
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ from torch.nn import functional as F
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.cli.evaluation import _overfits
+from vqtk.compare.models import ModelsRequest, Subject, measure_models, rows_as_markdown
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
-from vqtk.errors import DataError
+from vqtk.errors import DataError, VqtkError
 from vqtk.evaluate import quality as features
 from vqtk.evaluate.evaluation import Evaluation, evaluate
 from vqtk.evaluate.probe import OneHotLinear, labels_of, probe
@@ -30,7 +32,9 @@ from vqtk.metrics import measure_stages
 from vqtk.metrics.samples import frechet_distance, kernel_distance
 from vqtk.models._base import Model
 from vqtk.nn.types import DataSpec
+from vqtk.recipe.build import build_search
 from vqtk.report.plots import run_rate_distortion
+from vqtk.sampling.prior import fit_markov
 
 DIGITS = DataSpec("image", (1, 28, 28), mean=0.1307, std=0.3081)
 
@@ -273,7 +277,80 @@ def test_quality_without_labels_and_without_inception_is_refused(model: Any) -> 
         quality(model, splits, items=torch.arange(4), name="noise", seed=0)
 
 
+# ── one table of several models ──────────────────────────────────────────────────────────────────
+
+
+def subject(label: str, model: Any, splits: Splits) -> Subject:
+    training = {"updates": 2000, "examples": 64_000, "seconds": 90.0}
+    recipe: Any = SimpleNamespace(loss="mse", data=SimpleNamespace(entry=SimpleNamespace(name="noise")))
+    return Subject(label, f"weights of {label}", model, recipe, splits, training)
+
+
+@pytest.mark.usefixtures("_without_inception")
+def test_a_table_holds_what_each_model_reaches_greedily_by_a_search_and_in_samples(model: Any) -> None:
+    splits = Splits(digits(40), digits(20), source="noise")
+    makers = [lambda: subject("ours", model, splits), lambda: subject("whole", Whole(), splits)]
+    asked = ModelsRequest(search="beam:3")
+    kept: list[list[str]] = []
+    rows = measure_models(makers, asked, keep=lambda rows: kept.append([row["label"] for row in rows]))
+    assert kept == [["ours"], ["ours", "whole"]]
+    ours, whole = rows
+    assert ours["greedy"]["mse"] == pytest.approx(evaluate(model, splits.test).distortion[-1], rel=1e-5)
+    model.search = build_search("beam:3")
+    assert ours["searched"]["mse"] == pytest.approx(evaluate(model, splits.test, searched=True).distortion[-1])
+    model.search = build_search("greedy")
+    assert "searched" not in whole
+    assert set(whole["samples"]["uniform"]) == {"samples_frechet", "samples_kernel"}
+    known, new = (model.encode(DIGITS.normalise(split.items)) for split in (splits.train, splits.test))
+    nats = fit_markov(known, model.options).nats(new).mean().item()
+    assert ours["samples"]["prior"]["bits"] == pytest.approx(nats / log(2))
+    text = rows_as_markdown(rows)
+    assert "| ours | 6 |" in text
+    assert "| 2,000 | 64,000 | 90 s |" in text
+    assert re.search(r"\| whole .*\| – \| – \| ", text), "no search for a model of whole codes"
+
+
+def test_a_model_measured_before_is_measured_again_only_if_something_differs(model: Any) -> None:
+    splits = Splits(digits(8), digits(12), source="noise")
+    makers = [lambda: subject("ours", model, splits)]
+    few, more = ModelsRequest(items=4, samples=False), ModelsRequest(items=6, samples=False)
+    kept = measure_models(makers, few)
+    kept[0]["greedy"]["mse"] = "as it was kept"
+    assert measure_models(makers, few, kept=kept) == kept
+    assert measure_models(makers, more, kept=kept)[0]["greedy"]["mse"] > 0
+
+
+def test_one_table_has_one_set_of_data_and_a_label_for_each_model(model: Any) -> None:
+    splits, others = (Splits(digits(items), digits(4), source="noise") for items in (8, 9))
+    asked = ModelsRequest(samples=False)
+    with pytest.raises(VqtkError, match="two models are called ours"):
+        measure_models([lambda: subject("ours", model, splits)] * 2, asked)
+    with pytest.raises(DataError, match="theirs has other data than ours"):
+        measure_models([lambda: subject("ours", model, splits), lambda: subject("theirs", model, others)], asked)
+
+
 # ── the command ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("_without_inception")
+def test_results_are_kept_in_a_file_and_taken_from_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_data(monkeypatch, tmp_path)
+    command = ["results", f"tiny={run}", "--items", "12", "-o", tmp_path / "table.md", "--device", "cpu"]
+    assert vqtk_main(monkeypatch, *command) == 0
+    (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert (row["label"], row["items"], row["samples"]["count"]) == ("tiny", 12, 12)
+    assert row["training"]["seconds"] > 0
+    assert "| tiny | 6 |" in (tmp_path / "table.md").read_text()
+    monkeypatch.setattr("vqtk.compare.models._row", None)  # It would fail if it were called.
+    assert vqtk_main(monkeypatch, *command) == 0
+    (tmp_path / "table.json").write_text('{"rows": [{"label": 3}]}')
+    capsys.readouterr()
+    assert vqtk_main(monkeypatch, *command) == 2
+    assert "table.json: the file of results is damaged" in capsys.readouterr().err
+    assert vqtk_main(monkeypatch, "results", run, "-o", tmp_path / "table.csv") == 2
+    assert "expected a name that ends in .md" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

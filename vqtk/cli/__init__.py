@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from vqtk.cli.codes import compress_command, decompress_command
-from vqtk.cli.eval import eval_command
+from vqtk.cli.eval import eval_command, results_command
 from vqtk.cli.exchange import export_command, import_command, pull_command, push_command
 from vqtk.cli.exchange import plugin_app as plugin
 from vqtk.cli.look import (
@@ -89,6 +89,7 @@ _CODES = "Codes as files"
 
 app.command("run", rich_help_panel=_TRAIN)(run_command)
 app.command("eval", rich_help_panel=_TRAIN)(eval_command)
+app.command("results", rich_help_panel=_TRAIN)(results_command)
 app.command("ablate", rich_help_panel=_TRAIN, short_help="Train all variants of a study and compare them.")(
     ablate_command
 )

@@ -1,4 +1,4 @@
-"""vqtk eval: rate, distortion, code usage and speed; optionally a probe, sample quality and reference curves."""
+"""vqtk eval, of one model, and vqtk results, one table of several."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from vqtk.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor
 
+    from vqtk.compare.models import Subject
     from vqtk.evaluate.evaluation import Evaluation
     from vqtk.metrics import Metric
     from vqtk.sampling.prior import Markov
@@ -122,6 +125,87 @@ def eval_command(
         for path in written:
             print(f"Written: {path}")
     say_unkept(unkept)
+
+
+def results_command(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[LABEL=]MODEL...", help="Run directories, weights files or mnist, each with its name in the table."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.md", help="The table to write.")] = Path(
+        "results.md"
+    ),
+    search: Annotated[
+        str | None, typer.Option(help="Also encode by this search, e.g. beam:16. Models without one keep a –.")
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(min=2, help="Measure on a fixed subset of N test examples.", metavar="N")
+    ] = None,
+    samples: Annotated[
+        bool, typer.Option(help="Compare samples from uniform codes and from a prior with test examples.")
+    ] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    plugin: Plugins = None,
+) -> None:
+    """Measure several models of images in the same way, and write one table.
+
+    Writes FILE.md, and FILE.json with everything measured. Models in FILE.json that were measured in the same way are
+    not measured again, so the command can be stopped and repeated.
+    """
+    from vqtk.compare.models import ModelsRequest, measure_models, measured_rows, rows_as_json, rows_as_markdown
+    from vqtk.errors import VqtkError
+    from vqtk.files import write_text
+    from vqtk.recipe.build import build_search
+
+    if out.suffix != ".md":
+        raise VqtkError(f"--out {out}: expected a name that ends in .md; {out.stem}.json is written beside it.")
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    if search:
+        build_search(search, origin="--search")
+    store = out.with_suffix(".json")
+
+    def keep(rows: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            write_text(store, rows_as_json(rows))
+            write_text(out, rows_as_markdown(rows))
+        except OSError as error:
+            raise VqtkError(f"{error.filename}: the table cannot be written ({error.strerror}).") from None
+
+    subjects = [partial(_subject, text, device, data_dir) for text in models]
+    asked = ModelsRequest(items=items, search=search, samples=samples)
+    rows = measure_models(subjects, asked, kept=measured_rows(store), keep=keep, track=tracked)
+    print(rows_as_markdown(rows))
+    print(f"Written: {out}\nWritten: {store}")
+
+
+def _subject(text: str, device: str, data_dir: Path | None) -> Subject:
+    """Return the model that `LABEL=MODEL` or `MODEL` names, its data, and what is known of its training."""
+    from vqtk.compare.models import Subject
+    from vqtk.files import file_sha256
+    from vqtk.io.weights import run_of, weights_of
+    from vqtk.runs.directory import RunDirectory
+
+    label, named, path = text.rpartition("=")
+    opened = open_model(Path(path), device, data_dir)
+    run = run_of(opened.path)
+    finished = run is not None and (run / "summary.json").is_file()
+    summary = RunDirectory(run).summary() if run and finished else {}
+    updates = opened.updates
+    training = {
+        "updates": updates,
+        "examples": None if updates is None else updates * opened.recipe.examples_per_update,
+        "seconds": summary.get("train_s"),
+    }
+    name = label if named else opened.recipe.name
+    weights = file_sha256(weights_of(opened.path))
+    return Subject(name, weights, opened.model, opened.recipe, opened.splits, training)
 
 
 def _references(opened: Opened, unkept: list[str]) -> dict[str, Any]:

@@ -85,6 +85,55 @@ def quality(
 
     Raises: DataError if the data are not images, or there are no features to compare them in.
     """
+    examples = examples_in_features(model, splits, items=items, name=name, seed=seed, track=track)
+    codes = model.random_codes(len(examples.test), generator=generator(seed, "quality", "samples"))
+    compared = {**distances_of_samples(model.data), **(others or {})}
+    samples = examples.of_samples(model, codes, track)
+    return Quality(
+        features=examples.space,
+        distances={name: metric.measure(samples, examples.test) for name, metric in compared.items()},
+        reference=examples.reference(compared),
+        samples=len(samples),
+        train=len(examples.train),
+        test=len(examples.test),
+        note=examples.note,
+    )
+
+
+@dataclass(frozen=True)
+class ExamplesInFeatures:
+    """Test and train examples in a space of features, float64 (n, d): what samples are compared with.
+
+    `note` says why the features are not the standard ones.
+    """
+
+    space: Features
+    test: Tensor
+    train: Tensor
+    note: str
+
+    def of_samples(self, model: Model, codes: Tensor, track: Track = untracked) -> Tensor:
+        """Return the features of decoded codes (n, s), rounded to 8 bits like the data: float64 (n, d)."""
+        parts = track(codes.split(BATCH), "features of samples")
+        return torch.cat([self.space.of(_as_bytes(model, part)).double().cpu() for part in parts])
+
+    def distances(self, model: Model, codes: Tensor, track: Track = untracked) -> dict[str, float]:
+        """Return the Fréchet and the kernel distance of decoded codes (n, s) from the test examples."""
+        samples = self.of_samples(model, codes, track)
+        return {name: metric.measure(samples, self.test) for name, metric in distances_of_samples(model.data).items()}
+
+    def reference(self, compared: Mapping[str, SampleMetric]) -> dict[str, float]:
+        """Return the distances of the train from the test examples, which perfect samples would have."""
+        return {name: metric.measure(self.train, self.test) for name, metric in compared.items()}
+
+
+def examples_in_features(
+    model: Model, splits: Splits, *, items: Tensor, name: str, seed: int, track: Track = untracked
+) -> ExamplesInFeatures:
+    """Return the features of test examples (indices, at most 10,000), and of as many train examples.
+
+    Only the data of `model` and its device matter. Raises: DataError as `quality` does.
+    """
     if len(items) < 2:
         raise DataError("the quality of samples needs at least 2 test examples, got 1. Raise --items.")
     standard, note = features_at_hand(model.data, splits, name=name, device=model.device)
@@ -94,22 +143,14 @@ def quality(
         )
     chosen = items[torch.randperm(len(items), generator=generator(seed, "quality", "test"))[:MOST_ITEMS]]
     some = torch.randperm(len(splits.train), generator=generator(seed, "quality", "train"))[: len(chosen)]
-    codes = model.random_codes(len(chosen), generator=generator(seed, "quality", "samples"))
     test = _features_of(space, splits.test, chosen, track, "features of test examples")
     train = _features_of(space, splits.train, some, track, "features of train examples")
-    parts = track(codes.split(BATCH), "features of samples")
-    samples = torch.cat([space.of(_as_bytes(model, part)).double().cpu() for part in parts])
-    own = {name: metrics.get(name).component(model.data) for name in ("samples_frechet", "samples_kernel")}
-    compared: dict[str, SampleMetric] = {**own, **(others or {})}
-    return Quality(
-        features=space,
-        distances={name: metric.measure(samples, test) for name, metric in compared.items()},
-        reference={name: metric.measure(train, test) for name, metric in compared.items()},
-        samples=len(samples),
-        train=len(train),
-        test=len(test),
-        note=note,
-    )
+    return ExamplesInFeatures(space, test, train, note)
+
+
+def distances_of_samples(data: DataSpec) -> dict[str, SampleMetric]:
+    """Return the metrics that always compare samples with examples, by name."""
+    return {name: metrics.get(name).component(data) for name in ("samples_frechet", "samples_kernel")}
 
 
 def features_at_hand(data: DataSpec, splits: Splits, *, name: str, device: torch.device) -> tuple[Features | None, str]:

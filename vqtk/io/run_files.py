@@ -148,6 +148,49 @@ class SummaryFile(File):
     quality: QualityRecord = QualityRecord()
 
 
+class CodesRecord(File):
+    """A model's codes of test examples, and their reconstructions."""
+
+    mse: Number
+    mse_pixels: Number
+    psnr_db: Number
+    entropy_bits: float
+    encode_items_per_s: float
+    decode_items_per_s: float
+
+
+class SamplesRecord(File):
+    """The distances of a model's samples from test examples."""
+
+    features: str
+    count: int
+    reference: dict[str, float]
+    uniform: dict[str, float]
+    prior: dict[str, str | float]
+
+
+class ResultRow(File):
+    """A model's row in the file of `vqtk results`."""
+
+    label: str
+    identity: dict[str, str | int | bool | None]
+    bits: float
+    parameters: int
+    training: dict[str, Number]
+    items: int
+    greedy: CodesRecord
+    searched: CodesRecord | None = None
+    samples: SamplesRecord | None = None
+    environment: dict[str, Any]
+
+
+class ResultsFile(File):
+    """The file of `vqtk results`."""
+
+    what: ClassVar[str] = "the file of results"
+    rows: list[ResultRow]
+
+
 class MetricsRow(File):
     """A line of `metrics.jsonl`."""
 

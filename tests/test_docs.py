@@ -153,7 +153,7 @@ def _small(words: list[str], run: Path) -> list[str]:
     if words[0] == "validate":
         return [word for word in words if "*" not in word and "svhn" not in word] + ["recipes/mnist.yaml"]
     if words[0] == "results":
-        return [*words, "--items", "8"]
+        return [*words, "--items", "8", "--prior-items", "8"]
     if words[0] == "eval":
         probed = ["--probe-items", "20"] if "--probe" in words else []
         return [*words, "--items", "8", *probed]

@@ -337,7 +337,18 @@ def test_results_are_kept_in_a_file_and_taken_from_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without_data(monkeypatch, tmp_path)
-    command = ["results", f"tiny={run}", "--items", "12", "-o", tmp_path / "table.md", "--device", "cpu"]
+    command = [
+        "results",
+        f"tiny={run}",
+        "--items",
+        "12",
+        "--prior-items",
+        "9",
+        "-o",
+        tmp_path / "table.md",
+        "--device",
+        "cpu",
+    ]
     assert vqtk_main(monkeypatch, *command) == 0
     (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert (row["label"], row["items"], row["samples"]["count"]) == ("tiny", 12, 12)

@@ -146,6 +146,9 @@ def results_command(
     samples: Annotated[
         bool, typer.Option(help="Compare samples from uniform codes and from a prior with test examples.")
     ] = True,
+    prior_items: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Fit the prior to the codes of N training examples.")
+    ] = 10_000,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -179,7 +182,7 @@ def results_command(
             raise VqtkError(f"{error.filename}: the table cannot be written ({error.strerror}).") from None
 
     subjects = [partial(_subject, text, device, data_dir) for text in models]
-    asked = ModelsRequest(items=items, search=search, samples=samples)
+    asked = ModelsRequest(items=items, search=search, samples=samples, prior_items=prior_items)
     rows = measure_models(subjects, asked, kept=measured_rows(store), keep=keep, track=tracked)
     print(rows_as_markdown(rows))
     print(f"Written: {out}\nWritten: {store}")

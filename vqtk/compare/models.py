@@ -28,8 +28,6 @@ from vqtk.sampling.prior import fit_markov
 
 SEED = 0
 """Of the subsets and the samples: the same for all models, whatever the seeds of their recipes."""
-PRIOR_ITEMS = 10_000
-"""The number of training examples whose codes a Markov prior is fitted on."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,13 @@ class ModelsRequest:
         items: the number of test examples; by default all.
         search: measured besides greedy codes; None for greedy codes alone.
         samples: whether to compare samples with test examples.
+        prior_items: the number of training examples whose codes a Markov prior is fitted to.
     """
 
     items: int | None = None
     search: str | None = None
     samples: bool = True
+    prior_items: int = 10_000
 
 
 @dataclass
@@ -140,7 +140,7 @@ def _row(
         "environment": environment(model.device),
     }
     if examples:
-        row["samples"] = _samples(model, splits, greedy.codes, examples, track)
+        row["samples"] = _samples(model, splits, greedy.codes, examples, asked.prior_items, track)
     if asked.search and staged:
         staged.search = build_search(asked.search, origin="--search")
         row["searched"] = _codes(evaluate(model, splits.test, items=items, searched=True, track=track), subject.recipe)
@@ -160,7 +160,7 @@ def _codes(found: Evaluation, recipe: Recipe) -> dict[str, Any]:
 
 
 def _samples(
-    model: Model, splits: Splits, test_codes: Tensor, examples: ExamplesInFeatures, track: Track
+    model: Model, splits: Splits, test_codes: Tensor, examples: ExamplesInFeatures, prior_items: int, track: Track
 ) -> dict[str, Any]:
     """Compare samples from uniform codes and from a prior with test examples, whose codes (n, s) score the prior."""
     n, draws = len(examples.test), generator(SEED, "results", "samples")
@@ -170,7 +170,7 @@ def _samples(
         parts = test_codes.split(100)
         nats = torch.cat([model.code_nats(part.to(model.device)).sum(1).cpu() for part in parts])
     else:
-        fitted_on = fixed_subset(splits.train, min(PRIOR_ITEMS, len(splits.train)), SEED)
+        fitted_on = fixed_subset(splits.train, min(prior_items, len(splits.train)), SEED)
         codes = encode_all(model, splits.train, items=fitted_on, track=track, what="training examples")
         markov = fit_markov(codes, model.options)
         prior, drawn, nats = "Markov", markov.sample(n, draws), markov.nats(test_codes)
@@ -241,7 +241,7 @@ def _of_use(row: Mapping[str, Any], search: str | None) -> dict[str, str]:
 
 
 def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
-    first, on = rows[0], rows[0]["environment"]
+    first, on, asked = rows[0], rows[0]["environment"], rows[0]["identity"]
     lines = [
         f"Measured on {first['items']:,} test examples. *MSE* is the mean squared error in training units, *PSNR* (dB) "
         "that of the mean error of pixels in [0, 1], of greedy codes unless a search is named. *Entropy* (bits) is "
@@ -253,8 +253,8 @@ def _legend(rows: Sequence[Mapping[str, Any]]) -> str:
             f"The *Fréchet distances* are between {sampled['count']:,} samples and as many test examples, in "
             f"{sampled['features']}; for training examples, the distance is "
             f"{sampled['reference']['samples_frechet']:.3g}. Codes are drawn uniformly, or from a prior: the model's "
-            f"own, or a Markov prior fitted to the codes of up to {PRIOR_ITEMS:,} training examples. *Bits under the "
-            "prior* is the mean cost of a test example's code."
+            f"own, or a Markov prior fitted to the codes of up to {asked['prior_items']:,} training examples. *Bits "
+            "under the prior* is the mean cost of a test example's code."
         )
     threads = f"{on['threads']} thread{'s' if on['threads'] > 1 else ''}"
     where = on["device"] if on["device"] != "cpu" else f"a CPU ({on['processor']})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from vqtk.models.vqdraw import VQDraw
 
 MOST_VALUES = 1 << 28
-"""Values that the deltas of all distinct prefixes hold at most; more examples are searched for in several parts."""
-MOST_AT_ONCE = 1024
+"""Values of the deltas of distinct prefixes, or of all reconstructions, that are held at most."""
+MOST_AT_ONCE = 1 << 14
 """Examples that are encoded together at most."""
 AT_ONCE = 1 << 21
 """Values of deltas that are computed at a time: on a CPU they should fit its cache."""
@@ -30,8 +32,8 @@ class Beam:
     """The `width` best prefixes after each stage, among all options of those kept before; exact.
 
     Examples that share a prefix share its deltas: after the first stage there are no more than `options` different
-    reconstructions, whatever the number of examples and the width. So the first stages cost little, and encoding many
-    examples at once costs less than encoding few.
+    reconstructions, and after the second no more than their square, whatever the number of examples and the width. So
+    encoding many examples at once costs less than encoding few.
 
     Shapes: target (n, *data shape) → codes (n, stages).
     Source: Sutskever et al. 2014, arXiv 1409.3215; for residual codes, Babenko and Lempitsky 2014.
@@ -53,27 +55,68 @@ class Beam:
 
     def examples_at_once(self, model: VQDraw) -> int:
         """Return how many examples are encoded together; more share more prefixes, and take more memory."""
-        each = self.width * model.options * prod(model.loss.shape)
+        each = max(self.width, model.stages) * prod(model.loss.shape)
         return min(MOST_AT_ONCE, max(1, MOST_VALUES // each))
 
     def _searched(self, model: VQDraw, target: Tensor) -> Tensor:
-        n, k = len(target), model.options
-        x, state = model.start(1)
-        kept = torch.zeros(n, 1, dtype=torch.int64, device=target.device)  # Of each example, rows of x.
-        codes = kept.new_empty(n, 1, 0)
+        nothing = torch.zeros(len(target), 1, 0, dtype=torch.int64, device=target.device)
+        kept = _Kept(nothing, nothing.new_zeros(len(target), 1), *model.start(1))
         for stage in range(model.stages):
-            deltas, carry = _proposed(model, x, state, stage)
-            grid = _scored(model, x, deltas, target, kept).flatten(1)  # (n, kept · k)
-            best = grid.sort(dim=1, stable=True).indices[:, : self.width]
-            beam, option = best // k, best % k
-            distinct, kept = torch.unique(kept.gather(1, beam) * k + option, return_inverse=True)
-            row, chosen = distinct // k, distinct % k
-            x = x[row] + deltas[row, chosen]
-            if model.stateful:
-                carry = tree_map(partial(torch.index_select, dim=0, index=row), carry)
-                state = model.advance(stage, carry, chosen, x)
-            codes = torch.cat([codes[torch.arange(n, device=codes.device)[:, None], beam], option[..., None]], 2)
-        return codes
+            parts = self._parts(model, kept)
+            order = torch.cat(parts).argsort()
+            kept = _joined([self._stage(model, stage, target[part], kept.of(part)) for part in parts], order)
+        return kept.codes
+
+    def _parts(self, model: VQDraw, kept: _Kept) -> Sequence[Tensor]:
+        """Return the examples whose next stage is searched together: all, if the deltas of all prefixes can be held.
+
+        Otherwise examples come together whose best prefixes are equal or alike.
+        """
+        each = model.options * prod(model.loss.shape)
+        if len(kept.x) * each <= MOST_VALUES:
+            return [torch.arange(len(kept.rows), device=kept.rows.device)]
+        return kept.rows[:, 0].argsort().split(max(1, MOST_VALUES // (each * kept.rows.shape[1])))
+
+    def _stage(self, model: VQDraw, stage: int, target: Tensor, before: _Kept) -> _Kept:
+        """Return what is kept after a stage, of what was kept before."""
+        k, x, state = model.options, before.x, before.state
+        deltas, carry = _proposed(model, x, state, stage)
+        grid = _scored(model, x, deltas, target, before.rows).flatten(1)  # (n, w · k)
+        best = grid.sort(dim=1, stable=True).indices[:, : self.width]
+        beam, option = best // k, best % k
+        distinct, rows = torch.unique(before.rows.gather(1, beam) * k + option, return_inverse=True)
+        row, chosen = distinct // k, distinct % k
+        x = x[row] + deltas[row, chosen]
+        if model.stateful:
+            state = model.advance(stage, tree_map(itemgetter(row), carry), chosen, x)
+        along = before.codes.gather(1, beam[..., None].expand(-1, -1, stage))
+        return _Kept(torch.cat([along, option[..., None]], 2), rows, x, state)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The prefixes that each of n examples keeps, the best first: codes (n, w, s), and where they are in x and state.
+
+    `x` and `state` hold each distinct prefix once, u in all: `rows` (n, w), x (u, *shape).
+    """
+
+    codes: Tensor
+    rows: Tensor
+    x: Tensor
+    state: State
+
+    def of(self, examples: Tensor) -> _Kept:
+        """Return what some examples keep."""
+        distinct, rows = torch.unique(self.rows[examples], return_inverse=True)
+        return _Kept(self.codes[examples], rows, self.x[distinct], tree_map(itemgetter(distinct), self.state))
+
+
+def _joined(parts: Sequence[_Kept], order: Tensor) -> _Kept:
+    """Return what the examples of all parts keep, in another order."""
+    starts = [0, *accumulate(len(part.x) for part in parts)]
+    rows = torch.cat([part.rows + start for part, start in zip(parts, starts, strict=False)])
+    codes, x = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "x"))
+    return _Kept(codes[order], rows[order], x, _joined_states([part.state for part in parts]))
 
 
 def _proposed(model: VQDraw, x: Tensor, state: State, stage: int) -> tuple[Tensor, State]:
@@ -84,8 +127,12 @@ def _proposed(model: VQDraw, x: Tensor, state: State, stage: int) -> tuple[Tenso
         rows = slice(start, start + size)
         deltas[rows], carry = model.step(x[rows], tree_map(itemgetter(rows), state), stage)
         carries.append(carry)
-    joined = [torch.cat(leaves) for leaves in zip(*map(leaves_of, carries), strict=True)]
-    return deltas, with_leaves(carries[0], joined)
+    return deltas, _joined_states(carries)
+
+
+def _joined_states(states: Sequence[State]) -> State:
+    """Return several states as one, the examples of each after those of the one before."""
+    return with_leaves(states[0], [torch.cat(leaves) for leaves in zip(*map(leaves_of, states), strict=True)])
 
 
 def _scored(model: VQDraw, x: Tensor, deltas: Tensor, target: Tensor, kept: Tensor) -> Tensor:

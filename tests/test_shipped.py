@@ -1,4 +1,4 @@
-"""The model that ships with the package, and weights in half precision."""
+"""The models that ship with the package, and weights in half precision."""
 
 from __future__ import annotations
 
@@ -13,19 +13,33 @@ from tests.running import RECIPE_MNIST, TINY, vqtk_main
 from tests.tiny import shipped as shipped_digits
 from vqtk.datasets import fixed_subset
 from vqtk.evaluate.evaluation import evaluate
-from vqtk.io.weights import PRETRAINED, load_weights, save_weights, weights_of
+from vqtk.io.weights import PRETRAINED, load_weights, save_weights, shipped, weights_of
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 
+ROOT = Path(__file__).parent.parent
 
-def test_the_shipped_model_is_the_reference_recipe_in_half_precision() -> None:
-    path = weights_of(Path("mnist"))
-    _, recipe = load_weights(path)
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_model_has_a_card_and_half_precision(name: str) -> None:
+    path = weights_of(Path(name))
+    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
+    model = vqtk.load(name)
+    card = (PRETRAINED / f"{name}.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {name}\n")
+    assert f"{sum(weight.numel() for weight in model.parameters()):,} parameters" in card
+    assert f"{model.bits:g} bits" in card
+    assert f"`{name}`" in (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+def test_the_shipped_models_are_small() -> None:
+    assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) <= 12e6
+
+
+def test_the_shipped_mnist_is_the_reference_recipe() -> None:
+    _, recipe = load_weights(weights_of(Path("mnist")))
     reference = load_recipe(RECIPE_MNIST)
     assert {**recipe.plain(), "train": None} == {**reference.plain(), "train": None}
-    assert path.stat().st_size < 1.5e6
-    assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
-    assert (PRETRAINED / "mnist.md").read_text(encoding="utf-8").startswith("# mnist")
 
 
 def test_the_shipped_model_reconstructs_digits(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ModelOption = Annotated[
     Path,
     typer.Option(
-        "-m", "--model", metavar="MODEL", help="A run directory, a weights file, or mnist, which ships with vqtk."
+        "-m", "--model", metavar="MODEL", help="A run directory, a weights file, or a model that ships, e.g. mnist."
     ),
 ]
 

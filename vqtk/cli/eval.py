@@ -131,7 +131,8 @@ def results_command(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="[LABEL=]MODEL...", help="Run directories, weights files or mnist, each with its name in the table."
+            metavar="[LABEL=]MODEL...",
+            help="Models, each with its name in the table: run directories, weights files, or models that ship, e.g. mnist.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.md", help="The table to write.")] = Path(

@@ -132,7 +132,7 @@ def results_command(
         list[str],
         typer.Argument(
             metavar="[LABEL=]MODEL...",
-            help="Models, each with its name in the table: run directories, weights files, or models that ship, e.g. mnist.",
+            help="Run directories, weights files, or models that ship, each with its name in the table.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.md", help="The table to write.")] = Path(

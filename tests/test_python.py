@@ -21,7 +21,7 @@ import vqtk
 from tests.running import TINY, vqtk_main, without_data
 from tests.test_docs import ROOT, blocks
 from vqtk.datasets import given_splits
-from vqtk.errors import CheckpointError, DataError, VqtkError
+from vqtk.errors import CheckpointError, DataError, VqtkError, VqtkWarning
 from vqtk.nn.types import DataSpec
 
 DIGITS = DataSpec("image", (1, 28, 28), mean=0.1307, std=0.3081)
@@ -265,6 +265,27 @@ def test_samples_show_themselves_and_are_a_tensor_otherwise() -> None:
 
 
 # ── documents ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Asks(vqtk.Callback):
+    """Asks for metrics, two of them misspelt."""
+
+    def on_update(self, progress: Any) -> None:
+        self.stop = progress.row.get("choise", 1.0) < progress.row.get("choice", 1.0) - 1e9
+
+    def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
+        row.get("validation"), row.get("psnr")
+
+
+def test_a_callback_that_asks_for_a_metric_that_there_is_not_is_told_so_once(place: Path) -> None:
+    with pytest.warns(VqtkWarning) as told:
+        vqtk.train(place / "tiny.yaml", callbacks=[Asks()], out=place / "asks", device="cpu", quiet=True)
+    lines = [str(one.message) for one in told if issubclass(one.category, VqtkWarning)]
+    trained, tested = lines
+    assert "'choise', which is not among the metrics of training. Did you mean 'choice'? They are " in trained
+    assert "'psnr', which is not among the metrics of an evaluation. Did you mean 'psnr_db'? They are " in tested
+    assert "items" not in tested
+    assert told[0].filename == __file__
 
 
 @pytest.mark.parametrize("page", ["python", "runs", "tracking"])

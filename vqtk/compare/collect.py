@@ -166,15 +166,35 @@ def with_evaluated(collected: Collected, metrics: Sequence[str]) -> Collected:
     for variant in collected.variants:
         for seed, run in variant.runs.items():
             lacking = [name for name in metrics if name not in run.summary["test"]]
-            path = run.path / "eval.json"
-            if not lacking or not path.is_file() or not _is_greedy(run.recipe):
+            if not lacking or not (run.path / "eval.json").is_file():
                 continue
-            found = read_file(path, SearchedFile)
-            if found.get("search") or found.get("is_subset") or found.get("updates") != run.summary["updates"]:
-                continue
-            also = {name: found["test"][name] for name in lacking if name in found["test"]}
-            variant.runs[seed] = replace(run, summary={**run.summary, "test": {**run.summary["test"], **also}})
+            found = read_file(run.path / "eval.json", SearchedFile)
+            if not _why_unlike(run, found):
+                also = {name: found["test"][name] for name in lacking if name in found["test"]}
+                variant.runs[seed] = replace(run, summary={**run.summary, "test": {**run.summary["test"], **also}})
     return collected
+
+
+def how_to_measure(metric: str, runs: Sequence[FinishedRun]) -> str:
+    """Return the commands that measure a metric of runs as `with_evaluated` takes it, and why it took none before."""
+    found = [(run, read_file(run.path / "eval.json", SearchedFile)) for run in runs
+             if (run.path / "eval.json").is_file()]  # fmt: skip
+    unlike = [f"{run.path / 'eval.json'} has it {why}, so it is not compared. " for run, results in found
+              if metric in results["test"] and (why := _why_unlike(run, results))]  # fmt: skip
+    commands = [f"  vqtk eval {run.path} --metric {metric}{'' if _is_greedy(run.recipe) else ' --search greedy'}"
+                for run in runs]  # fmt: skip
+    lines = "\n".join(commands)
+    return f"{unlike[0] if unlike else ''}Measure each run that lacks it, on its whole test split:\n{lines}\n"
+
+
+def _why_unlike(run: FinishedRun, found: dict[str, Any]) -> str:
+    """Return how the results of `vqtk eval` differ from a run's own; an empty string if they can stand beside them."""
+    if found.get("is_subset"):
+        return "on a subset of the test examples"
+    if found.get("updates") != run.summary["updates"]:
+        return "of the weights of another update"
+    search = found.get("search") or (None if _is_greedy(run.recipe) else "the recipe's search")
+    return "" if search in (None, "greedy") else f"for codes found by {search}"
 
 
 def _is_greedy(recipe: Recipe) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.callbacks import Callback, Started
+from vqtk.callbacks import Callback, Row, Started
 from vqtk.datasets import Split, Splits, fixed_subset
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.overview import of_reconstructions
@@ -59,7 +59,7 @@ class Experiment:
         """Indices of the test examples of the final evaluation."""
         self.others = build_metrics(self.recipe, self.trainer.model.data)
         """The metrics that the recipe adds to every evaluation."""
-        self._said = set[str]()
+        self._said, self._row = set[str](), Row()
         shown = fixed_subset(self.splits.watched, settings.picture_items, seed)
         self._shown = self._targets(self.splits.watched, shown)
 
@@ -115,8 +115,9 @@ class Experiment:
         `validation` marks the metrics of the validation split.
         """
         marked = {"validation": True} if found["split"] == "validation" else {}
+        self._row = Row({**found["row"], **marked}, what="an evaluation", before=self._row)
         for callback in self.callbacks:
-            callback.on_evaluation(found["update"], {**found["row"], **marked})
+            callback.on_evaluation(found["update"], self._row)
             callback.on_usage(found["update"], found["usage"])
 
     def evaluate(self, items: Tensor | None = None) -> dict[str, Any]:

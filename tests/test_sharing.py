@@ -146,7 +146,10 @@ def test_a_bundle_is_a_model_to_every_command(
     assert Path("shared_reconstructions.png").is_file()
     capsys.readouterr()
     assert vqtk_main(monkeypatch, "export", weights, "-o", "shared", "--format", "bundle") == 2
-    assert "Give -o a new folder" in capsys.readouterr().err
+    assert "shared: this folder has files. Choose another path with --out, or give --force" in capsys.readouterr().err
+    Path("shared/notes.txt").touch()
+    assert vqtk_main(monkeypatch, "export", weights, "-o", "shared", "--format", "bundle", "--force") == 0
+    assert Path("shared/notes.txt").is_file(), "--force replaces files of the same names, and no others"
 
 
 def test_the_plugins_of_a_bundle_are_imported_only_if_named(with_plugin: Path) -> None:

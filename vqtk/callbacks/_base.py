@@ -51,7 +51,8 @@ class Row(dict[str, Any]):
 
     def __init__(self, values: dict[str, Any] | None = None, *, what: str = "training", before: Row | None = None):
         super().__init__(values or {})
-        self._what, self._said = what, set[str]() if before is None else before._said
+        self._what = what
+        self._said: set[str] = set() if before is None else before._said
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a metric, or `default` if it is not measured."""

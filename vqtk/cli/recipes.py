@@ -190,7 +190,12 @@ def show_command(
     if json:
         origins = {path: node.origin for path, node in walk(loaded.node) if not isinstance(node.value, (dict, list))}
         facts = {"stages": model.stages, "options": model.options, "bits": model.bits, "segments": model.segments}
-        costs = {"parameters": {**parts, "total": total_parameters(model)}, "flops": operations, "data": plan, "missing": missing}
+        costs = {
+            "parameters": {**parts, "total": total_parameters(model)},
+            "flops": operations,
+            "data": plan,
+            "missing": missing,
+        }
         print_json({"recipe": loaded.plain(), "origins": origins, **facts, **costs})
         return
     print(as_yaml(loaded.node, [plugin.path for plugin in loaded.plugins]))

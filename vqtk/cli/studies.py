@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, Plugins
+from vqtk.cli.options import DataDir, Device, Force, Json, Plugins
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def ablate_command(
     plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
-    out: Annotated[Path, typer.Option(help="Parent folder of studies.")] = Path("studies"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Parent folder of studies.")] = Path("studies"),
 ) -> None:
     """Train every variant of a study with every seed, and compare the results.
 
@@ -251,25 +251,27 @@ def compare_command(
         Path | None,
         typer.Option(
             "-o",
-            "--output",
+            "--out",
             help="Folder to write to. Default: the study directory, if PATH is one study and no option changes its "
             "comparison. Otherwise, nothing is written.",
         ),
     ] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Compare runs across seeds.
 
     Prints how much each variant differs from a baseline, with confidence intervals, and the costs of each variant.
-    With -o, or if PATH is one study and no option changes its comparison, also writes comparison.json, .md, .csv and
+    With --out, or if PATH is one study and no option changes its comparison, also writes comparison.json, .md, .csv and
     .tex, and report.html.
     """
-    from vqtk.cli.options import print_json, say_unkept
+    from vqtk.cli.options import print_json, require_new, say_unkept
     from vqtk.compare.collect import STUDY
-    from vqtk.compare.comparison import ComparisonRequest, write
+    from vqtk.compare.comparison import FILES, ComparisonRequest, write
     from vqtk.compare.comparison import compare as compared
     from vqtk.errors import VqtkError
 
+    require_new(*((output / name for name in FILES) if output else ()), force=force)
     asked = ComparisonRequest(
         baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal, search=search,
         within=within,
@@ -293,7 +295,7 @@ def compare_command(
         for path in written:
             print(f"Written: {path}")
         if own and not folder:
-            print(f"Not written: {own} keeps the comparison of the study file. Write this one elsewhere with -o.")
+            print(f"Not written: {own} keeps the comparison of the study file. Write this one elsewhere with --out.")
 
 
 def _print_comparison(found: RunComparison) -> None:

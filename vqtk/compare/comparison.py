@@ -25,6 +25,9 @@ from vqtk.metrics import COMPARABLE
 from vqtk.plugin.loading import loaded_plugins
 from vqtk.recipe.show import changes, value_at
 
+FILES = ("comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "report.html")
+"""What `write` writes."""
+
 
 @dataclass(frozen=True)
 class ComparisonRequest:
@@ -104,18 +107,19 @@ def write(comparison: RunComparison, folder: Path) -> list[Path]:
 
     Raises: VqtkError if they cannot be written.
     """
-    texts = {
-        "comparison.json": json.dumps(comparison.to_json(), indent=2, ensure_ascii=False) + "\n",
-        "comparison.md": as_markdown(comparison),
-        "comparison.csv": as_csv(comparison),
-        "comparison.tex": as_tex(comparison),
-    }
+    texts = (
+        json.dumps(comparison.to_json(), indent=2, ensure_ascii=False) + "\n",
+        as_markdown(comparison),
+        as_csv(comparison),
+        as_tex(comparison),
+    )
+    *paths, page = (folder / name for name in FILES)
     try:
-        for name, text in texts.items():
-            write_text(folder / name, text)
-        return [*(folder / name for name in texts), write_page(comparison, folder / "report.html")]
+        for path, text in zip(paths, texts, strict=True):
+            write_text(path, text)
+        return [*paths, write_page(comparison, page)]
     except OSError as error:
-        raise VqtkError(f"{folder}: the comparison cannot be written ({error}). Choose another with -o.") from None
+        raise VqtkError(f"{folder}: the comparison cannot be written ({error}). Choose another with --out.") from None
 
 
 def write_comparison(study: Path, asked: ComparisonRequest = ComparisonRequest()) -> RunComparison:

@@ -45,7 +45,9 @@ class MNIST(Dataset):
         """Return a sentence if the full set is not under `root` yet."""
         if _find(root):
             return ""
-        return f"MNIST is not in {root}: the first run downloads it, or else trains on 4,500 digits that ship with vqtk."
+        return (
+            f"MNIST is not in {root}: the first run downloads it, or else trains on 4,500 digits that ship with vqtk."
+        )
 
     def load(self, root: Path) -> Splits:
         """Read the digits under `root`, or download them there, or fall back on the shipped ones."""

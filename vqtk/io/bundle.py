@@ -30,23 +30,26 @@ _METRICS = {
 """The metrics of a run's summary that a card shows, in words."""
 
 
-def write_bundle(folder: Path, path: Path, *, half: bool = False, name: str | None = None) -> list[Path]:
+def write_bundle(
+    folder: Path, path: Path, *, half: bool = False, name: str | None = None, force: bool = False
+) -> list[Path]:
     """Write the bundle of a model, at a path that `weights_of` takes; return its files.
 
     It holds `model.safetensors`, the resolved `recipe.yaml`, copies of the `plugins/`, and a model card, `README.md`.
 
     Arguments:
-        folder: where to write; it must not exist, or be empty.
+        folder: where to write.
         path: the model.
         half: whether to store the weights in half precision.
         name: the name of its repository on the hub, for the card.
+        force: whether the folder may hold files, of which those with the same names are replaced.
 
-    Raises: VqtkError if the folder is not empty or cannot be written.
+    Raises: VqtkError if the folder is not empty, unless `force` is given, or cannot be written.
     """
     weights = weights_of(path)
     model, recipe = load_weights(weights)
     facts = read_weights(weights)[1]["facts"]
-    _check_new(folder)
+    _check_new(folder, force=force)
     card = model_card(model, recipe, facts, _summary(path), name=name)
     try:
         with new_folder(folder.absolute().parent) as temporary:
@@ -62,21 +65,27 @@ def write_bundle(folder: Path, path: Path, *, half: bool = False, name: str | No
         raise _unwritable(folder, error) from None
 
 
-def _check_new(folder: Path) -> None:
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise VqtkError(f"{folder}: there are files. Give -o a new folder.")
+def _check_new(folder: Path, *, force: bool) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not force):
+        raise VqtkError(f"{folder}: there are files. Give --out a new folder.")
 
 
 def _put(temporary: Path, folder: Path) -> list[Path]:
-    """Rename a complete bundle to its place; return its files."""
-    if folder.is_dir():
-        folder.rmdir()
-    temporary.rename(folder)
-    return sorted(file for file in folder.rglob("*") if file.is_file())
+    """Move a complete bundle to its place, where files may be replaced; return its files."""
+    names = sorted(file.relative_to(temporary) for file in temporary.rglob("*") if file.is_file())
+    if folder.is_dir() and any(folder.iterdir()):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).replace(folder / name)
+    else:
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.rename(folder)
+    return [folder / name for name in names]
 
 
 def _unwritable(folder: Path, error: OSError) -> VqtkError:
-    return VqtkError(f"{folder}: the bundle cannot be written ({error.strerror or error}). Choose another with -o.")
+    return VqtkError(f"{folder}: the bundle cannot be written ({error.strerror or error}). Choose another with --out.")
 
 
 def _summary(path: Path) -> dict[str, Any]:
@@ -108,7 +117,7 @@ def model_card(
     loads = f', plugins=["{FOLDER}/{names[0]}"]' if names else ""
     warning = (
         f"\nIts components are in `{FOLDER}/`. They are code: vqtk imports them only if you name them. Read them "
-        f"before: `vqtk pull {source} -o FOLDER`, then `vqtk sample FOLDER{plugins}`.\n"
+        f"before: `vqtk pull {source} --out FOLDER`, then `vqtk sample FOLDER{plugins}`.\n"
         if names
         else ""
     )
@@ -123,13 +132,14 @@ def model_card(
     )
 
 
-def pull(text: str, folder: Path) -> list[Path]:
-    """Download the bundle of a model on the hub into a new folder; return its files. No code in it is imported.
+def pull(text: str, folder: Path, *, force: bool = False) -> list[Path]:
+    """Download the bundle of a model on the hub into a folder; return its files. No code in it is imported.
 
-    Raises: CheckpointError as `fetched_weights`; VqtkError if the folder is not empty or cannot be written.
+    Raises: CheckpointError as `fetched_weights`; VqtkError if the folder is not empty, unless `force` is given, or
+        cannot be written.
     """
     name = hub_name(text)
-    _check_new(folder)
+    _check_new(folder, force=force)
     hub, wanted = hub_package(), [BUNDLED, RECIPE, CARD, f"{FOLDER}/*"]
     found = Path(
         asked(

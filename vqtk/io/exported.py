@@ -21,8 +21,8 @@ from vqtk.process import VERSION
 from vqtk.recipe.build import synthetic
 from vqtk.recipe.recipe import Recipe
 
-Form = Literal["onnx", "torch"]
-SUFFIXES: dict[Form, str] = {"onnx": ".onnx", "torch": ".pt2"}
+GraphForm = Literal["onnx", "torch"]
+SUFFIXES: dict[GraphForm, str] = {"onnx": ".onnx", "torch": ".pt2"}
 FACTS = "vqtk.json"
 """The name under which a graph stores the facts of its model, as JSON."""
 _TRACED = 3
@@ -52,8 +52,13 @@ class _Decode(nn.Module):
         return self.model.decode(codes)
 
 
+def graph_paths(folder: Path, form: GraphForm) -> list[Path]:
+    """Return the files that `export_graphs` writes."""
+    return [folder / f"{name}{SUFFIXES[form]}" for name in ("encode", "decode")]
+
+
 @torch.no_grad()
-def export_graphs(folder: Path, model: Model, recipe: Recipe, form: Form) -> list[Path]:
+def export_graphs(folder: Path, model: Model, recipe: Recipe, form: GraphForm) -> list[Path]:
     """Write a model's encoding and decoding passes as two graphs, `encode` and `decode`, for any batch size.
 
     Each file also stores `facts_for_graph`. After it is written it is read again, and compared with the model.
@@ -150,7 +155,7 @@ def _write_torch(
         torch.export.save(program, file, extra_files={FACTS: facts})
 
 
-def _reader(path: Path, form: Form) -> Callable[[Tensor], Tensor]:
+def _reader(path: Path, form: GraphForm) -> Callable[[Tensor], Tensor]:
     """Return a written graph as a function."""
     if form == "torch":
         with path.open("rb") as file:

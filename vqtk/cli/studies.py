@@ -243,8 +243,9 @@ def compare_command(
     within: Annotated[
         float | None,
         typer.Option(
-            help="Also test whether variants are as good as the baseline, within this difference of the metric. "
-            "Default: the study's.",
+            metavar="MARGIN",
+            help="Also test whether each variant is equivalent to the baseline: whether their true difference in the "
+            "metric is smaller than this margin. Default: the study's margin.",
         ),
     ] = None,
     output: Annotated[

@@ -14,9 +14,12 @@ from typing import Any
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.run_files import CellFile, SearchedFile, StudyFile, read_file, read_metrics
 from vqtk.recipe.recipe import Recipe
+from vqtk.recipe.show import changes, last_key, shown_at
 from vqtk.runs.directory import RunDirectory
 
 STUDY = "study.json"
+_LONGEST_NAME = 60
+"""The most characters of a name that lists settings."""
 PRUNED = "pruned: "
 """How the reason begins for which a run that was ended early, or another seed of its variant, is left out."""
 
@@ -283,7 +286,13 @@ def _identity(run: FinishedRun) -> str:
 
 
 def _named(variants: list[Variant]) -> list[Variant]:
-    """Make the names of variants unique: the second `mnist` is `mnist-2`."""
+    """Make the names of variants unique: those of one name are named by what differs between their recipes."""
+    for name in {variant.name for variant in variants}:
+        alike = [variant for variant in variants if variant.name == name]
+        if len(alike) > 1:
+            prefix = "" if len(alike) == len(variants) else f"{name}, "
+            for variant, differing in zip(alike, _names_of_differing(alike), strict=True):
+                variant.name = prefix + differing
     taken: set[str] = set()
     for variant in variants:
         name = variant.name
@@ -291,3 +300,23 @@ def _named(variants: list[Variant]) -> list[Variant]:
         taken.add(variant.name)
         variant.runs = dict(sorted(variant.runs.items()))
     return variants
+
+
+def _names_of_differing(variants: Sequence[Variant]) -> list[str]:
+    """Return names such as `lr=0.001, condition=film`; those of the run directories if they would be long or alike."""
+    plain = [variant.recipe.of_consequence() for variant in variants]
+    found = {change.path: None for one in plain[1:] for change in changes(plain[0], one)}
+    values = {path: tuple(shown_at(one, path) for one in plain) for path in found}
+    by_key: dict[str, set[tuple[str | None, ...]]] = {}
+    for path, each in values.items():
+        by_key.setdefault(last_key(path), set()).add(each)
+    parts = {}  # A nested spec repeats the condition of the model: one name for both.
+    for path, each in values.items():
+        parts[last_key(path) if len(by_key[last_key(path)]) == 1 else path] = each
+    names = [", ".join(f"{key}={each[place]}" for key, each in parts.items() if each[place] is not None)
+             for place in range(len(variants))]  # fmt: skip
+    if all(0 < len(name) <= _LONGEST_NAME for name in names) and len(set(names)) == len(names):
+        return names
+    paths = [next(iter(variant.runs.values())).path.resolve() for variant in variants]
+    depth = 1 if len({path.name for path in paths}) == len(paths) else 2
+    return ["/".join(path.parts[-depth:]) for path in paths]

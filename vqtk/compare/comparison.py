@@ -188,7 +188,7 @@ def _within(study: dict[str, Any], metric: str, asked: ComparisonRequest) -> flo
     """
     if asked.within is not None:
         if not 0 < asked.within < inf:
-            raise VqtkError(f"--within {asked.within:g}: expected a difference of more than 0, in units of the metric.")
+            raise VqtkError(f"--within {asked.within:g}: expected a margin of more than 0, in units of the metric.")
         return asked.within
     listed = study.get("metrics") or []
     return study.get("within") if listed and listed[0]["name"] == metric else None
@@ -241,7 +241,7 @@ def _difference(found: Paired, corrected: float, equal: float, *, higher: bool, 
     words = {None: "too few seeds", False: "within the noise", True: better}
     verdict = words[significant]
     if equivalent and within is not None:
-        verdict = f"{better}, within {within:g}" if significant else f"as good, within {within:g}"
+        verdict = f"{better}, but equivalent (±{within:g})" if significant else f"equivalent (±{within:g})"
     return Difference(
         pairs=found.pairs,
         mean=finite(mean),

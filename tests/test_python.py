@@ -302,6 +302,27 @@ def test_the_python_of_a_page_runs(page: str, run: vqtk.Run, place: Path, monkey
         exec(code.replace("range(2000)", "range(2)"), names)
 
 
+def test_settings_given_as_arguments_are_answered_with_the_override(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    for given, told in (
+        ({"seed": 1}, '"seed=1"'),
+        ({"lr": 1e-3}, '"train.optimizer.lr=0.001"'),
+        ({"track": "tensorboard"}, '"train.track=\\[tensorboard\\]"'),
+        ({"epochs": 3}, '"train.updates=…"'),
+        ({"budgt": "5m"}, "there is no argument 'budgt'. Did you mean 'budget'"),
+    ):
+        with pytest.raises(VqtkError, match=told):
+            vqtk.train(place / "tiny.yaml", quiet=True, **given)
+    with pytest.raises(VqtkError, match=r'vqtk\.build: there is no argument .seed.\. .* in quotes: "seed=1"\.'):
+        vqtk.build(place / "tiny.yaml", seed=1)
+    with pytest.raises(
+        VqtkError, match=r"mnist: no such recipe\. Expected the path of a \.yaml file, as in recipes/mnist"
+    ):
+        vqtk.train("mnist", quiet=True)
+
+
 @pytest.mark.parametrize("wrong", [["tensorboard"], [vqtk.Callback], vqtk.Callback()], ids=["name", "class", "no list"])
 def test_callbacks_that_are_none_are_refused_before_a_run_directory_is_made(wrong: Any, tmp_path: Path) -> None:
     with pytest.raises(VqtkError, match=r"expected a list of objects whose class extends vqtk\.Callback"):

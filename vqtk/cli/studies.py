@@ -12,6 +12,7 @@ from vqtk.cli.options import DataDir, Device, Force, Json, Plugins
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from vqtk.compare.result import RunComparison
     from vqtk.recipe.recipe import Recipe
@@ -61,7 +62,7 @@ def ablate_command(
     made = _executor(executor, Settings(device, data_dir, threads), workers, address, dry_run=dry_run)
     _share_cores(made)
     if dry_run:
-        _print_costs(planned(checked, folder, measure), folder, on, made.workers)
+        _print_costs(planned(checked, folder, measure), folder, on, made.workers, data_dir)
         return
     with locked(folder / "lock", what=f"The study {folder}"):
         sweep(folder)
@@ -164,18 +165,18 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | No
         raise VqtkError(f"{folder}: {' '.join(problems)}")
 
 
-def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int, data_dir: Path | None) -> None:
+    from rich.table import Column, Table
 
     from vqtk.callbacks import duration
     from vqtk.compare.statistics import LEAST
+    from vqtk.recipe.build import data_missing
     from vqtk.study.plan import to_run
     from vqtk.study.runner import try_out, variant_cost
 
     seeds, total, warned = len(plan.study.seeds), 0.0, []
-    columns = ("variant", "seeds", "parameters", "bits", "FLOPs/example", "updates", "examples", "time per run")
-    table = Table(*columns, box=None)
+    columns = ("seeds", "parameters", "bits", "FLOPs per\nexample", "updates", "examples", "time\nper run")
+    table = Table(Column("variant", overflow="fold", min_width=8), *(Column(name, no_wrap=True) for name in columns), box=None)
     for variant, _, warnings in try_out(plan):
         one = variant_cost(variant, device)
         total += seeds * one.seconds
@@ -184,15 +185,17 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
             variant.name, str(seeds), f"{one.parameters:,}", f"{one.bits:g}", f"{one.flops:.3g}", f"{one.updates:,}",
             f"{one.examples:,}", duration(one.seconds),
         )  # fmt: skip
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     console.print(table)
-    for warning in warned:
-        console.print(f"warning: {warning}", markup=False)
+    missing = dict.fromkeys(line for variant in plan.variants if (line := data_missing(variant.recipe, data_dir)))
+    for line in [*(f"warning: {warning}" for warning in warned), *(f"data: {line}" for line in missing)]:
+        console.print(line, markup=False, soft_wrap=True)
     console.print(
         f"{plan.equal.sentence()} {len(plan.runs())} runs, {workers} at a time: about {duration(total / workers)} of "
         "training on this machine, estimated from a few updates of each variant on synthetic examples. Evaluation "
         "takes extra time.",
         markup=False,
+        soft_wrap=True,
     )
     done = len(plan.runs()) - len(to_run(plan, folder, retry=True))
     if done:
@@ -207,6 +210,14 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
 
 
 _WIDTH = 140
+"""Width of tables, in columns, outside a terminal."""
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
 class CostAxis(str, Enum):
@@ -300,14 +311,10 @@ def compare_command(
 
 
 def _print_comparison(found: RunComparison) -> None:
-    from rich.console import Console
-
     from vqtk.compare.tables import as_rich, costs_table, remarks, results_table
     from vqtk.errors import printable
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH)
+    console = _console()
     better = f"{found.metric}: {found.better} is better; baseline {found.baseline}"
     console.print(as_rich(results_table(found), title=f"{found.name}  ({better})"))
     console.print()

@@ -22,7 +22,7 @@ from vqtk.nn.types import DataSpec
 from vqtk.plugin.loading import described
 from vqtk.recipe.affordable import affordable, check_update
 from vqtk.recipe.node import Problems, parse_text, shown_path
-from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.recipe import Recipe, load_recipe, require_overrides
 from vqtk.recipe.schema import Chosen, Scope, parse
 from vqtk.recipe.show import changes
 from vqtk.recipe.signature import parameters
@@ -61,11 +61,12 @@ def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: to
     return model.to(device=device, dtype=dtype) if str(device) != "meta" else model
 
 
-def build(recipe: str | Path, *overrides: str, device: str = "cpu") -> Model:
+def build(recipe: str | Path, *overrides: str, device: str = "cpu", **others: Any) -> Model:
     """Return the model of a recipe file, untrained: `vqtk.build("recipes/mnist.yaml", "model.stages=5")`.
 
     Raises: RecipeError with every problem of the recipe at once.
     """
+    require_overrides(build, others)
     return build_model(load_recipe(recipe, overrides), device=device)
 
 

@@ -26,7 +26,7 @@ from vqtk.io.weights import checkpoints, load, weights_of
 from vqtk.models import Model
 from vqtk.process import stopping_on_signals
 from vqtk.recipe.build import build_dataset, unchanged
-from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.recipe import Recipe, load_recipe, require_overrides
 from vqtk.runs.budget import seconds, settings_within
 from vqtk.runs.data import data_like, own_splits
 from vqtk.runs.directory import RunDirectory
@@ -199,6 +199,7 @@ def train(
     data_dir: str | Path | None = None,
     out: str | Path = "runs",
     quiet: bool = False,
+    **others: Any,
 ) -> Run:
     """Train the model that a recipe describes, as the command `vqtk run` does, and return the run.
 
@@ -225,6 +226,7 @@ def train(
 
     Raises: VqtkError; RecipeError with every problem of the recipe at once, DataError if the data do not fit.
     """
+    require_overrides(train, others)
     if data is None and (units is not None or keep_data):
         raise DataError("`units` and `keep_data` describe `data`, which is not given. Leave them out, or give `data`.")
     display = _display(quiet)

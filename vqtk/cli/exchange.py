@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -159,13 +160,17 @@ def export_command(
             save_weights(output, loaded.half() if half else loaded, recipe, **facts)
             written = [output]
         else:
-            written = export_graphs(output, loaded, recipe, graphs)
+            written = export_graphs(output, loaded, recipe, graphs, say=_say)
     sizes = {str(path): path.stat().st_size for path in written}
     if json:
         key = {"weights": str(output), "bytes": sizes[str(output)]} if form is Form.weights else {"files": sizes}
         print_json({**key, "half": half})
     else:
         print("\n".join(f"{path}  {size:,} bytes" for path, size in sizes.items()))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 HubModel = Annotated[str, typer.Argument(metavar="hf://USER/NAME", help="A model on the Hugging Face hub.")]

@@ -176,7 +176,9 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int, d
 
     seeds, total, warned = len(plan.study.seeds), 0.0, []
     columns = ("seeds", "parameters", "bits", "FLOPs per\nexample", "updates", "examples", "time\nper run")
-    table = Table(Column("variant", overflow="fold", min_width=8), *(Column(name, no_wrap=True) for name in columns), box=None)
+    table = Table(
+        Column("variant", overflow="fold", min_width=8), *(Column(name, no_wrap=True) for name in columns), box=None
+    )
     for variant, _, warnings in try_out(plan):
         one = variant_cost(variant, device)
         total += seeds * one.seconds

@@ -12,7 +12,7 @@ from vqtk.errors import CheckpointError, VqtkError
 from vqtk.files import new_folder, write_text
 from vqtk.io.hub import BUNDLED, asked, hub_name, hub_package
 from vqtk.io.run_files import SummaryFile, read_file
-from vqtk.io.weights import load_weights, read_weights, run_of, save_weights, weights_of
+from vqtk.io.weights import PRETRAINED, load_weights, read_weights, run_of, save_weights, shipped, weights_of
 from vqtk.models import Model
 from vqtk.plugin.sources import FOLDER, keep
 from vqtk.recipe.node import Node
@@ -50,7 +50,7 @@ def write_bundle(
     model, recipe = load_weights(weights)
     facts = read_weights(weights)[1]["facts"]
     _check_new(folder, force=force)
-    card = model_card(model, recipe, facts, _summary(path), name=name)
+    card = model_card(model, recipe, facts, _summary(path), name=name, results=_results(path))
     try:
         with new_folder(folder.absolute().parent) as temporary:
             kept = keep(recipe.plugins, temporary)
@@ -88,6 +88,15 @@ def _unwritable(folder: Path, error: OSError) -> VqtkError:
     return VqtkError(f"{folder}: the bundle cannot be written ({error.strerror or error}). Choose another with --out.")
 
 
+def _results(path: Path) -> str:
+    """Return what the card of a model that ships with vqtk says of its training and results; empty for others."""
+    card = PRETRAINED / f"{path}.md"
+    if str(path) not in shipped() or path.exists() or not card.is_file():
+        return ""
+    parts = card.read_text(encoding="utf-8").split("\n\n**")
+    return "\n" + "\n\n".join(f"**{part.strip()}" for part in parts[1:]) + "\n"
+
+
 def _summary(path: Path) -> dict[str, Any]:
     """Return the summary of the run that a model belongs to; empty without one."""
     run = run_of(path)
@@ -96,7 +105,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 def model_card(
-    model: Model, recipe: Recipe, facts: dict[str, Any], summary: dict[str, Any], *, name: str | None
+    model: Model, recipe: Recipe, facts: dict[str, Any], summary: dict[str, Any], *, name: str | None, results: str = ""
 ) -> str:
     """Return the model card of a bundle: what the model is, what was measured, and how to use it."""
     source = f"hf://{name}" if name else "FOLDER"
@@ -125,7 +134,7 @@ def model_card(
     return (
         "---\nlibrary_name: vqtk\ntags: [vqtk, vq-draw, discrete-representation-learning]\n---\n\n"
         f"# {recipe.name}\n\nA discrete auto-encoder trained with vqtk. Any prefix of a code decodes to a coarser "
-        f"reconstruction.\n\n| | |\n| --- | --- |\n{table}{warning}\n"
+        f"reconstruction.\n\n| | |\n| --- | --- |\n{table}{warning}{results}\n"
         f'```python\nimport vqtk\n\nmodel = vqtk.load("{source}"{loads})\n'
         "codes = model.random_codes(16)\nreconstructions = model.loss.show(model.decode(codes))\n```\n\n"
         f"`{RECIPE}` is the whole recipe; `vqtk run {RECIPE}` trains such a model.\n"

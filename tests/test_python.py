@@ -302,6 +302,14 @@ def test_the_python_of_a_page_runs(page: str, run: vqtk.Run, place: Path, monkey
         exec(code.replace("range(2000)", "range(2)"), names)
 
 
+def test_the_data_of_a_recipe_are_those_of_its_runs(place: Path) -> None:
+    with pytest.warns(VqtkWarning, match="MNIST is not in"):
+        splits = vqtk.data(place / "tiny.yaml", "data.validation=10")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (4490, 10, 1000)
+    assert splits.test[torch.arange(2)].shape == (2, 1, 28, 28)
+    assert splits.test.labels.shape == (1000,)
+
+
 def test_settings_given_as_arguments_are_answered_with_the_override(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

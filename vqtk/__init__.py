@@ -51,12 +51,14 @@ if TYPE_CHECKING:
     from vqtk.recipe.build import build as build
     from vqtk.refiners import Refiner as Refiner
     from vqtk.render.pictures import show as show
+    from vqtk.runs.data import data as data
     from vqtk.runs.run import Run as Run
     from vqtk.runs.run import train as train
     from vqtk.selectors import Selector as Selector
 
 _PLACES = {
     "build": "vqtk.recipe.build",
+    "data": "vqtk.runs.data",
     "load": "vqtk.io.weights",
     "save": "vqtk.io.weights",
     "show": "vqtk.render.pictures",

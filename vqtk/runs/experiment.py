@@ -15,7 +15,7 @@ from vqtk.callbacks import Callback, Row, Started
 from vqtk.datasets import Split, Splits, fixed_subset
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.overview import of_reconstructions
-from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
+from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references, start_at_centres
 from vqtk.io.weights import checkpoints
 from vqtk.metrics import retrieval_metrics
 from vqtk.plugin.sources import records
@@ -28,7 +28,6 @@ from vqtk.report.page import write_report
 from vqtk.runs.data import recorded_place, require_same
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.failure import failure
-from vqtk.runs.start import start_at_centres
 from vqtk.training.execution import peak_memory_mb, resolve
 from vqtk.training.loop import Trainer, training_loop
 

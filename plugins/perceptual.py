@@ -174,7 +174,7 @@ def train_features(name: str, path: Path, *, updates: int = UPDATES) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Train the small features of the perceptual loss.")
     parser.add_argument("dataset", help="mnist, svhn or cifar10")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a .safetensors file")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="a .safetensors file")
     asked = parser.parse_args()
     try:
         print(f"{asked.output}: test accuracy {train_features(asked.dataset, asked.output):.4f}")

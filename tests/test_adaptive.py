@@ -102,14 +102,14 @@ def test_a_variant_within_the_margin_is_as_good_and_one_beyond_it_is_not_shown_t
     finished(text, noisy)
     found = write_comparison(Path("tiny"))
     near, far = found.variants[1:]
-    assert (near.difference.equivalent, near.difference.verdict) == (True, "as good, within 0.1")
+    assert (near.difference.equivalent, near.difference.verdict) == (True, "equivalent (±0.1)")
     assert (far.difference.equivalent, far.difference.verdict) == (False, "within the noise")
-    assert "It is as good within 0.1 (equivalence, corrected p" in found.verdicts[0]
-    assert "That it is as good within 0.1 is not shown" in found.verdicts[1]
-    assert "| p (within 0.1) |" in as_markdown(found)
+    assert "Equivalence within ±0.1 is shown (corrected p" in found.verdicts[0]
+    assert "Equivalence within ±0.1 is not shown (corrected p" in found.verdicts[1]
+    assert "| p (equivalence, ±0.1) |" in as_markdown(found)
     assert r"\begin{tabular}{lrrrrr}" in as_tex(found)
     page = Path("tiny/report.html").read_text()
-    assert "two one-sided tests of equivalence" in page
+    assert "two one-sided tests" in page
     assert "train.optimizer.lr" in page
     assert found.sweeps["train.optimizer.lr"].numbers == {"lr_0.001": 1e-3, "lr_0.002": 2e-3, "lr_0.09": 9e-2}
     assert compare([Path("tiny")], ComparisonRequest(metric="area")).within is None

@@ -159,7 +159,7 @@ MODELS = {
         WEIGHTS,
         lambda: save_file({"a": torch.zeros(2)}, WEIGHTS),
         f"{WEIGHTS}: this file holds no vqtk recipe",
-        "vqtk import-original CKPT RECIPE -o FILE",
+        "vqtk import-original CKPT RECIPE --out FILE",
     ),
     "unreadable recipe": (
         WEIGHTS,
@@ -272,6 +272,9 @@ def test_a_wrong_argument_is_told(command: str, refusing: Refusing) -> None:
         ("train good.yaml", "vqtk: there is no command 'train'. Did you mean vqtk run?"),
         ("plugin nwe", "vqtk plugin: no such command 'nwe'. Did you mean 'new'? See vqtk plugin --help."),
         ("run good.yaml --buget 5m", "vqtk run: there is no option --buget. Did you mean --budget?"),
+        ("run good.yaml --data photos", "vqtk run: there is no option --data. Did you mean --data-dir? See"),
+        ("run good.yaml --output there", "Did you mean --out?"),
+        ("sample run --output it.png", "Did you mean --out?"),
         ("run good.yaml --seed 1", "Settings of a recipe are given by their paths, without dashes: seed=1."),
         ("run good.yaml --lr 1e-3", "train.optimizer.lr=1e-3."),
         ("run good.yaml --lr=1e-3", "train.optimizer.lr=1e-3."),
@@ -279,7 +282,7 @@ def test_a_wrong_argument_is_told(command: str, refusing: Refusing) -> None:
         ("eval run --lr 1e-3", "vqtk eval: there is no option --lr. See vqtk eval --help."),
         ("show", "vqtk show: missing argument 'RECIPE'."),
         ("sample run --stages 0", "--stages"),
-        ("import-original ckpt.pt good.yaml", "--output"),
+        ("import-original ckpt.pt good.yaml", "--out"),
         ("reconstruct run --search bean", "error: --search: no search is called 'bean'. Did you mean 'beam'?"),
     ],
 )  # fmt: skip

@@ -337,6 +337,16 @@ def test_a_folder_is_compressed_and_read_back(
         code = model.encode(model.data.normalise(pixels), search=Beam(width=2))  # type: ignore[call-arg]
         expected = (model.data.pixels(model.decode(code[:, :2])) * 255).round()
     np.testing.assert_allclose(np.asarray(Image.open(out / "0.png"), float), expected[0, 0].numpy(), atol=1)
+    before = codes.read_bytes(), (out / "0.png").read_bytes()
+    again = ["compress", folder, "-m", weights, "-o", codes], ["decompress", codes, "-m", weights, "-o", out]
+    for command, what in zip(again, ("this file exists", "this folder has files"), strict=True):
+        assert vqtk_main(monkeypatch, *command) == 2
+        assert f"{what}. Choose another path with --out, or give --force to replace it." in capsys.readouterr().err
+    assert before == (codes.read_bytes(), (out / "0.png").read_bytes())
+    for command in again:
+        assert vqtk_main(monkeypatch, *command, "--force") == 0
+    assert codes.read_bytes() != before[0]
+    assert (out / "0.png").read_bytes() != before[1]
 
 
 def test_arrays_come_back_as_an_array_and_a_cut_file_with_a_warning(

@@ -187,12 +187,29 @@ def test_runs_of_equal_recipes_are_one_variant(tmp_path: Path) -> None:
         made(tmp_path / "b" / str(seed), seed, 1.1 + seed, "name=any", "model.condition=none")
     made(tmp_path / "c", 0, 1.0, "name=other")
     (made(tmp_path / "d", 7, 1.0) / "summary.json").unlink()
-    found = compare([tmp_path], ComparisonRequest(baseline="any-2"))
-    assert [(row.name, len(row.runs)) for row in found.variants] == [("any-2", 3), ("any", 3)]
+    found = compare([tmp_path], ComparisonRequest(baseline="condition=none"))
+    named = [(row.name, len(row.runs)) for row in found.variants]
+    assert named == [("condition=none", 3), ("condition=scale", 3)]
     reasons = {one.path.name: one.why for one in found.left_out}
     assert "a run of the same variant with the same seed" in reasons["c"]
     assert reasons["d"] == "not finished: 100 of 100 updates."
     assert [change.path for change in found.variants[1].changes] == ["model.condition"]
+
+
+def test_variants_of_one_name_are_named_by_what_differs_or_by_their_run_directories(tmp_path: Path) -> None:
+    overrides = {"a": "train.optimizer.lr=3e-4", "b": "model.condition={name: scale}", "c": "model.condition=film"}
+    for name, override in overrides.items():
+        made(tmp_path / "runs" / name, 0, 1.0, override)
+    names = [variant.name for variant in collect([tmp_path / "runs"]).variants]
+    assert names == ["lr=0.0003, condition=scale", "lr=0.01, condition=scale", "lr=0.01, condition=film"]
+    made(tmp_path / "runs" / "d", 0, 1.0, "name=other", "model.options=4")
+    (*named, other) = [variant.name for variant in collect([tmp_path / "runs"]).variants]
+    assert named == [f"toy2d, {name}" for name in names]
+    assert other == "other"
+    unlike = f"model.refiner.backbone={{name: mlp, widths: [{', '.join(['64'] * 30)}]}}"
+    made(tmp_path / "long" / "x", 0, 1.0)
+    made(tmp_path / "long" / "y", 0, 1.0, unlike)
+    assert [variant.name for variant in collect([tmp_path / "long"]).variants] == ["x", "y"]
 
 
 def test_unequal_terms_are_refused_and_else_marked(

@@ -336,6 +336,13 @@ def test_a_person_walks_swaps_draws_and_shares(browser: Any, served: str) -> Non
     click(".option:nth-child(4)")
     until("location.hash.endsWith('code=2,3')")
     until("document.querySelector('#choices-title').textContent === 'Options of stage 3'")
+    browser.execute_script(
+        "document.querySelector('.option').dispatchEvent(new PointerEvent('pointerenter', {pointerType: 'mouse'}))"
+    )
+    caption, stage = browser.execute_script(
+        "return [document.querySelector('#caption').textContent, document.querySelector('#stage').value]"
+    )
+    assert caption.startswith(f"After {stage} stage"), "the slider and the caption name the stage of the preview"
     click(".chip")
     until("document.querySelector('#choices-title').textContent === 'Options of stage 1'")
     click(".option:nth-child(1)")

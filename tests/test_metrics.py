@@ -72,8 +72,9 @@ def test_a_metric_measured_by_eval_compares_runs_that_lack_it(
     Path("tiny.yaml").write_text(TINY.replace("updates: 4", "updates: 1"))
     assert vqtk_main(monkeypatch, "run", "tiny.yaml", "train.final_items=null", "--device", "cpu") == 0
     runs = list(Path("runs/tiny").iterdir())
-    with pytest.raises(VqtkError, match=r"Measure each run that lacks it: vqtk eval .* --metric ssim"):
+    with pytest.raises(VqtkError, match=r"on its whole test split:\n  vqtk eval .* --metric ssim\n") as refused:
         compare(runs, ComparisonRequest(metric="ssim"))
+    assert " of, " not in str(refused.value), "the number of examples is no metric"
     capsys.readouterr()
     assert vqtk_main(monkeypatch, "eval", runs[0], "--metric", "ssim", "--metric", "perplexity") == 0
     assert "(1 for equal images; higher is better)." in capsys.readouterr().out
@@ -81,6 +82,18 @@ def test_a_metric_measured_by_eval_compares_runs_that_lack_it(
     assert found["stages"][-1]["ssim"] == found["test"]["ssim"] < 1
     compared = compare(runs, ComparisonRequest(metric="ssim"))
     assert (compared.better, compared.variants[0].result.mean) == ("higher", found["test"]["ssim"])
+    for change, why in (
+        ({"is_subset": True}, "has it on a subset of the test examples"),
+        ({"search": "beam:2"}, "has it for codes found by beam:2"),
+        ({"updates": 9}, "has it of the weights of another update"),
+    ):
+        (runs[0] / "eval.json").write_text(json.dumps({**found, **change}))
+        with pytest.raises(VqtkError, match=f"{why}, so it is not compared. Measure"):
+            compare(runs, ComparisonRequest(metric="ssim"))
+    (runs[0] / "eval.json").write_text(json.dumps({**found, "search": "greedy"}))
+    assert compare(runs, ComparisonRequest(metric="ssim")).variants[0].result.mean == found["test"]["ssim"]
+    with pytest.raises(VqtkError, match="It is a metric of voxels data, and these are image"):
+        compare(runs, ComparisonRequest(metric="iou"))
     refusing, run = Refusing(monkeypatch, capsys), str(runs[0])
     refusing.tells("eval", run, "--metric", "sim", told=["no metric is called 'sim'. Did you mean 'ssim'?"])
     refusing.tells("eval", run, "--metric", "iou", told=["IoU is a metric of voxels data"])

@@ -53,4 +53,4 @@ def test_a_notebook_is_committed_with_its_outputs_and_without_the_paths_of_a_mac
 
 
 def test_there_is_a_model_to_look_at() -> None:
-    assert shipped() == ["mnist"]
+    assert "mnist" in shipped()

@@ -21,7 +21,7 @@ import vqtk
 from tests.running import TINY, vqtk_main, without_data
 from tests.test_docs import ROOT, blocks
 from vqtk.datasets import given_splits
-from vqtk.errors import CheckpointError, DataError, VqtkError
+from vqtk.errors import CheckpointError, DataError, VqtkError, VqtkWarning
 from vqtk.nn.types import DataSpec
 
 DIGITS = DataSpec("image", (1, 28, 28), mean=0.1307, std=0.3081)
@@ -267,6 +267,27 @@ def test_samples_show_themselves_and_are_a_tensor_otherwise() -> None:
 # ── documents ────────────────────────────────────────────────────────────────────────────────────
 
 
+class Asks(vqtk.Callback):
+    """Asks for metrics, two of them misspelt."""
+
+    def on_update(self, progress: Any) -> None:
+        self.stop = progress.row.get("choise", 1.0) < progress.row.get("choice", 1.0) - 1e9
+
+    def on_evaluation(self, update: int, row: dict[str, Any]) -> None:
+        row.get("validation"), row.get("psnr")
+
+
+def test_a_callback_that_asks_for_a_metric_that_there_is_not_is_told_so_once(place: Path) -> None:
+    with pytest.warns(VqtkWarning) as told:
+        vqtk.train(place / "tiny.yaml", callbacks=[Asks()], out=place / "asks", device="cpu", quiet=True)
+    lines = [str(one.message) for one in told if issubclass(one.category, VqtkWarning)]
+    trained, tested = lines
+    assert "'choise', which is not among the metrics of training. Did you mean 'choice'? They are " in trained
+    assert "'psnr', which is not among the metrics of an evaluation. Did you mean 'psnr_db'? They are " in tested
+    assert "items" not in tested
+    assert told[0].filename == __file__
+
+
 @pytest.mark.parametrize("page", ["python", "runs", "tracking"])
 def test_the_python_of_a_page_runs(page: str, run: vqtk.Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a small size, in one namespace and an empty folder that has the recipes."""
@@ -279,6 +300,35 @@ def test_the_python_of_a_page_runs(page: str, run: vqtk.Run, place: Path, monkey
         small += '"train.picture_items=4", "train.updates=2"'
         code = code.replace('"train.updates=2000"', small).replace('"RUN"', repr(str(run.path)))
         exec(code.replace("range(2000)", "range(2)"), names)
+
+
+def test_the_data_of_a_recipe_are_those_of_its_runs(place: Path) -> None:
+    with pytest.warns(VqtkWarning, match="MNIST is not in"):
+        splits = vqtk.data(place / "tiny.yaml", "data.validation=10")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (4490, 10, 1000)
+    assert splits.test[torch.arange(2)].shape == (2, 1, 28, 28)
+    assert splits.test.labels.shape == (1000,)
+
+
+def test_settings_given_as_arguments_are_answered_with_the_override(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    for given, told in (
+        ({"seed": 1}, '"seed=1"'),
+        ({"lr": 1e-3}, '"train.optimizer.lr=0.001"'),
+        ({"track": "tensorboard"}, '"train.track=\\[tensorboard\\]"'),
+        ({"epochs": 3}, '"train.updates=…"'),
+        ({"budgt": "5m"}, "there is no argument 'budgt'. Did you mean 'budget'"),
+    ):
+        with pytest.raises(VqtkError, match=told):
+            vqtk.train(place / "tiny.yaml", quiet=True, **given)
+    with pytest.raises(VqtkError, match=r'vqtk\.build: there is no argument .seed.\. .* in quotes: "seed=1"\.'):
+        vqtk.build(place / "tiny.yaml", seed=1)
+    with pytest.raises(
+        VqtkError, match=r"mnist: no such recipe\. Expected the path of a \.yaml file, as in recipes/mnist"
+    ):
+        vqtk.train("mnist", quiet=True)
 
 
 @pytest.mark.parametrize("wrong", [["tensorboard"], [vqtk.Callback], vqtk.Callback()], ids=["name", "class", "no list"])

@@ -16,14 +16,13 @@ from vqtk.datasets import fixed_subset
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import RecipeError
-from vqtk.evaluate.references import kmeans, nearest_centroids
+from vqtk.evaluate.references import kmeans, nearest_centroids, start_at_centres
 from vqtk.models.vqdraw import VQDraw
 from vqtk.process import generator
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.revivals.copy import Copy, groups_of, pairs_to_copy
 from vqtk.revivals.redraw import Redraw
-from vqtk.runs.start import start_at_centres
 from vqtk.searches.beam import Beam
 
 MNIST = ROOT / "recipes" / "mnist.yaml"

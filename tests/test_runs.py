@@ -240,3 +240,16 @@ def test_asking_to_delete_without_an_answer_deletes_nothing(
     assert vqtk_main(monkeypatch, "runs", "delete", tmp_path) == 2
     assert "nothing was deleted" in capsys.readouterr().err
     assert tmp_path.exists()
+
+
+def test_a_misspelt_command_or_state_is_answered_with_those_there_are(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refusing = Refusing(monkeypatch, capsys)
+    refusing.tells("runs", "dif", told=["dif is neither a command nor a folder. Did you mean vqtk runs diff?"])
+    states = "Expected one of done, training, stopped, waiting, failed, damaged."
+    refusing.tells("runs", "state=finished", told=["state=finished: there is no such state.", states])
+    assert vqtk_main(monkeypatch, "runs", "-h") == 0
+    out = capsys.readouterr().out
+    assert all(option in out for option in ("--sort", "--columns", "--json", "note~beam"))

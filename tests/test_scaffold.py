@@ -51,7 +51,10 @@ def test_a_class_does_not_take_the_name_of_what_the_template_imports(tmp_path: P
         (["mine", "--registry", "blok"], "there is no registry 'blok'. Did you mean 'block'? Known: model"),
         (["My-Block", "--registry", "block"], "'My-Block' cannot be a plugin's name, which is that of its file"),
         (["conv", "--registry", "block"], "there is already a block called 'conv': "),
-        (["there", "--registry", "block"], "there.py exists already. Choose another name"),
+        (
+            ["there", "--registry", "block"],
+            "there.py: this file exists. Choose another name, or another folder with --out",
+        ),
     ],
 )
 def test_a_plugin_that_cannot_be_written_is_told(

@@ -106,7 +106,10 @@ def test_a_program_of_torch_takes_any_number_of_digits(
     assert vqtk_main(monkeypatch, "export", weights, "-o", "graphs", "--format", "torch", "--half") == 2
     assert "Leave out --half" in capsys.readouterr().err
     assert vqtk_main(monkeypatch, "export", weights, "-o", "graphs", "--format", "torch", "--json") == 0
-    assert list(json.loads(capsys.readouterr().out)["files"]) == ["graphs/encode.pt2", "graphs/decode.pt2"]
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)["files"]) == ["graphs/encode.pt2", "graphs/decode.pt2"]
+    assert "graphs/encode.pt2: tracing the encoding pass …" in err
+    assert "graphs/decode.pt2: compared with the model on 1 and 5 examples: reconstructions differ by at most " in err
     model = vqtk.load(weights)
     encode, decode = (torch.export.load(f"graphs/{name}.pt2").module() for name in ("encode", "decode"))
     for n in (1, 7):
@@ -146,7 +149,17 @@ def test_a_bundle_is_a_model_to_every_command(
     assert Path("shared_reconstructions.png").is_file()
     capsys.readouterr()
     assert vqtk_main(monkeypatch, "export", weights, "-o", "shared", "--format", "bundle") == 2
-    assert "Give -o a new folder" in capsys.readouterr().err
+    assert "shared: this folder has files. Choose another path with --out, or give --force" in capsys.readouterr().err
+    Path("shared/notes.txt").touch()
+    assert vqtk_main(monkeypatch, "export", weights, "-o", "shared", "--format", "bundle", "--force") == 0
+    assert Path("shared/notes.txt").is_file(), "--force replaces files of the same names, and no others"
+
+
+def test_the_card_of_a_shipped_models_bundle_says_how_it_was_trained_and_what_it_reached(place: Path) -> None:
+    write_bundle(place / "shipped", Path("mnist"))
+    card = (place / "shipped" / "README.md").read_text()
+    assert "0.0777" in card
+    assert card.index("**How it was trained.**") < card.index("**Results.**") < card.index("```python")
 
 
 def test_the_plugins_of_a_bundle_are_imported_only_if_named(with_plugin: Path) -> None:

@@ -173,6 +173,8 @@ def test_trackers_make_no_other_variant_and_callbacks_do(recipe: Recipe, tmp_pat
         load_recipe(path, ["train.callbacks=[tensorboard]"])
     with pytest.raises(RecipeError, match=r"no callback is called 'wandbb'\. Did you mean 'wandb'"):
         load_recipe(path, ["train.track=[wandbb]"])
+    with pytest.raises(RecipeError, match=r"The callback 'tensorboard' takes name\.$"):
+        load_recipe(path, ["train.track=[{name: tensorboard, foler: logs}]"])
     before = callbacks.snapshot()
     try:
         callbacks.register("ending")(Ending)

@@ -15,8 +15,9 @@ from vqtk.augmentations.flip import Flip
 from vqtk.datasets import Held, Splits, Windows
 from vqtk.errors import DataError, RecipeError
 from vqtk.io.run_files import watched_of
-from vqtk.recipe.build import build_dataset
+from vqtk.recipe.build import build_dataset, data_missing
 from vqtk.recipe.recipe import load_recipe
+from vqtk.registry import datasets
 from vqtk.training.loop import Batches
 
 AUGMENT = "data.augment=[{name: crop, padding: 2}, flip]"
@@ -69,10 +70,45 @@ def test_batches_are_augmented_alike_from_any_update_on(tmp_path: Path) -> None:
 def test_augmentations_are_for_images(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     text = load_recipe(tmp_path / "tiny.yaml", ["data={name: text, path: it.txt}", "data.augment=[flip]"])
-    with pytest.raises(RecipeError, match=r"data\.augment: Flip changes examples of the kind image, .* are text"):
+    with pytest.raises(RecipeError, match=r"data\.augment: flip changes examples of the kind image, .* are text"):
         build_dataset(text)
     with pytest.raises(RecipeError, match=r"no augmentation is called 'flop'\. Did you mean 'flip'"):
         load_recipe(tmp_path / "tiny.yaml", ["data.augment=[flop]"])
+
+
+# ── data that are missing, or too few ────────────────────────────────────────────────────────────
+
+
+def test_validate_says_that_data_are_missing_and_refuses_a_validation_split_that_is_larger_than_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VQTK_DATA", str(tmp_path))
+    Path("tiny.yaml").write_text(RECIPE)
+    photos = ["data={name: image_folder, path: photos, size: 28, colours: grey}", "data.validation=3"]
+    assert vqtk_main(monkeypatch, "validate", "tiny.yaml", *photos) == 0
+    nothing = f"data.path is 'photos', and nothing is at {tmp_path / 'photos'}."
+    assert f"data: {nothing}" in capsys.readouterr().out
+    assert vqtk_main(monkeypatch, "show", "tiny.yaml", *photos) == 0
+    assert nothing in capsys.readouterr().out
+    Path("photos").mkdir()
+    for name in "abc":
+        Path(f"photos/{name}.png").touch()
+    assert vqtk_main(monkeypatch, "validate", "tiny.yaml", *photos) == 2
+    out = capsys.readouterr().out
+    assert "data.validation is 3, and there are 3 training and test examples in all. Hold out fewer." in out
+    assert "data.path" not in out
+    Path("it.txt").write_text("a" * 300)
+    text = ["data={name: text, path: it.txt, length: 100}", "data.validation=3"]
+    with pytest.raises(DataError, match="3 windows of 100 characters, and the text has about 300 characters"):
+        data_missing(load_recipe("tiny.yaml", text))
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "emnist", "svhn", "cifar10", "celeba", "wikitext2"])
+def test_a_published_set_is_said_to_be_missing_before_it_is_downloaded(name: str, tmp_path: Path) -> None:
+    dataset = datasets.get(name).component()
+    assert " is not in " in dataset.missing(tmp_path)
+    assert "the first run downloads it" in dataset.missing(tmp_path)
 
 
 # ── a validation split ───────────────────────────────────────────────────────────────────────────

@@ -51,16 +51,18 @@ if TYPE_CHECKING:
     from vqtk.recipe.build import build as build
     from vqtk.refiners import Refiner as Refiner
     from vqtk.render.pictures import show as show
-    from vqtk.runs.run import Run as Run
-    from vqtk.runs.run import train as train
+    from vqtk.runs.data import data as data
+    from vqtk.runs.python import Run as Run
+    from vqtk.runs.python import train as train
     from vqtk.selectors import Selector as Selector
 
 _PLACES = {
     "build": "vqtk.recipe.build",
+    "data": "vqtk.runs.data",
     "load": "vqtk.io.weights",
     "save": "vqtk.io.weights",
     "show": "vqtk.render.pictures",
-    "train": "vqtk.runs.run",
+    "train": "vqtk.runs.python",
     "Callback": "vqtk.callbacks",
     "Dataset": "vqtk.datasets",
     "Guide": "vqtk.guides",
@@ -69,7 +71,7 @@ _PLACES = {
     "Model": "vqtk.models",
     "Objective": "vqtk.objectives",
     "Refiner": "vqtk.refiners",
-    "Run": "vqtk.runs.run",
+    "Run": "vqtk.runs.python",
     "Selector": "vqtk.selectors",
     "SkipBackbone": "vqtk.backbones",
     "Tracker": "vqtk.callbacks",

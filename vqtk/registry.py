@@ -287,7 +287,7 @@ REGISTRIES = {
     registry.kind: registry
     for registry in (
         models, refiners, backbones, blocks, heads, conditions, losses, selectors, searches, objectives,
-        optimizers, schedules, revivals, callbacks, guides, metrics, datasets,
+        optimizers, schedules, revivals, callbacks, guides, metrics, augmentations, datasets,
     )
 }  # fmt: skip
 
@@ -311,6 +311,7 @@ ScheduleFactory = Annotated[Factory, schedules]
 CallbackFactory = Annotated[Factory, callbacks]
 GuideFactory = Annotated[Factory, guides]
 MetricFactory = Annotated[Factory, metrics]
+AugmentationFactory = Annotated[Factory, augmentations]
 DatasetFactory = Annotated[Factory, datasets]
 
 

@@ -25,7 +25,7 @@ class Crop(Augmentation):
         self.padding, self.fill = padding, fill
 
     def __call__(self, examples: Tensor, generator: torch.Generator) -> Tensor:
-        """Shift."""
+        """Return the examples, each shifted by its own draw."""
         n, _, height, width = examples.shape
         shifts = torch.randint(-self.padding, self.padding + 1, (2, n), generator=generator).to(examples.device)
         rows, columns = (

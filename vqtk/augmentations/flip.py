@@ -21,6 +21,6 @@ class Flip(Augmentation):
         self.chance = chance
 
     def __call__(self, examples: Tensor, generator: torch.Generator) -> Tensor:
-        """Flip."""
+        """Return the examples, some of them mirrored."""
         drawn = torch.rand(len(examples), generator=generator) < self.chance
         return torch.where(drawn.to(examples.device)[:, None, None, None], examples.flip(3), examples)

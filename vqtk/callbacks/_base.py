@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vqtk.errors import VqtkWarning, nearest
+
 if TYPE_CHECKING:
     from vqtk.models import Model
     from vqtk.recipe.recipe import Recipe
+
+
+BESIDES = ("items", "of", "validation")
+"""What the row of an evaluation holds besides metrics: the number of examples, of how many, and which split."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,34 @@ class Started:
     model: Model
     done: int
     say: Callable[[str], None]
+
+
+class Row(dict[str, Any]):
+    """Metrics by name. A `get` of one that is not among them warns, once for each name; an empty row never does.
+
+    Arguments:
+        values: the metrics.
+        what: what they describe, such as `training`.
+        before: the row that this one replaces, whose warnings are not repeated.
+    """
+
+    def __init__(self, values: dict[str, Any] | None = None, *, what: str = "training", before: Row | None = None):
+        super().__init__(values or {})
+        self._what = what
+        self._said: set[str] = set() if before is None else before._said
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a metric, or `default` if it is not measured."""
+        if self and key not in (*self, *BESIDES, *self._said):
+            self._said.add(key)
+            known = [name for name in self if name not in BESIDES]
+            warnings.warn(
+                f"a callback asks for {key!r}, which is not among the metrics of {self._what}. "
+                f"{nearest(key, known)}They are {', '.join(known)}.",
+                VqtkWarning,
+                stacklevel=2,
+            )
+        return super().get(key, default)
 
 
 @dataclass(frozen=True)

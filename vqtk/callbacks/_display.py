@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from vqtk.callbacks._base import Callback, Progress
+from vqtk.callbacks._base import BESIDES, Callback, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -142,7 +142,7 @@ def _on(row: dict[str, Any]) -> str:
 
 def _figures(row: dict[str, Any]) -> str:
     """Return the terms of a row, and the code usage, in one line."""
-    beside = ("items", "of", "validation", "entropy_pooled_nats", "used", "lr", "grad_norm")
+    beside = (*BESIDES, "entropy_pooled_nats", "used", "lr", "grad_norm")
     terms = {key: value for key, value in row.items() if key not in beside and value is not None}
     shown = "  ".join(f"{key} {value:{'.4f' if abs(value) >= 0.1 else '.4g'}}" for key, value in terms.items())
     return f"{shown}  entropy {row['entropy_pooled_nats']:.2f} nats  used {row['used']}"

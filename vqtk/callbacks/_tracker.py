@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vqtk.callbacks._base import Callback, Progress, Started
+from vqtk.callbacks._base import BESIDES, Callback, Progress, Started
 from vqtk.errors import VqtkError, on_one_line
 
 
@@ -72,7 +72,7 @@ class Tracker(Callback, ABC):
         self._items = self._items or row["items"]
         part = "test" if row["items"] == self._items else "final"
         numbers = {name: value for name, value in row.items() if isinstance(value, (int, float))}
-        values = {f"{part}/{name}": value for name, value in numbers.items() if name not in ("items", "of")}
+        values = {f"{part}/{name}": value for name, value in numbers.items() if name not in BESIDES}
         self._record(partial(self.scalars, update, values))
 
     def on_usage(self, update: int, usage: list[list[int]]) -> None:

@@ -175,9 +175,10 @@ def _usage(error: Any) -> str:
         message += "" if message.endswith("?") else "."
         return printable(f"{command}: {message[:1].lower()}{message[1:]} See {command} --help.")
     options = [name for one in error.ctx.command.params for name in one.opts if name.startswith("--")]
+    longer = [name for name in options if name.startswith(option) or option.startswith(name)]
     setting = _setting(option) if any(one.name == "overrides" for one in error.ctx.command.params) else ""
-    near = closest(option, options, cutoff=0.6)
-    advice = setting or (f"Did you mean {near}? " if near else "")
+    near = longer[0] if longer else closest(option, options, cutoff=0.6)
+    advice = f"Did you mean {near}? " if near and (longer or not setting) else setting
     return printable(f"{command}: there is no option {option}. {advice}See {command} --help.")
 
 

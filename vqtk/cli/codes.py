@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, OtherData, Plugins, Searched
+from vqtk.cli.options import DataDir, Device, Force, Json, OtherData, Plugins, Searched
 
 if TYPE_CHECKING:
     from vqtk.codec import Shares
@@ -37,7 +37,8 @@ def compress_command(
         list[Path], typer.Argument(metavar="FILES...", help="Images, folders of images, or .npy arrays of examples.")
     ],
     model: ModelOption = ...,  # type: ignore[assignment]
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="File to write: .vqd.")] = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="File to write: .vqd.")] = ...,  # type: ignore[assignment]
+    force: Force = False,
     prior: Annotated[
         CoderName,
         typer.Option(
@@ -61,13 +62,14 @@ def compress_command(
 
     Only the codes are stored. They decode to what the model reconstructs, at the size of its data.
     """
-    from vqtk.cli.options import open_model, print_json, say_unkept, search_by, tracked
+    from vqtk.cli.options import open_model, print_json, require_new, say_unkept, search_by, tracked
     from vqtk.cli.sampling import prior_for
     from vqtk.codec import compress
     from vqtk.coders import coder_of
     from vqtk.datasets import examples_in
     from vqtk.errors import VqtkError
 
+    require_new(output, force=force)
     fits = prior in (CoderName.frequencies, CoderName.markov)
     if prior_items and not fits:
         raise VqtkError("--prior-items sets how many examples a prior is fitted on. Give it with --prior markov.")
@@ -126,8 +128,9 @@ def decompress_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by vqtk compress.")],
     model: ModelOption = ...,  # type: ignore[assignment]
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="A new folder, or an empty one, to write to.")
+        Path, typer.Option("-o", "--out", metavar="FOLDER", help="A new folder, or an empty one, to write to.")
     ] = ...,  # type: ignore[assignment]
+    force: Force = False,
     stages: Annotated[int | None, typer.Option(min=1, help="Decode only the first N stages.", metavar="N")] = None,
     device: Device = "auto",
     plugin: Plugins = None,
@@ -137,16 +140,17 @@ def decompress_command(
 
     A file that was cut is decoded as far as it holds whole stages.
     """
-    from vqtk.cli.options import open_model, print_json, say_unkept
+    from vqtk.cli.options import open_model, print_json, require_new, say_unkept
     from vqtk.codec import CodeFile, decompress
     from vqtk.datasets import write_examples
 
+    require_new(output, force=force)
     loaded = open_model(model, device).model
     stored = CodeFile(file)
     facts = stored.facts
     decoded = decompress(loaded, file, stages=stages)
     count = stages or stored.whole
-    write_examples(decoded, loaded.data, output, count=facts.count, array=facts.array)
+    write_examples(decoded, loaded.data, output, count=facts.count, array=facts.array, force=force)
     if json:
         print_json({"folder": str(output), "examples": facts.count, "stages": count, "of": facts.stages})
     else:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtk.cli.options import Json, ModelPath, Overrides, Plugins, RecipePath
+from vqtk.cli.options import Force, Json, ModelPath, Overrides, Plugins, RecipePath
 
 if TYPE_CHECKING:
+    from vqtk.io.exported import GraphForm
     from vqtk.testing.contract import Result
 
 
@@ -32,7 +34,8 @@ def new(
             "--registry", "-r", metavar="REGISTRY", help="Registry of the component, e.g. block. `vqtk list` shows all."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path(),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.")] = Path(),
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Write a working plugin and its test: NAME.py and test_NAME.py."""
@@ -45,7 +48,7 @@ def new(
         raise RegistryError(
             f"vqtk plugin new {name}: which registry? Give --registry, one of: {', '.join(REGISTRIES)}."
         )
-    plugin, test = new_plugin(name, registry, out)
+    plugin, test = new_plugin(name, registry, out, force=force)
     if json:
         print_json({"plugin": str(plugin), "test": str(test)})
     else:
@@ -118,7 +121,8 @@ Half = Annotated[bool, typer.Option("--half", help="Store weights in half precis
 
 def export_command(
     model: ModelPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write, or folder if not weights.")] = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option("-o", "--out", help="File to write, or folder if not weights.")] = ...,  # type: ignore[assignment]
+    force: Force = False,
     form: Annotated[
         Form,
         typer.Option(
@@ -136,31 +140,37 @@ def export_command(
     If MODEL is a run directory, exports the newest checkpoint. Every command that takes a MODEL accepts the file, and a
     bundle.
     """
-    from vqtk.cli.options import print_json
+    from vqtk.cli.options import print_json, require_new
     from vqtk.errors import VqtkError
     from vqtk.io.bundle import write_bundle
-    from vqtk.io.exported import export_graphs
+    from vqtk.io.exported import export_graphs, graph_paths
     from vqtk.io.weights import load_weights, read_weights, save_weights, weights_of
 
-    if half and form in (Form.onnx, Form.torch):
-        raise VqtkError(f"--half --format {form.value}: graphs compute in float32. Leave out --half.")
+    graphs: GraphForm | None = "onnx" if form is Form.onnx else "torch" if form is Form.torch else None
+    if half and graphs:
+        raise VqtkError(f"--half --format {graphs}: graphs compute in float32. Leave out --half.")
+    require_new(*(graph_paths(output, graphs) if graphs else [output]), force=force)
     if form is Form.bundle:
-        written = write_bundle(output, model, half=half)
+        written = write_bundle(output, model, half=half, force=force)
     else:
         source = weights_of(model)
         loaded, recipe = load_weights(source)
-        if form is Form.weights:
+        if graphs is None:
             facts = read_weights(source)[1]["facts"]
             save_weights(output, loaded.half() if half else loaded, recipe, **facts)
             written = [output]
         else:
-            written = export_graphs(output, loaded, recipe, "onnx" if form is Form.onnx else "torch")
+            written = export_graphs(output, loaded, recipe, graphs, say=_say)
     sizes = {str(path): path.stat().st_size for path in written}
     if json:
         key = {"weights": str(output), "bytes": sizes[str(output)]} if form is Form.weights else {"files": sizes}
         print_json({**key, "half": half})
     else:
         print("\n".join(f"{path}  {size:,} bytes" for path, size in sizes.items()))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 HubModel = Annotated[str, typer.Argument(metavar="hf://USER/NAME", help="A model on the Hugging Face hub.")]
@@ -191,14 +201,16 @@ def push_command(
 
 def pull_command(
     name: HubModel,
-    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to write to.")] = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option("-o", "--out", help="New folder to write to.")] = ...,  # type: ignore[assignment]
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Download a model's bundle from the Hugging Face hub. No code in it is executed."""
-    from vqtk.cli.options import print_json
+    from vqtk.cli.options import print_json, require_new
     from vqtk.io.bundle import pull
 
-    written = pull(name, output)
+    require_new(output, force=force)
+    written = pull(name, output, force=force)
     if json:
         print_json({"files": [str(path) for path in written]})
     else:
@@ -211,7 +223,8 @@ def import_command(
     ],
     recipe: RecipePath,
     overrides: Overrides = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Weights file to write.")] = ...,  # type: ignore[assignment]
+    output: Annotated[Path, typer.Option("-o", "--out", help="Weights file to write.")] = ...,  # type: ignore[assignment]
+    force: Force = False,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
@@ -219,13 +232,14 @@ def import_command(
 
     RECIPE must describe the network of the checkpoint. No code in the checkpoint is executed.
     """
-    from vqtk.cli.options import print_json
+    from vqtk.cli.options import print_json, require_new
     from vqtk.errors import CheckpointError
     from vqtk.io.original import load_original, read_original
     from vqtk.io.weights import save_weights
     from vqtk.recipe.build import build_model
     from vqtk.recipe.recipe import load_recipe
 
+    require_new(output, force=force)
     loaded = load_recipe(recipe, overrides or [])
     model = build_model(loaded)
     state = read_original(checkpoint)

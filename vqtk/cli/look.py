@@ -9,6 +9,7 @@ import typer
 
 from vqtk.cli.options import (
     Device,
+    Force,
     Json,
     Look,
     ModelPath,
@@ -205,26 +206,26 @@ def explore_command(
 
 def report_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write. Default: RUN/report.html.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--out", help="File to write. Default: RUN/report.html.")] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Write a report of a run to one HTML page.
 
     The page shows curves, images, code usage, the recipe and the manifest. The run need not be finished.
     """
-    from vqtk.cli.options import print_json
+    from vqtk.cli.options import print_json, require_new
     from vqtk.errors import VqtkError
     from vqtk.report.page import write_report
     from vqtk.runs.directory import RunDirectory
 
+    require_new(output, force=force)
     RunDirectory.open(run)[0].check_recipe()
     try:
         path = write_report(run, output)
     except OSError as error:
         place = output or run / "report.html"
-        raise VqtkError(f"{place}: the page cannot be written ({error}). Choose another path with -o.") from None
+        raise VqtkError(f"{place}: the page cannot be written ({error}). Choose another path with --out.") from None
     if json:
         print_json({"report": str(path)})
     else:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from vqtk.errors import VqtkError
+
 if TYPE_CHECKING:
     from vqtk.datasets import Splits
     from vqtk.models import Model
@@ -49,7 +51,8 @@ Plugins = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write: .png, or .txt for text.")]
+Output = Annotated[Path | None, typer.Option("-o", "--out", help="File to write: .png, or .txt for text.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist at --out.")]
 Show = Annotated[bool, typer.Option("--show", help="Also draw images in the terminal. Text is always printed.")]
 Device = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.")]
 DataDir = Annotated[
@@ -158,7 +161,6 @@ def open_model(path: Path, device: str, data_dir: Path | None = None, other: Seq
 
 def search_by(opened: Opened, search: str | None) -> None:
     """Make a model encode by the search that `--search` names. Raises: VqtkError if it works without one."""
-    from vqtk.errors import VqtkError
     from vqtk.models.vqdraw import VQDraw
     from vqtk.recipe.build import build_search
 
@@ -181,6 +183,7 @@ class Look:
 
     model: ModelPath
     output: Output = None
+    force: Force = False
     show: Show = False
     device: Device = "auto"
     data_dir: DataDir = None
@@ -189,7 +192,8 @@ class Look:
     json: Json = False
 
     def open(self) -> Opened:
-        """Return the model, its recipe and its data."""
+        """Return the model, its recipe and its data. Raises: VqtkError if `output` exists and may not be replaced."""
+        require_new(self.output, force=self.force)
         return open_model(self.model, self.device, self.data_dir, self.data)
 
     def write(self, sheet: Sheet, opened: Opened, *, name: str, facts: dict[str, Any]) -> None:
@@ -198,13 +202,11 @@ class Look:
         Print text, draw images with `show`, and print the path last. With `json`, print the facts and the path.
         Raises: VqtkError if `output` has the wrong suffix, or, after printing, if it cannot be written.
         """
-        from vqtk.errors import VqtkError
-
         path = self.output or opened.picture(f"{name}{sheet.suffix}")
         if path.suffix.lower() not in ("", sheet.suffix):
             what = "images are" if sheet.plain is None else "text is"
             raise VqtkError(
-                f"{path}: {what} written as {sheet.suffix}, not as {path.suffix}. Give -o a path like "
+                f"{path}: {what} written as {sheet.suffix}, not as {path.suffix}. Give --out a path like "
                 f"{path.with_suffix(sheet.suffix)}."
             )
         refusal = None
@@ -220,6 +222,14 @@ class Look:
             raise refusal
         if not self.json:
             print(path)
+
+
+def require_new(*paths: Path | None, force: bool) -> None:
+    """Raise VqtkError if a file, or a folder with files, is at a path that --out leads to, unless `force` is given."""
+    for path in paths:
+        if path and not force and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+            what = "this folder has files" if path.is_dir() else "this file exists"
+            raise VqtkError(f"{path}: {what}. Choose another path with --out, or give --force to replace it.")
 
 
 def looking(command: Callable[..., None]) -> Callable[..., None]:

@@ -183,12 +183,19 @@ def show_command(
     loaded = load_recipe(recipe, overrides or [])
     model = build_model(loaded, device="meta")
     dataset = build_dataset(loaded)
-    plan = dataset.plan(data_root(data_dir, of=dataset))
+    root = data_root(data_dir, of=dataset)
+    dataset.check(root)
+    plan, missing = dataset.plan(root), dataset.missing(root)
     parts, operations = parameters_by_part(model), flops(loaded)
     if json:
         origins = {path: node.origin for path, node in walk(loaded.node) if not isinstance(node.value, (dict, list))}
         facts = {"stages": model.stages, "options": model.options, "bits": model.bits, "segments": model.segments}
-        costs = {"parameters": {**parts, "total": total_parameters(model)}, "flops": operations, "data": plan}
+        costs = {
+            "parameters": {**parts, "total": total_parameters(model)},
+            "flops": operations,
+            "data": plan,
+            "missing": missing,
+        }
         print_json({"recipe": loaded.plain(), "origins": origins, **facts, **costs})
         return
     print(as_yaml(loaded.node, [plugin.path for plugin in loaded.plugins]))
@@ -199,6 +206,8 @@ def show_command(
     )
     encode, decode = (_engineering(operations[key]) for key in ("encode", "decode"))
     print(f"data        {plan}")
+    if missing:
+        print(f"            {missing}")
     print(f"operations  encode {encode}FLOPs, decode {decode}FLOPs per example")
 
 
@@ -215,11 +224,13 @@ def validate_command(
         typer.Argument(metavar="RECIPE... [OVERRIDE]...", help="Recipes or studies (.yaml), then overrides of each."),
     ],
     plugin: Plugins = None,
+    data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Build the model of each recipe, or of each variant of a study, and try it on one example.
 
-    To save time, the example passes only through the first and the last stage of the first and the last segment.
+    To save time, the example passes only through the first and the last stage of the first and the last segment. The
+    data are not read: if they are missing, a line says so, and the recipe is still ok.
     """
     from vqtk.cli.options import print_json
     from vqtk.errors import RecipeError, VqtkError
@@ -227,10 +238,12 @@ def validate_command(
     overrides = [one for one in recipes if "=" in one and not Path(one).is_file()]
     results: list[dict[str, Any]] = []
     for path in (Path(one) for one in recipes if one not in overrides):
-        for result in _validated(path, overrides):
+        said = ""
+        for result in _validated(path, overrides, data_dir):
             results.append(result)
             if not json:
-                _print(result)
+                _print(result, said)
+            said = result.get("missing", said)
     if not results:
         raise RecipeError("vqtk validate: expected a recipe or a study, as recipes/mnist.yaml.")
     if json:
@@ -240,10 +253,10 @@ def validate_command(
         raise VqtkError(f"{len(failed)} of {len(results)} recipes cannot be trained; see above.")
 
 
-def _validated(path: Path, overrides: list[str]) -> Iterator[dict[str, Any]]:
+def _validated(path: Path, overrides: list[str], data_dir: Path | None) -> Iterator[dict[str, Any]]:
     """Yield the result for a recipe, or for each variant of a study up to the first that cannot be trained."""
     from vqtk.errors import VqtkError
-    from vqtk.recipe.build import unchanged
+    from vqtk.recipe.build import data_missing, unchanged
     from vqtk.recipe.build import validate as try_out
     from vqtk.recipe.node import is_study, shown_path
     from vqtk.recipe.recipe import load_recipe
@@ -254,7 +267,8 @@ def _validated(path: Path, overrides: list[str]) -> Iterator[dict[str, Any]]:
     def facts(name: str, recipe: Recipe, tried: Validation, warnings: list[str]) -> dict[str, Any]:
         plugins = [shown_path(plugin.path) for plugin in recipe.plugins]
         measured = {"parameters": tried.parameters, "bits": tried.bits, "seconds": round(tried.seconds, 1)}
-        return {"recipe": name, "ok": True, **measured, "warnings": warnings, "plugins": plugins}
+        missing = data_missing(recipe, data_dir)
+        return {"recipe": name, "ok": True, **measured, "warnings": warnings, "missing": missing, "plugins": plugins}
 
     try:
         if is_study(path):
@@ -268,7 +282,8 @@ def _validated(path: Path, overrides: list[str]) -> Iterator[dict[str, Any]]:
         yield {"recipe": str(path), "ok": False, "error": str(error)}
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any], said: str) -> None:
+    """Print a result; what is missing of the data not if it was `said` of the variant before."""
     if result["ok"]:
         size = f"{result['parameters']:,} parameters  {result['bits']:g} bits"
         print(f"ok     {result['recipe']}  {size}  {result['seconds']} s")
@@ -276,5 +291,7 @@ def _print(result: dict[str, Any]) -> None:
             print(f"       check its plugin: vqtk plugin check {plugin}")
         for warning in result["warnings"]:
             print(f"       warning: {warning}")
+        if result["missing"] not in ("", said):
+            print(f"       data: {result['missing']}")
     else:
         print(f"wrong  {result['recipe']}\n{result['error']}")

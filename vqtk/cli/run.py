@@ -46,7 +46,7 @@ def run_command(
     plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
-    out: Annotated[Path, typer.Option(help="Parent folder of run directories.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Parent folder of run directories.")] = Path("runs"),
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Train the model that a recipe describes.

@@ -28,6 +28,13 @@ class ListingGroup(TyperGroup):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, the commands, and the arguments and options of a listing."""
+        super().format_options(ctx, formatter)
+        listing = [parameter.get_help_record(ctx) for parameter in self.commands["list"].params]
+        with formatter.section("Without a command"):
+            formatter.write_dl([record for record in listing if record])
+
 
 runs_app = typer.Typer(
     name="runs",
@@ -57,10 +64,15 @@ def list_runs_command(
 ) -> None:
     """List runs, and keep those for which all filters hold. (This is `vqtk runs` without a command.)"""
     from vqtk.cli.options import print_json
+    from vqtk.errors import VqtkError, closest
     from vqtk.runs.catalogue import Filter, runs_in, select
 
     filters = {text: found for text in arguments or [] if (found := Filter.of(text)) and not Path(text).is_dir()}
     folders = [Path(text) for text in arguments or [] if text not in filters] or [RUNS]
+    commands = [command.name or "" for command in runs_app.registered_commands]
+    first = str(folders[0])
+    if not folders[0].exists() and (near := closest(first, commands)):
+        raise VqtkError(f"vqtk runs: {first} is neither a command nor a folder. Did you mean vqtk runs {near}?")
     runs = list({run.path.resolve(): run for folder in folders for run in runs_in(folder)}.values())
     chosen = select(runs, list(filters.values()), sort=sort)
     if json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtk.cli.options import Look, Opened, looking, say_unkept, test_items
+from vqtk.cli.options import Look, Opened, looking, require_new, say_unkept, test_items
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ def sample_command(
     if stages:
         require_stepwise(loaded)
     if stl:
+        require_new(stl, force=look.force)
         check_meshes(loaded.data.kind)
     unkept: list[str] = []
     facts: dict[str, Any] = {"count": count, "seed": seed, "stages": stages or loaded.stages}

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Json, Plugins
+from vqtk.cli.options import DataDir, Device, Force, Json, Plugins
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from vqtk.compare.result import RunComparison
     from vqtk.recipe.recipe import Recipe
@@ -39,7 +40,7 @@ def ablate_command(
     plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
-    out: Annotated[Path, typer.Option(help="Parent folder of studies.")] = Path("studies"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Parent folder of studies.")] = Path("studies"),
 ) -> None:
     """Train every variant of a study with every seed, and compare the results.
 
@@ -61,7 +62,7 @@ def ablate_command(
     made = _executor(executor, Settings(device, data_dir, threads), workers, address, dry_run=dry_run)
     _share_cores(made)
     if dry_run:
-        _print_costs(planned(checked, folder, measure), folder, on, made.workers)
+        _print_costs(planned(checked, folder, measure), folder, on, made.workers, data_dir)
         return
     with locked(folder / "lock", what=f"The study {folder}"):
         sweep(folder)
@@ -164,18 +165,20 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | No
         raise VqtkError(f"{folder}: {' '.join(problems)}")
 
 
-def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int, data_dir: Path | None) -> None:
+    from rich.table import Column, Table
 
     from vqtk.callbacks import duration
     from vqtk.compare.statistics import LEAST
+    from vqtk.recipe.build import data_missing
     from vqtk.study.plan import to_run
     from vqtk.study.runner import try_out, variant_cost
 
     seeds, total, warned = len(plan.study.seeds), 0.0, []
-    columns = ("variant", "seeds", "parameters", "bits", "FLOPs/example", "updates", "examples", "time per run")
-    table = Table(*columns, box=None)
+    columns = ("seeds", "parameters", "bits", "FLOPs per\nexample", "updates", "examples", "time\nper run")
+    table = Table(
+        Column("variant", overflow="fold", min_width=8), *(Column(name, no_wrap=True) for name in columns), box=None
+    )
     for variant, _, warnings in try_out(plan):
         one = variant_cost(variant, device)
         total += seeds * one.seconds
@@ -184,15 +187,17 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
             variant.name, str(seeds), f"{one.parameters:,}", f"{one.bits:g}", f"{one.flops:.3g}", f"{one.updates:,}",
             f"{one.examples:,}", duration(one.seconds),
         )  # fmt: skip
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     console.print(table)
-    for warning in warned:
-        console.print(f"warning: {warning}", markup=False)
+    missing = dict.fromkeys(line for variant in plan.variants if (line := data_missing(variant.recipe, data_dir)))
+    for line in [*(f"warning: {warning}" for warning in warned), *(f"data: {line}" for line in missing)]:
+        console.print(line, markup=False, soft_wrap=True)
     console.print(
         f"{plan.equal.sentence()} {len(plan.runs())} runs, {workers} at a time: about {duration(total / workers)} of "
         "training on this machine, estimated from a few updates of each variant on synthetic examples. Evaluation "
         "takes extra time.",
         markup=False,
+        soft_wrap=True,
     )
     done = len(plan.runs()) - len(to_run(plan, folder, retry=True))
     if done:
@@ -207,6 +212,14 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int) -
 
 
 _WIDTH = 140
+"""Width of tables, in columns, outside a terminal."""
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
 class CostAxis(str, Enum):
@@ -243,33 +256,36 @@ def compare_command(
     within: Annotated[
         float | None,
         typer.Option(
-            help="Also test whether variants are as good as the baseline, within this difference of the metric. "
-            "Default: the study's.",
+            metavar="MARGIN",
+            help="Also test whether each variant is equivalent to the baseline: whether their true difference in the "
+            "metric is smaller than this margin. Default: the study's margin.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "-o",
-            "--output",
+            "--out",
             help="Folder to write to. Default: the study directory, if PATH is one study and no option changes its "
             "comparison. Otherwise, nothing is written.",
         ),
     ] = None,
+    force: Force = False,
     json: Json = False,
 ) -> None:
     """Compare runs across seeds.
 
     Prints how much each variant differs from a baseline, with confidence intervals, and the costs of each variant.
-    With -o, or if PATH is one study and no option changes its comparison, also writes comparison.json, .md, .csv and
+    With --out, or if PATH is one study and no option changes its comparison, also writes comparison.json, .md, .csv and
     .tex, and report.html.
     """
-    from vqtk.cli.options import print_json, say_unkept
+    from vqtk.cli.options import print_json, require_new, say_unkept
     from vqtk.compare.collect import STUDY
-    from vqtk.compare.comparison import ComparisonRequest, write
+    from vqtk.compare.comparison import FILES, ComparisonRequest, write
     from vqtk.compare.comparison import compare as compared
     from vqtk.errors import VqtkError
 
+    require_new(*((output / name for name in FILES) if output else ()), force=force)
     asked = ComparisonRequest(
         baseline=baseline, metric=metric, higher=higher, against=against.value, unequal=unequal, search=search,
         within=within,
@@ -293,18 +309,14 @@ def compare_command(
         for path in written:
             print(f"Written: {path}")
         if own and not folder:
-            print(f"Not written: {own} keeps the comparison of the study file. Write this one elsewhere with -o.")
+            print(f"Not written: {own} keeps the comparison of the study file. Write this one elsewhere with --out.")
 
 
 def _print_comparison(found: RunComparison) -> None:
-    from rich.console import Console
-
     from vqtk.compare.tables import as_rich, costs_table, remarks, results_table
     from vqtk.errors import printable
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH)
+    console = _console()
     better = f"{found.metric}: {found.better} is better; baseline {found.baseline}"
     console.print(as_rich(results_table(found), title=f"{found.name}  ({better})"))
     console.print()

@@ -14,9 +14,12 @@ from typing import Any
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.run_files import CellFile, SearchedFile, StudyFile, read_file, read_metrics
 from vqtk.recipe.recipe import Recipe
+from vqtk.recipe.show import changes, last_key, shown_at
 from vqtk.runs.directory import RunDirectory
 
 STUDY = "study.json"
+_LONGEST_NAME = 60
+"""The most characters of a name that lists settings."""
 PRUNED = "pruned: "
 """How the reason begins for which a run that was ended early, or another seed of its variant, is left out."""
 
@@ -166,15 +169,35 @@ def with_evaluated(collected: Collected, metrics: Sequence[str]) -> Collected:
     for variant in collected.variants:
         for seed, run in variant.runs.items():
             lacking = [name for name in metrics if name not in run.summary["test"]]
-            path = run.path / "eval.json"
-            if not lacking or not path.is_file() or not _is_greedy(run.recipe):
+            if not lacking or not (run.path / "eval.json").is_file():
                 continue
-            found = read_file(path, SearchedFile)
-            if found.get("search") or found.get("is_subset") or found.get("updates") != run.summary["updates"]:
-                continue
-            also = {name: found["test"][name] for name in lacking if name in found["test"]}
-            variant.runs[seed] = replace(run, summary={**run.summary, "test": {**run.summary["test"], **also}})
+            found = read_file(run.path / "eval.json", SearchedFile)
+            if not _why_unlike(run, found):
+                also = {name: found["test"][name] for name in lacking if name in found["test"]}
+                variant.runs[seed] = replace(run, summary={**run.summary, "test": {**run.summary["test"], **also}})
     return collected
+
+
+def how_to_measure(metric: str, runs: Sequence[FinishedRun]) -> str:
+    """Return the commands that measure a metric of runs as `with_evaluated` takes it, and why it took none before."""
+    found = [(run, read_file(run.path / "eval.json", SearchedFile)) for run in runs
+             if (run.path / "eval.json").is_file()]  # fmt: skip
+    unlike = [f"{run.path / 'eval.json'} has it {why}, so it is not compared. " for run, results in found
+              if metric in results["test"] and (why := _why_unlike(run, results))]  # fmt: skip
+    commands = [f"  vqtk eval {run.path} --metric {metric}{'' if _is_greedy(run.recipe) else ' --search greedy'}"
+                for run in runs]  # fmt: skip
+    lines = "\n".join(commands)
+    return f"{unlike[0] if unlike else ''}Measure each run that lacks it, on its whole test split:\n{lines}\n"
+
+
+def _why_unlike(run: FinishedRun, found: dict[str, Any]) -> str:
+    """Return how the results of `vqtk eval` differ from a run's own; an empty string if they can stand beside them."""
+    if found.get("is_subset"):
+        return "on a subset of the test examples"
+    if found.get("updates") != run.summary["updates"]:
+        return "of the weights of another update"
+    search = found.get("search") or (None if _is_greedy(run.recipe) else "the recipe's search")
+    return "" if search in (None, "greedy") else f"for codes found by {search}"
 
 
 def _is_greedy(recipe: Recipe) -> bool:
@@ -263,7 +286,13 @@ def _identity(run: FinishedRun) -> str:
 
 
 def _named(variants: list[Variant]) -> list[Variant]:
-    """Make the names of variants unique: the second `mnist` is `mnist-2`."""
+    """Make the names of variants unique: those of one name are named by what differs between their recipes."""
+    for name in {variant.name for variant in variants}:
+        alike = [variant for variant in variants if variant.name == name]
+        if len(alike) > 1:
+            prefix = "" if len(alike) == len(variants) else f"{name}, "
+            for variant, differing in zip(alike, _names_of_differing(alike), strict=True):
+                variant.name = prefix + differing
     taken: set[str] = set()
     for variant in variants:
         name = variant.name
@@ -271,3 +300,23 @@ def _named(variants: list[Variant]) -> list[Variant]:
         taken.add(variant.name)
         variant.runs = dict(sorted(variant.runs.items()))
     return variants
+
+
+def _names_of_differing(variants: Sequence[Variant]) -> list[str]:
+    """Return names such as `lr=0.001, condition=film`; those of the run directories if they would be long or alike."""
+    plain = [variant.recipe.of_consequence() for variant in variants]
+    found = {change.path: None for one in plain[1:] for change in changes(plain[0], one)}
+    values = {path: tuple(shown_at(one, path) for one in plain) for path in found}
+    by_key: dict[str, set[tuple[str | None, ...]]] = {}
+    for path, each in values.items():
+        by_key.setdefault(last_key(path), set()).add(each)
+    parts = {}  # A nested spec repeats the condition of the model: one name for both.
+    for path, each in values.items():
+        parts[last_key(path) if len(by_key[last_key(path)]) == 1 else path] = each
+    names = [", ".join(f"{key}={each[place]}" for key, each in parts.items() if each[place] is not None)
+             for place in range(len(variants))]  # fmt: skip
+    if all(0 < len(name) <= _LONGEST_NAME for name in names) and len(set(names)) == len(names):
+        return names
+    paths = [next(iter(variant.runs.values())).path.resolve() for variant in variants]
+    depth = 1 if len({path.name for path in paths}) == len(paths) else 2
+    return ["/".join(path.parts[-depth:]) for path in paths]

@@ -25,6 +25,9 @@ from vqtk.metrics import COMPARABLE
 from vqtk.plugin.loading import loaded_plugins
 from vqtk.recipe.show import changes, value_at
 
+FILES = ("comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "report.html")
+"""What `write` writes."""
+
 
 @dataclass(frozen=True)
 class ComparisonRequest:
@@ -104,18 +107,19 @@ def write(comparison: RunComparison, folder: Path) -> list[Path]:
 
     Raises: VqtkError if they cannot be written.
     """
-    texts = {
-        "comparison.json": json.dumps(comparison.to_json(), indent=2, ensure_ascii=False) + "\n",
-        "comparison.md": as_markdown(comparison),
-        "comparison.csv": as_csv(comparison),
-        "comparison.tex": as_tex(comparison),
-    }
+    texts = (
+        json.dumps(comparison.to_json(), indent=2, ensure_ascii=False) + "\n",
+        as_markdown(comparison),
+        as_csv(comparison),
+        as_tex(comparison),
+    )
+    *paths, page = (folder / name for name in FILES)
     try:
-        for name, text in texts.items():
-            write_text(folder / name, text)
-        return [*(folder / name for name in texts), write_page(comparison, folder / "report.html")]
+        for path, text in zip(paths, texts, strict=True):
+            write_text(path, text)
+        return [*paths, write_page(comparison, page)]
     except OSError as error:
-        raise VqtkError(f"{folder}: the comparison cannot be written ({error}). Choose another with -o.") from None
+        raise VqtkError(f"{folder}: the comparison cannot be written ({error}). Choose another with --out.") from None
 
 
 def write_comparison(study: Path, asked: ComparisonRequest = ComparisonRequest()) -> RunComparison:
@@ -184,7 +188,7 @@ def _within(study: dict[str, Any], metric: str, asked: ComparisonRequest) -> flo
     """
     if asked.within is not None:
         if not 0 < asked.within < inf:
-            raise VqtkError(f"--within {asked.within:g}: expected a difference of more than 0, in units of the metric.")
+            raise VqtkError(f"--within {asked.within:g}: expected a margin of more than 0, in units of the metric.")
         return asked.within
     listed = study.get("metrics") or []
     return study.get("within") if listed and listed[0]["name"] == metric else None
@@ -237,7 +241,7 @@ def _difference(found: Paired, corrected: float, equal: float, *, higher: bool, 
     words = {None: "too few seeds", False: "within the noise", True: better}
     verdict = words[significant]
     if equivalent and within is not None:
-        verdict = f"{better}, within {within:g}" if significant else f"as good, within {within:g}"
+        verdict = f"{better}, but equivalent (±{within:g})" if significant else f"equivalent (±{within:g})"
     return Difference(
         pairs=found.pairs,
         mean=finite(mean),

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
-from vqtk.compare.collect import FinishedRun
+from vqtk.callbacks import BESIDES
+from vqtk.compare.collect import FinishedRun, how_to_measure
 from vqtk.errors import VqtkError, nearest
 from vqtk.metrics import COMPARABLE, CurveMetric, is_of_the_loss, metric_class
 from vqtk.recipe.build import build_dataset
@@ -103,13 +104,20 @@ def require_known(metric: str, runs: Sequence[FinishedRun], span: Span | None) -
     if not missing:
         return
     known = sorted({key for run in runs for key, value in run.summary["test"].items() if finite(value) is not None})
-    close = nearest(metric, [*known, "area"])
-    if any(metric in names for names in COMPARABLE.values()):
-        close = f"To measure a run of an earlier version again: vqtk run --resume {missing[0].path}. "
-    elif metric in metrics.entries():
-        close = f"Measure each run that lacks it: vqtk eval {missing[0].path} --metric {metric}. "
+    known, of = [name for name in known if name not in BESIDES], metric_class(metric)
+    kind = missing[0].manifest.get("kind")
+    if of and of.kinds and kind not in of.kinds:
+        advice = f"It is a metric of {' or '.join(of.kinds)} data, and these are {kind}. "
+    elif any(metric in names for names in COMPARABLE.values()):
+        advice = f"To measure a run of an earlier version again: vqtk run --resume {missing[0].path}. "
+    elif of and issubclass(of, CurveMetric):
+        advice = "It needs losses after two stages or more, at rates that all runs share. "
+    elif of:
+        advice = how_to_measure(metric, missing)
+    else:
+        advice = nearest(metric, [*known, *metrics.entries()])
     raise VqtkError(
-        f"--metric {metric}: {missing[0].path} does not have this metric. {close}Expected area, stages.K.distortion "
+        f"--metric {metric}: {missing[0].path} does not have this metric. {advice}Expected area, stages.K.distortion "
         f"for a stage K, or one of {', '.join(known)}."
     )
 

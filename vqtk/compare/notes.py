@@ -92,10 +92,8 @@ def _verdict(name: str, difference: Difference, comparison: RunComparison) -> st
 def _equivalence(difference: Difference, comparison: RunComparison) -> str:
     if comparison.within is None or difference.p_within is None:
         return ""
-    p, margin = format_p(difference.p_within), f"within {comparison.within:g}"
-    if difference.equivalent:
-        return f" It is as good {margin} (equivalence, corrected p {p})."
-    return f" That it is as good {margin} is not shown (equivalence, corrected p {p})."
+    shown = "is shown" if difference.equivalent else "is not shown"
+    return f" Equivalence within ±{comparison.within:g} {shown} (corrected p {format_p(difference.p_within)})."
 
 
 def notes(comparison: RunComparison, collected: Collected) -> list[str]:

@@ -25,7 +25,7 @@ class Difference:
         p_holm: the p-value, corrected over all variants.
         significant: whether the corrected p is small enough; None if there are too few seeds.
         p_within: the p-value of the tests of equivalence, corrected likewise; None without a margin.
-        equivalent: whether that p is small enough: the variant is as good as the baseline, within the margin.
+        equivalent: whether that p is below 0.05: the variant is equivalent to the baseline within the margin.
         verdict: that in words.
     """
 
@@ -224,7 +224,7 @@ class RunComparison:
         kind: of data.
         terms: what a study holds equal, in words.
         search: how all runs encoded the test examples for the metrics; None if greedily.
-        within: the largest difference that does not matter; None if equivalence is not tested.
+        within: the margin of equivalence, in units of the metric; None if equivalence is not tested.
         seeding: how a study adds seeds: `start`, `most`, `until`; None if it does not.
         sweeps: the axes of numbers of a study, by the path of the setting.
         unequal: a sentence for each term that differs between runs.

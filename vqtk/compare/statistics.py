@@ -27,8 +27,8 @@ class Paired:
         mean: of each row.
         low: the lower end of its interval; NaN if too few pairs have a deviation.
         high: the upper end.
-        p: that the true difference is 0, two-sided.
-        p_within: that the true difference is at least `within` in size; NaN if that was not given.
+        p: the two-sided p-value of the hypothesis that the true difference is 0.
+        p_within: the p-value of the hypothesis that it is at least `within` in size; NaN if that was not given.
     """
 
     pairs: int
@@ -50,7 +50,7 @@ def paired(variant: ArrayLike, baseline: ArrayLike, *, first: int | None = None,
         first: if the number of pairs was chosen after these first ones by their deviation, as `seeds_needed` does; then
             the deviation and its degrees of freedom are theirs alone, which keeps the interval's confidence exact
             (Stein 1945, Annals of Mathematical Statistics 16, 243).
-        within: the largest difference that does not matter, for two one-sided tests of equivalence (Schuirmann 1987,
+        within: the margin of equivalence, for two one-sided tests (Schuirmann 1987,
             Journal of Pharmacokinetics and Biopharmaceutics 15, 657).
     """
     from scipy import stats  # Here, for it takes a second to import.

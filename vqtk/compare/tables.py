@@ -42,7 +42,7 @@ def results_table(comparison: RunComparison) -> Rows:
         Column(f"{comparison.metric} ± std", lambda row: format_mean_std(row.result)),
         Column(f"difference [{percent}]", lambda row: format_difference(row.difference)),
         Column("p (Holm)", lambda row: format_p(row.difference.p_holm if row.difference else None)),
-        *([Column(f"p (within {within:g})", _p_within)] if within is not None else []),
+        *([Column(f"p (equivalence, ±{within:g})", _p_within)] if within is not None else []),
         Column("verdict", lambda row: row.difference.verdict if row.difference else "baseline"),
         *(Column(f"{name} ± std", partial(_also, name)) for name in comparison.also),
         *([Column("area ± std", lambda row: format_mean_std(row.area))] if has_area else []),

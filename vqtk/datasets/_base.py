@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets._paths import expanded, user_cache
+from vqtk.datasets._paths import existing, expanded, nothing_at, user_cache
 from vqtk.datasets._split import HELD_AT_MOST, WORKERS, Split, sha256
 from vqtk.errors import DataError, nearest
 from vqtk.nn.types import DataSpec
@@ -143,6 +143,22 @@ class Dataset(ABC):
         This is fast: files are counted, not read.
         """
         return None
+
+    def missing(self, root: Path) -> str:
+        """Return a sentence if the files are not under `root` yet; an empty string if some are, or if it is not known.
+
+        No file is read.
+        """
+        return nothing_at(self.path, root) if self.path and existing(self.path, root) is None else ""
+
+    def check(self, root: Path) -> None:
+        """Raise DataError if `validation` is too large for the number of examples, as far as `count` knows it."""
+        count = self.count(root) if self.validation else None
+        if count and self.validation >= count:
+            raise DataError(
+                f"data.validation is {self.validation:,}, and there are {count:,} training and test examples in all. "
+                "Hold out fewer."
+            )
 
     def plan(self, root: Path) -> str:
         """Return in words how the examples are read, and the memory that they take."""

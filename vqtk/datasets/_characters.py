@@ -45,6 +45,15 @@ class Characters(Dataset):
         """The bytes of a character in memory; windows share their characters."""
         return _width(self.vocabulary).itemsize
 
+    def check(self, root: Path) -> None:
+        """Raise DataError if `validation` windows have more characters than the text."""
+        characters = self.count(root) if self.validation else None
+        if characters and self.validation * self.length >= characters:
+            raise DataError(
+                f"data.validation is {self.validation:,} windows of {self.length:,} characters, and the text has about "
+                f"{characters:,} characters. Hold out fewer."
+            )
+
     def plan(self, root: Path) -> str:
         """Return in words how the text is read, and the memory that it takes."""
         characters = self.count(root)

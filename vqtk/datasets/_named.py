@@ -66,9 +66,15 @@ def examples_in(paths: Iterable[Path], data: DataSpec, *, crop: str = "centre") 
 
 
 def write_examples(
-    decoded: Iterable[tuple[list[str], Tensor]], data: DataSpec, folder: Path, *, count: int, array: bool
+    decoded: Iterable[tuple[list[str], Tensor]],
+    data: DataSpec,
+    folder: Path,
+    *,
+    count: int,
+    array: bool,
+    force: bool = False,
 ) -> None:
-    """Write decoded examples (m, *data shape) in training units into a new or empty folder.
+    """Write decoded examples (m, *data shape) in training units into a folder.
 
     Images become PNG files under their names, or numbers if they have none. Examples of an array become `decoded.npy`:
     uint8 pixels, token indices, or training units of other kinds.
@@ -79,21 +85,23 @@ def write_examples(
         folder: where to.
         count: the number of examples.
         array: whether they came from an array.
+        force: whether the folder may hold files, of which those with the same names are replaced.
 
-    Raises: DataError if the folder is not empty, a name leads out of it, or two have the same name.
+    Raises: DataError if the folder is not empty, unless `force` is given, if a name leads out of it, or if two have the
+        same name.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{shown(folder)} exists and is not an empty folder. Choose another one with -o.")
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not force)):
+        raise DataError(f"{shown(folder)} exists and is not an empty folder. Choose another one with --out.")
     folder.mkdir(parents=True, exist_ok=True)
     if array:
         _write_array(decoded, data, folder / ARRAY, count)
         return
-    number = 0
+    number, before = 0, {path for path in folder.rglob("*") if path.is_file()}
     for names, examples in decoded:
         pixels = (data.pixels(examples) * 255).round().to(torch.uint8).cpu()
         listed = names or [f"{number + place:0{len(str(count - 1))}d}" for place in range(len(pixels))]
         for name, image in zip(listed, pixels, strict=True):
-            _write_image(image, folder, name)
+            _write_image(image, folder, name, before)
         number += len(pixels)
 
 
@@ -187,8 +195,11 @@ def _write_array(decoded: Iterable[tuple[list[str], Tensor]], data: DataSpec, pa
     written.flush()
 
 
-def _write_image(image: Tensor, folder: Path, name: str) -> None:
-    """Write an image (c, h, w). Raises: DataError if its name leads out of the folder, or exists."""
+def _write_image(image: Tensor, folder: Path, name: str, before: set[Path]) -> None:
+    """Write an image (c, h, w), which may replace a file that was there `before`.
+
+    Raises: DataError if its name leads out of the folder, or another image has it.
+    """
     from PIL import Image
 
     parts = PurePosixPath(name).parts
@@ -197,6 +208,9 @@ def _write_image(image: Tensor, folder: Path, name: str) -> None:
     path = folder / png_name(name)
     values = image.movedim(0, 2).numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path in before:
+        before.remove(path)
+        path.unlink()
     try:
         with path.open("xb") as file:
             Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).save(file, "PNG")

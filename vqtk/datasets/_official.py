@@ -41,6 +41,12 @@ class Official:
                 return folder
         return None
 
+    def missing(self, root: Path) -> str:
+        """Return a sentence if no file is there yet; an empty string if some are."""
+        if self.find(root):
+            return ""
+        return f"{self.name} is not in {', '.join(map(str, self._places(root)))}; the first run downloads it."
+
     def folder(self, root: Path) -> Path:
         """Return the folder with all files, which are downloaded if none is there.
 

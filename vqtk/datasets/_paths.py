@@ -42,11 +42,16 @@ def required(path: str, root: Path, *, expected: str) -> Path:
     """
     found = existing(path, root)
     if found is None:
-        places = " or ".join(str(place) for place in _places(path, root))
-        raise DataError(f"data.path is {path!r}, and nothing is at {places}. Expected {expected}.")
+        raise DataError(f"{nothing_at(path, root)} Expected {expected}.")
     if not found.is_dir():
         check_regular(found)
     return found
+
+
+def nothing_at(path: str, root: Path) -> str:
+    """Return a sentence that says where a recipe's path was looked for in vain."""
+    places = " or ".join(str(place) for place in _places(path, root))
+    return f"data.path is {path!r}, and nothing is at {places}."
 
 
 def check_regular(path: Path) -> None:

@@ -64,6 +64,10 @@ class CelebA(Dataset):
         partition = _partition(folder) if (folder / _PARTITION).is_file() else {}
         return sum(part != 1 for part in partition.values())
 
+    def missing(self, root: Path) -> str:
+        """Return a sentence if the files are not under `root` yet."""
+        return _OFFICIAL.missing(root)
+
     def load(self, root: Path) -> Splits:
         """Read the faces under `root`, or download them there."""
         folder = _OFFICIAL.folder(root)

@@ -62,6 +62,10 @@ class CIFAR10(Dataset):
             return 60_000
         return sum(len(_batch(folder / name)[1]) for name in _OFFICIAL.files if (folder / name).is_file())
 
+    def missing(self, root: Path) -> str:
+        """Return a sentence if the files are not under `root` yet."""
+        return _OFFICIAL.missing(root)
+
     def load(self, root: Path) -> Splits:
         """Read the photographs under `root`, or download them there."""
         folder = _OFFICIAL.folder(root)

@@ -76,16 +76,27 @@ class EMNIST(Dataset):
         """Return the size of the complete set."""
         return sum(_COUNTS[self.part])
 
-    def load(self, root: Path) -> Splits:
-        """Read the characters under `root`, or download them there."""
-        names = [f"emnist-{self.part}-{part}" for part in ("train", "test")]
-        official = Official(
+    @property
+    def _names(self) -> list[str]:
+        return [f"emnist-{self.part}-{part}" for part in ("train", "test")]
+
+    @property
+    def _official(self) -> Official:
+        return Official(
             "EMNIST",
-            files={f"{name}-{suffix}": None for name in names for suffix in SUFFIXES},
+            files={f"{name}-{suffix}": None for name in self._names for suffix in SUFFIXES},
             below=("EMNIST/raw", "emnist", ""),
             fetch=_fetch,
             address="https://www.nist.gov/itl/products-and-services/emnist-dataset (unpacked)",
         )
+
+    def missing(self, root: Path) -> str:
+        """Return a sentence if the files are not under `root` yet."""
+        return self._official.missing(root)
+
+    def load(self, root: Path) -> Splits:
+        """Read the characters under `root`, or download them there."""
+        names, official = self._names, self._official
         folder = official.folder(root)
         first = int(self.part == "letters")  # Their labels count from 1.
         train, test = (read_idx(folder, name, what="EMNIST", turned=True, first=first) for name in names)

@@ -53,6 +53,10 @@ class FashionMNIST(Dataset):
         """Return the size of the complete set."""
         return 70_000
 
+    def missing(self, root: Path) -> str:
+        """Return a sentence if the files are not under `root` yet."""
+        return _OFFICIAL.missing(root)
+
     def load(self, root: Path) -> Splits:
         """Read the pictures under `root`, or download them there."""
         folder = _OFFICIAL.folder(root)

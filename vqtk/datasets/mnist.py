@@ -41,6 +41,14 @@ class MNIST(Dataset):
         """Return the size of the complete set."""
         return 70_000
 
+    def missing(self, root: Path) -> str:
+        """Return a sentence if the full set is not under `root` yet."""
+        if _find(root):
+            return ""
+        return (
+            f"MNIST is not in {root}: the first run downloads it, or else trains on 4,500 digits that ship with vqtk."
+        )
+
     def load(self, root: Path) -> Splits:
         """Read the digits under `root`, or download them there, or fall back on the shipped ones."""
         found = _find(root)

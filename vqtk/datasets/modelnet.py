@@ -40,6 +40,10 @@ class ModelNet(Grids):
         names = chosen if self.classes is None else self.classes
         return self.variations * sum(len(chosen.get(name, [])) for name in names)
 
+    def missing(self, root: Path) -> str:
+        """Return a sentence if there are no meshes under `root`."""
+        return "" if _find(root) else f"no meshes of ModelNet are in {root} or {root / _PLACES[0]}."
+
     def load(self, root: Path) -> Splits:
         """Read the grids from the cache, or compute them from the meshes."""
         folder = _find(root)

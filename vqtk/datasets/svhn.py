@@ -56,6 +56,10 @@ class SVHN(Dataset):
             return 99_289
         return sum(_length(folder / name) for name in (_TRAIN, _TEST) if (folder / name).is_file())
 
+    def missing(self, root: Path) -> str:
+        """Return a sentence if the files are not under `root` yet."""
+        return _OFFICIAL.missing(root)
+
     def load(self, root: Path) -> Splits:
         """Read the digits under `root`, or download them there."""
         folder = _OFFICIAL.folder(root)

@@ -40,6 +40,10 @@ class WikiText2(Characters):
         files = [found / _NAMES[part] for part in _LINES]
         return sum(path.stat().st_size for path in files if path.is_file())
 
+    def missing(self, root: Path) -> str:
+        """Return a sentence if the files are not under `root` yet."""
+        return "" if _find(root) else f"WikiText-2 is not in {root}; the first run downloads it."
+
     def load(self, root: Path) -> Splits:
         """Read the text under `root`, or download it there."""
         folder = _find(root) or _downloaded(root)

@@ -1,6 +1,7 @@
 """Rate and distortion without a network: K-means on raw pixels, and the rate–distortion function of a Gaussian.
 
-Both are computed from training examples at the rates of a model's stages, and stored with its run.
+Both are computed from training examples at the rates of a model's stages, and stored with its run. A model may also be
+started at the centres of the K-means.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.datasets import Splits, batches_of, fixed_subset
-from vqtk.errors import CheckpointError, DataError, VqtkError
+from vqtk.datasets import Split, Splits, batches_of, fixed_subset
+from vqtk.errors import CheckpointError, DataError, RecipeError, VqtkError
 from vqtk.evaluate.evaluation import Track, targets, untracked
 from vqtk.evaluate.profile import flops
 from vqtk.files import write_text
 from vqtk.io.run_files import ReferencesFile, read_file
 from vqtk.models import Model
+from vqtk.models.vqdraw import VQDraw
 from vqtk.process import generator
 from vqtk.recipe.recipe import Recipe
 
@@ -199,6 +201,44 @@ def kmeans(vectors: Tensor, options: int, *, seed: int) -> Tensor:
 def nearest_centroids(vectors: Tensor, centres: Tensor) -> Tensor:
     """Return the index (n,) of the nearest centre (k, d) to each of the vectors (n, d)."""
     return torch.cat([(centres.square().sum(1) - 2 * some @ centres.T).argmin(1) for some in vectors.split(BATCH)])
+
+
+@torch.no_grad()
+def start_at_centres(model: Model, split: Split, *, seed: int) -> None:
+    """Set a model's codewords, or the biases of its options, to the centres of a residual K-means of training examples.
+
+    Stage by stage, as far as the model has such a table, the centres of what the stages before leave are found, and
+    taken away. With `zero_output`, this is what an untrained model reconstructs; otherwise its deltas are added. If the
+    examples have too many values to hold, a seeded subset is used.
+
+    Raises: RecipeError if the model has no biases of options, or reconstructions that are not in units of the data.
+    """
+    if not isinstance(model, VQDraw):
+        raise RecipeError(f"train.init: kmeans: {type(model).__name__} has no biases of options. Use `init: random`.")
+    taken = fixed_subset(split, min(len(split), max(1, MOST_VALUES // model.bias[0].numel())), seed)
+    parts = targets(model, split, taken, batch=BATCH, track=untracked, what="training examples")
+    nothing = model.start(1)[0]
+    residual = [model.loss.residual(nothing, part) for part in parts]
+    left = [part.flatten(1).float().cpu() for part in residual if part is not None]
+    if len(left) < len(residual):
+        raise RecipeError(
+            f"train.init: kmeans: the reconstructions of the loss {type(model.loss).__name__} are not in units of the "
+            "data, so they cannot start at its centres. Use `init: random`."
+        )
+    _set_biases(model, torch.cat(left), seed)
+
+
+def _set_biases(model: VQDraw, left: Tensor, seed: int) -> None:
+    for stage in range(model.stages):
+        rows = model.table(stage)
+        if rows is None:
+            return
+        centres = kmeans(left, model.options, seed=generator(seed, "init", stage).initial_seed() % 2**32)
+        missing = model.options - len(centres)  # There are fewer examples than options.
+        centres = torch.cat([centres, centres.new_zeros(missing, centres.shape[1])])
+        table = rows.of(rows.parameter, model.options)
+        table.copy_(centres.view_as(table))
+        left -= centres[nearest_centroids(left, centres)]
 
 
 def _kmeans_points(model: Model, splits: Splits, *, seed: int, track: Track) -> list[Point]:

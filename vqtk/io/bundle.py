@@ -12,7 +12,7 @@ from vqtk.errors import CheckpointError, VqtkError
 from vqtk.files import new_folder, write_text
 from vqtk.io.hub import BUNDLED, asked, hub_name, hub_package
 from vqtk.io.run_files import SummaryFile, read_file
-from vqtk.io.weights import load_weights, read_weights, run_of, save_weights, weights_of
+from vqtk.io.weights import PRETRAINED, load_weights, read_weights, run_of, save_weights, shipped, weights_of
 from vqtk.models import Model
 from vqtk.plugin.sources import FOLDER, keep
 from vqtk.recipe.node import Node
@@ -30,24 +30,27 @@ _METRICS = {
 """The metrics of a run's summary that a card shows, in words."""
 
 
-def write_bundle(folder: Path, path: Path, *, half: bool = False, name: str | None = None) -> list[Path]:
+def write_bundle(
+    folder: Path, path: Path, *, half: bool = False, name: str | None = None, force: bool = False
+) -> list[Path]:
     """Write the bundle of a model, at a path that `weights_of` takes; return its files.
 
     It holds `model.safetensors`, the resolved `recipe.yaml`, copies of the `plugins/`, and a model card, `README.md`.
 
     Arguments:
-        folder: where to write; it must not exist, or be empty.
+        folder: where to write.
         path: the model.
         half: whether to store the weights in half precision.
         name: the name of its repository on the hub, for the card.
+        force: whether the folder may hold files, of which those with the same names are replaced.
 
-    Raises: VqtkError if the folder is not empty or cannot be written.
+    Raises: VqtkError if the folder is not empty, unless `force` is given, or cannot be written.
     """
     weights = weights_of(path)
     model, recipe = load_weights(weights)
     facts = read_weights(weights)[1]["facts"]
-    _check_new(folder)
-    card = model_card(model, recipe, facts, _summary(path), name=name)
+    _check_new(folder, force=force)
+    card = model_card(model, recipe, facts, _summary(path), name=name, results=_results(path))
     try:
         with new_folder(folder.absolute().parent) as temporary:
             kept = keep(recipe.plugins, temporary)
@@ -62,21 +65,36 @@ def write_bundle(folder: Path, path: Path, *, half: bool = False, name: str | No
         raise _unwritable(folder, error) from None
 
 
-def _check_new(folder: Path) -> None:
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise VqtkError(f"{folder}: there are files. Give -o a new folder.")
+def _check_new(folder: Path, *, force: bool) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not force):
+        raise VqtkError(f"{folder}: there are files. Give --out a new folder.")
 
 
 def _put(temporary: Path, folder: Path) -> list[Path]:
-    """Rename a complete bundle to its place; return its files."""
-    if folder.is_dir():
-        folder.rmdir()
-    temporary.rename(folder)
-    return sorted(file for file in folder.rglob("*") if file.is_file())
+    """Move a complete bundle to its place, where files may be replaced; return its files."""
+    names = sorted(file.relative_to(temporary) for file in temporary.rglob("*") if file.is_file())
+    if folder.is_dir() and any(folder.iterdir()):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).replace(folder / name)
+    else:
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.rename(folder)
+    return [folder / name for name in names]
 
 
 def _unwritable(folder: Path, error: OSError) -> VqtkError:
-    return VqtkError(f"{folder}: the bundle cannot be written ({error.strerror or error}). Choose another with -o.")
+    return VqtkError(f"{folder}: the bundle cannot be written ({error.strerror or error}). Choose another with --out.")
+
+
+def _results(path: Path) -> str:
+    """Return what the card of a model that ships with vqtk says of its training and results; empty for others."""
+    card = PRETRAINED / f"{path}.md"
+    if str(path) not in shipped() or path.exists() or not card.is_file():
+        return ""
+    parts = card.read_text(encoding="utf-8").split("\n\n**")
+    return "\n" + "\n\n".join(f"**{part.strip()}" for part in parts[1:]) + "\n"
 
 
 def _summary(path: Path) -> dict[str, Any]:
@@ -87,7 +105,7 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 def model_card(
-    model: Model, recipe: Recipe, facts: dict[str, Any], summary: dict[str, Any], *, name: str | None
+    model: Model, recipe: Recipe, facts: dict[str, Any], summary: dict[str, Any], *, name: str | None, results: str = ""
 ) -> str:
     """Return the model card of a bundle: what the model is, what was measured, and how to use it."""
     source = f"hf://{name}" if name else "FOLDER"
@@ -108,7 +126,7 @@ def model_card(
     loads = f', plugins=["{FOLDER}/{names[0]}"]' if names else ""
     warning = (
         f"\nIts components are in `{FOLDER}/`. They are code: vqtk imports them only if you name them. Read them "
-        f"before: `vqtk pull {source} -o FOLDER`, then `vqtk sample FOLDER{plugins}`.\n"
+        f"before: `vqtk pull {source} --out FOLDER`, then `vqtk sample FOLDER{plugins}`.\n"
         if names
         else ""
     )
@@ -116,20 +134,21 @@ def model_card(
     return (
         "---\nlibrary_name: vqtk\ntags: [vqtk, vq-draw, discrete-representation-learning]\n---\n\n"
         f"# {recipe.name}\n\nA discrete auto-encoder trained with vqtk. Any prefix of a code decodes to a coarser "
-        f"reconstruction.\n\n| | |\n| --- | --- |\n{table}{warning}\n"
+        f"reconstruction.\n\n| | |\n| --- | --- |\n{table}{warning}{results}\n"
         f'```python\nimport vqtk\n\nmodel = vqtk.load("{source}"{loads})\n'
         "codes = model.random_codes(16)\nreconstructions = model.loss.show(model.decode(codes))\n```\n\n"
         f"`{RECIPE}` is the whole recipe; `vqtk run {RECIPE}` trains such a model.\n"
     )
 
 
-def pull(text: str, folder: Path) -> list[Path]:
-    """Download the bundle of a model on the hub into a new folder; return its files. No code in it is imported.
+def pull(text: str, folder: Path, *, force: bool = False) -> list[Path]:
+    """Download the bundle of a model on the hub into a folder; return its files. No code in it is imported.
 
-    Raises: CheckpointError as `fetched_weights`; VqtkError if the folder is not empty or cannot be written.
+    Raises: CheckpointError as `fetched_weights`; VqtkError if the folder is not empty, unless `force` is given, or
+        cannot be written.
     """
     name = hub_name(text)
-    _check_new(folder)
+    _check_new(folder, force=force)
     hub, wanted = hub_package(), [BUNDLED, RECIPE, CARD, f"{FOLDER}/*"]
     found = Path(
         asked(

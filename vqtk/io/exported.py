@@ -21,8 +21,8 @@ from vqtk.process import VERSION
 from vqtk.recipe.build import synthetic
 from vqtk.recipe.recipe import Recipe
 
-Form = Literal["onnx", "torch"]
-SUFFIXES: dict[Form, str] = {"onnx": ".onnx", "torch": ".pt2"}
+GraphForm = Literal["onnx", "torch"]
+SUFFIXES: dict[GraphForm, str] = {"onnx": ".onnx", "torch": ".pt2"}
 FACTS = "vqtk.json"
 """The name under which a graph stores the facts of its model, as JSON."""
 _TRACED = 3
@@ -52,8 +52,15 @@ class _Decode(nn.Module):
         return self.model.decode(codes)
 
 
+def graph_paths(folder: Path, form: GraphForm) -> list[Path]:
+    """Return the files that `export_graphs` writes."""
+    return [folder / f"{name}{SUFFIXES[form]}" for name in ("encode", "decode")]
+
+
 @torch.no_grad()
-def export_graphs(folder: Path, model: Model, recipe: Recipe, form: Form) -> list[Path]:
+def export_graphs(
+    folder: Path, model: Model, recipe: Recipe, form: GraphForm, *, say: Callable[[str], None] = lambda line: None
+) -> list[Path]:
     """Write a model's encoding and decoding passes as two graphs, `encode` and `decode`, for any batch size.
 
     Each file also stores `facts_for_graph`. After it is written it is read again, and compared with the model.
@@ -63,6 +70,7 @@ def export_graphs(folder: Path, model: Model, recipe: Recipe, form: Form) -> lis
         model: a model in evaluation mode, on the CPU; it does not change.
         recipe: its recipe.
         form: `onnx`, for onnxruntime and others; `torch`, for torch.export.load.
+        say: shows a line to the user, before each step and with the result of each comparison.
 
     Shapes: encode: target (n, *data shape) in training units → codes (n, stages), int64; decode: codes (n, stages) →
         reconstruction (n, *shape).
@@ -80,10 +88,14 @@ def export_graphs(folder: Path, model: Model, recipe: Recipe, form: Form) -> lis
         ("decode", _Decode(traced), codes, ("codes", "reconstruction")),
     ):
         path = folder / f"{name}{SUFFIXES[form]}"
+        say(f"{path}: tracing the {'encoding' if name == 'encode' else 'decoding'} pass …")
         program = _traced(module, given, f"{name}, {type(model).__name__}")
         with replacing(path) as temporary:
+            say(f"{path}: writing the graph …")
             (_write_onnx if form == "onnx" else _write_torch)(temporary, program, given, names, facts)
-            _check(path, _reader(temporary, form), traced, name)
+            apart = _check(path, _reader(temporary, form), traced, name)
+        what, counts = "losses of codes" if name == "encode" else "reconstructions", " and ".join(map(str, _CHECKED))
+        say(f"{path}: compared with the model on {counts} examples: {what} differ by at most {apart:.1e}.")
         written.append(path)
     return written
 
@@ -150,7 +162,7 @@ def _write_torch(
         torch.export.save(program, file, extra_files={FACTS: facts})
 
 
-def _reader(path: Path, form: Form) -> Callable[[Tensor], Tensor]:
+def _reader(path: Path, form: GraphForm) -> Callable[[Tensor], Tensor]:
     """Return a written graph as a function."""
     if form == "torch":
         with path.open("rb") as file:
@@ -163,11 +175,12 @@ def _reader(path: Path, form: Form) -> Callable[[Tensor], Tensor]:
     return lambda given: torch.from_numpy(session.run(None, {name: given.numpy()})[0])
 
 
-def _check(path: Path, graph: Callable[[Tensor], Tensor], model: Model, name: str) -> None:
-    """Compare a graph with the model. Raises: VqtkError.
+def _check(path: Path, graph: Callable[[Tensor], Tensor], model: Model, name: str) -> float:
+    """Compare a graph with the model; return the largest difference. Raises: VqtkError.
 
     Where two options are equally good up to rounding, the codes may differ, and their distortion is the same.
     """
+    apart = 0.0
     for n in _CHECKED:
         target = synthetic(model.data, n)
         codes = _Encode(model)(target)
@@ -180,3 +193,5 @@ def _check(path: Path, graph: Callable[[Tensor], Tensor], model: Model, name: st
                 f"{path}: for {n} examples the graph computes something else than the model, so it was not written. "
                 "Does a component draw random numbers, or decide by values what to compute?"
             )
+        apart = max(apart, (found - expected).abs().max().item())
+    return apart

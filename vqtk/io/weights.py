@@ -88,7 +88,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata.get("format") not in (FORMAT, _WITHOUT_CHECKSUM):
         raise CheckpointError(
             f"{path}: this file holds no vqtk recipe, so the model of its weights is not known. To convert a "
-            "checkpoint of the original implementation: vqtk import-original CKPT RECIPE -o FILE."
+            "checkpoint of the original implementation: vqtk import-original CKPT RECIPE --out FILE."
         )
     if metadata["format"] == FORMAT and metadata.get("sha256") != _checksum(tensors, metadata):
         raise CheckpointError(

@@ -15,10 +15,10 @@ from vqtk.plugin.loading import Plugin, hash_of, source_of, used_plugins
 from vqtk.registry import REGISTRIES
 
 
-def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
+def new_plugin(name: str, kind: str, folder: Path, *, force: bool = False) -> tuple[Path, Path]:
     """Write `folder/NAME.py`, with a component of that name, and `folder/test_NAME.py`; return both paths.
 
-    Raises: RegistryError if the name is invalid or taken, or one of the files exists.
+    Raises: RegistryError if the name is invalid or taken, or one of the files exists and `force` is not given.
     """
     if kind not in REGISTRIES:
         raise RegistryError(
@@ -36,8 +36,11 @@ def new_plugin(name: str, kind: str, folder: Path) -> tuple[Path, Path]:
         raise RegistryError(f"there is already a {kind} called {name!r}: {known[name].origin}. Choose another name.")
     written = {folder / f"{name}.py": f"{kind}.py", folder / f"test_{name}.py": "test.py.txt"}
     for path in written:
-        if path.exists():
-            raise RegistryError(f"{path} exists already. Choose another name, or another folder with --out.")
+        if path.exists() and not force:
+            raise RegistryError(
+                f"{path}: this file exists. Choose another name, or another folder with --out, or give --force to "
+                "replace it."
+            )
     for path, template in written.items():
         write_text(path, _filled(template, name, kind))
     plugin, test = written

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vqtk.callbacks import Tracker
-from vqtk.datasets import Dataset
-from vqtk.errors import RecipeError, VqtkError
+from vqtk.datasets import Dataset, data_root
+from vqtk.errors import DataError, RecipeError, VqtkError
 from vqtk.metrics import LossMetric, Metric, ReconstructionMetric, UsageMetric
 from vqtk.models import Model
 from vqtk.models.vqdraw import Search, VQDraw
@@ -22,7 +22,7 @@ from vqtk.nn.types import DataSpec
 from vqtk.plugin.loading import described
 from vqtk.recipe.affordable import affordable, check_update
 from vqtk.recipe.node import Problems, parse_text, shown_path
-from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.recipe import Recipe, load_recipe, require_overrides
 from vqtk.recipe.schema import Chosen, Scope, parse
 from vqtk.recipe.show import changes
 from vqtk.recipe.signature import parameters
@@ -36,10 +36,10 @@ def build_dataset(recipe: Recipe) -> Dataset:
     """
     dataset: Dataset = recipe.data()
     dataset.validation = recipe.validation
-    for augmentation in recipe.augmentations():
+    for chosen, augmentation in zip(recipe.data.common["augment"], recipe.augmentations(), strict=True):
         if dataset.spec.kind not in augmentation.kinds:
             raise RecipeError(
-                f"recipe {recipe.name!r}: data.augment: {type(augmentation).__name__} changes examples of the kind "
+                f"recipe {recipe.name!r}: data.augment: {chosen.entry.name} changes examples of the kind "
                 f"{' or '.join(augmentation.kinds)}, and these data are {dataset.spec.kind}. Remove it."
             )
     return dataset
@@ -61,11 +61,12 @@ def build_model(recipe: Recipe, *, device: str | torch.device = "cpu", dtype: to
     return model.to(device=device, dtype=dtype) if str(device) != "meta" else model
 
 
-def build(recipe: str | Path, *overrides: str, device: str = "cpu") -> Model:
+def build(recipe: str | Path, *overrides: str, device: str = "cpu", **others: Any) -> Model:
     """Return the model of a recipe file, untrained: `vqtk.build("recipes/mnist.yaml", "model.stages=5")`.
 
     Raises: RecipeError with every problem of the recipe at once.
     """
+    require_overrides(build, others)
     return build_model(load_recipe(recipe, overrides), device=device)
 
 
@@ -127,6 +128,22 @@ def _chosen(text: str, registry: Registry, origin: str) -> Chosen:
     problems.raise_any()
     assert isinstance(chosen, Chosen)
     return chosen
+
+
+def data_missing(recipe: Recipe, data_dir: Path | None = None) -> str:
+    """Return a sentence if a recipe's data are missing, as far as that is known without reading them; otherwise "".
+
+    Raises: DataError if `data.validation` is too large for them, or if `data_dir` is not a folder.
+    """
+    dataset = build_dataset(recipe)
+    try:
+        root = data_root(data_dir, of=dataset)
+    except DataError as error:
+        if data_dir:
+            raise
+        return str(error)
+    dataset.check(root)
+    return dataset.missing(root)
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,8 @@ def _unreadable(path: Path, shown: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         named = Path("recipes") / f"{path.name}.yaml"
         advice = f"Did you mean {named}? " if is_file(named) else nearest(path.name, beside(path, "*.yaml"))
-        return f"{shown}: no such recipe. {advice}Expected the path of a .yaml file."
+        example = "" if advice else ", as in recipes/mnist.yaml"
+        return f"{shown}: no such recipe. {advice}Expected the path of a .yaml file{example}."
     return f"{shown}: cannot be read: {error}."
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_origin
 
 from annotated_types import Ge, Gt, Lt, doc
 from pydantic import StringConstraints
 
 from vqtk.augmentations import Augmentation
 from vqtk.callbacks import Tracker
-from vqtk.errors import RecipeError
+from vqtk.errors import RecipeError, nearest
 from vqtk.nn.types import Count, CountTo1000, Positive
 from vqtk.plugin.loading import Plugin, loaded_plugins, used_plugins
 from vqtk.recipe.merge import gather, merge, overridden
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.schema import INVALID, Chosen, Scope, check_written_out, parse
+from vqtk.recipe.show import inline
 from vqtk.recipe.signature import parameters, setting_path
 from vqtk.registry import (
     CallbackFactory,
@@ -183,6 +185,23 @@ def load_recipe(
 def setting_called(name: str) -> str | None:
     """Return the path of the setting that a name most likely means, as in `lr`: train.optimizer.lr; None if none is."""
     return name if name in parameters(_Sections) else setting_path(name, _Sections)
+
+
+def require_overrides(function: Callable[..., Any], others: dict[str, Any]) -> None:
+    """Raise RecipeError if a function that takes overrides was called with other arguments, such as `seed=1`."""
+    if not others:
+        return
+    name, value = next(iter(others.items()))
+    place, known = setting_called(name), [one for one in signature(function).parameters if one != "others"]
+    if place is None:
+        advice = f"{nearest(name, known)}Its arguments are {', '.join(known)}."
+    else:
+        hint = parameters(Train)[name].hint if place == f"train.{name}" else None
+        value = [value] if get_origin(hint) is list and isinstance(value, str) else value
+        exact = place.rpartition(".")[2] == name and isinstance(value, (str, int, float, list))
+        written = f"{place}={inline(Node.of(value, '')) if exact else '…'}"
+        advice = f'Settings of the recipe are given as overrides, by their paths and in quotes: "{written}".'
+    raise RecipeError(f"vqtk.{function.__name__}: there is no argument {name!r}. {advice}")
 
 
 def from_plain(values: dict[str, Any], origin: str, *, plugins: Sequence[Path] = ()) -> Recipe:

@@ -22,6 +22,8 @@ MOST_REPEATED = 1_000
 """The largest `repeat` of a list's entry: each repetition is built."""
 MOST_LISTED = 1_000
 """The most entries of a list, repetitions included."""
+_REPEATED = ("backbone", "block", "condition", "head", "loss", "refiner")
+"""The kinds of components of which a list may hold several alike, so that an error offers `repeat`."""
 INVALID: Any = object()
 """Returned for a value whose problem has been recorded."""
 
@@ -134,7 +136,8 @@ def _component(node: Node, registry: Registry, path: str, scope: Scope) -> Any:
     fields = {**parameters(entry.component), **common}
     node.value = {key: child for key, child in node.value.items() if key in (*fields, "name") or not child.kept}
     inner = dataclasses.replace(scope, chosen=dict(scope.chosen))
-    values = _fields(node, fields, path, inner, owner=f"The {registry.kind} {entry.name!r}", besides=["name"])
+    owner, repeats = f"The {registry.kind} {entry.name!r}", registry.kind in _REPEATED
+    values = _fields(node, fields, path, inner, owner=owner, besides=["name"], repeats=repeats)
     if values is INVALID:
         return INVALID
     own = {key: value for key, value in values.items() if key not in common}
@@ -154,11 +157,21 @@ def _section(node: Node, hint: Any, path: str, scope: Scope) -> Any:
 
 
 def _fields(
-    node: Node, fields: dict[str, Parameter], path: str, scope: Scope, *, owner: str, besides: list[str]
+    node: Node,
+    fields: dict[str, Parameter],
+    path: str,
+    scope: Scope,
+    *,
+    owner: str,
+    besides: list[str],
+    repeats: bool = True,
 ) -> Any:
-    """Return the values of a mapping's keys; `besides` are further keys, which were read before."""
+    """Return the values of a mapping's keys; `besides` are further keys, which were read before.
+
+    Where the mapping `repeats` in a list, an error about an unknown key offers `repeat`.
+    """
     before = len(scope.problems.found)
-    in_list = ["repeat"] if path.rpartition(".")[2].isdigit() else []
+    in_list = ["repeat"] if repeats and path.rpartition(".")[2].isdigit() else []
     meant: set[str | None] = set()  # Keys that were misspelt: reporting them as missing, too, would not help.
     for key, child in node.value.items():
         if key not in fields and key not in besides:

@@ -84,7 +84,7 @@ def _scalar_list(values: Any) -> str:
     return "[" + ", ".join(_scalar(str(value)) for value in values) + "]"
 
 
-def _key(path: str) -> str:
+def last_key(path: str) -> str:
     """Return the last key of a path, ignoring list indices."""
     return [part for part in path.split(".") if not part.isdigit()][-1]
 
@@ -97,7 +97,7 @@ def _origins(node: Node) -> str:
     written = list(dict.fromkeys(origin for _, origin in leaves if origin != "default"))
     if not written:
         return "default"
-    defaults = list(dict.fromkeys(_key(path) for path, origin in leaves if origin == "default"))
+    defaults = list(dict.fromkeys(last_key(path) for path, origin in leaves if origin == "default"))
     return ", ".join(written) + (f"; default: {', '.join(defaults)}" if defaults else "")
 
 
@@ -133,6 +133,14 @@ def value_at(plain: dict[str, Any], path: str) -> Any:
         else:
             found = found.get(key) if isinstance(found, dict) else None
     return found
+
+
+def shown_at(plain: dict[str, Any], path: str) -> str | None:
+    """Return the value at a dotted path of a plain recipe, as an override gives it; None if it is absent or null."""
+    found = value_at(plain, path)
+    if isinstance(found, dict) and found.keys() == {"name"}:
+        return str(found["name"])
+    return None if found is None else _value(found)
 
 
 _ABSENT = object()

@@ -17,14 +17,13 @@ import torch
 
 from vqtk.datasets import Split
 from vqtk.errors import RecipeError, VqtkError
-from vqtk.evaluate.references import WORTH_SHARE, are_worth_it
+from vqtk.evaluate.references import WORTH_SHARE, are_worth_it, start_at_centres
 from vqtk.nn.types import Count, Positive
 from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
 from vqtk.runs.experiment import Experiment
-from vqtk.runs.start import start_at_centres
 from vqtk.training.execution import Execution, flops_of, resolve, synchronize
 from vqtk.training.loop import FIRST_PICTURES_S, Batches, Trainer
 

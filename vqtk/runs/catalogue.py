@@ -34,6 +34,7 @@ MOST_BYTES = 1 << 25
 FACTS = ("name", "state", "seed", "updates", "started", "train_s", "bits_per_item", "parameters", "kind", "loss", "tag",
          "note", "path")  # fmt: skip
 """What a listing knows of each run besides its test metrics and its recipe."""
+STATES = ("done", "training", "stopped", "waiting", "failed", "damaged")
 TERMS = ("choice", "final", "all")
 """Test metrics that settings are named after as well; a run without an evaluation has none of them."""
 
@@ -69,7 +70,7 @@ class ListedRun:
 
     @property
     def state(self) -> str:
-        """`done`, `training`, `stopped`, `waiting`, `failed` or `damaged`."""
+        """One of `STATES`."""
         if self.damage:
             return "damaged"
         if is_locked(self.path / RUN):
@@ -245,10 +246,15 @@ def _same(value: Any, text: str) -> bool:
 def select(runs: Sequence[ListedRun], filters: Sequence[Filter], *, sort: str | None = None) -> list[ListedRun]:
     """Return the runs for which all filters hold, sorted by a value: falling if its key has a `-` before it.
 
-    Raises: VqtkError if no run has a value of a key.
+    Raises: VqtkError if no run has a value of a key, or if a state is none.
     """
     falling = bool(sort) and str(sort).startswith("-")
     key = str(sort).removeprefix("-") if sort else "started"
+    for one in filters:
+        if one.key == "state" and one.relation in ("=", "!=") and one.value not in STATES:
+            raise VqtkError(
+                f"state{one.relation}{one.value}: there is no such state. Expected one of {', '.join(STATES)}."
+            )
     for name in [*(one.key for one in filters), key]:
         _require_known(name, runs)
     chosen = [run for run in runs if all(one.holds(run) for one in filters)]

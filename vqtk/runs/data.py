@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,33 @@ from typing import Any
 
 from vqtk.datasets import Dataset, Splits, data_root
 from vqtk.datasets._paths import existing, expanded
-from vqtk.errors import CheckpointError, DataError
+from vqtk.errors import CheckpointError, DataError, VqtkWarning
 from vqtk.models import Model
 from vqtk.recipe.build import build_dataset
-from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.recipe.recipe import Recipe, load_recipe, require_overrides
 from vqtk.recipe.show import changes
 from vqtk.runs.directory import RunDirectory
+
+
+def data(recipe: str | Path, *overrides: str, data_dir: str | Path | None = None, **others: Any) -> Splits:
+    """Return the data of a recipe, read as for a run: `vqtk.data("recipes/mnist.yaml").test`.
+
+    The splits `train` and `test`, and `validation` if the recipe has one, return examples as stored for a tensor of
+    indices, and have `labels`, a tensor or None. `model.data.normalise` maps examples to training units.
+
+    Arguments:
+        recipe: the path of a recipe.
+        overrides: its overrides, such as `data.path=photos`.
+        data_dir: the folder of the data sets.
+
+    Raises: RecipeError; DataError if they are missing or damaged.
+    """
+    require_overrides(data, others)
+    dataset = build_dataset(load_recipe(recipe, overrides))
+    splits = dataset.splits(data_root(None if data_dir is None else Path(data_dir), of=dataset))
+    if splits.note:
+        warnings.warn(splits.note, VqtkWarning, stacklevel=2)
+    return splits
 
 
 @dataclass(frozen=True)

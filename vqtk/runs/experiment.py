@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vqtk.callbacks import Callback, Started
+from vqtk.callbacks import Callback, Row, Started
 from vqtk.datasets import Split, Splits, fixed_subset
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.overview import of_reconstructions
-from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
+from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references, start_at_centres
 from vqtk.io.weights import checkpoints
 from vqtk.metrics import retrieval_metrics
 from vqtk.plugin.sources import records
@@ -28,7 +28,6 @@ from vqtk.report.page import write_report
 from vqtk.runs.data import recorded_place, require_same
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.failure import failure
-from vqtk.runs.start import start_at_centres
 from vqtk.training.execution import peak_memory_mb, resolve
 from vqtk.training.loop import Trainer, training_loop
 
@@ -59,7 +58,7 @@ class Experiment:
         """Indices of the test examples of the final evaluation."""
         self.others = build_metrics(self.recipe, self.trainer.model.data)
         """The metrics that the recipe adds to every evaluation."""
-        self._said = set[str]()
+        self._said, self._row = set[str](), Row()
         shown = fixed_subset(self.splits.watched, settings.picture_items, seed)
         self._shown = self._targets(self.splits.watched, shown)
 
@@ -115,8 +114,9 @@ class Experiment:
         `validation` marks the metrics of the validation split.
         """
         marked = {"validation": True} if found["split"] == "validation" else {}
+        self._row = Row({**found["row"], **marked}, what="an evaluation", before=self._row)
         for callback in self.callbacks:
-            callback.on_evaluation(found["update"], {**found["row"], **marked})
+            callback.on_evaluation(found["update"], self._row)
             callback.on_usage(found["update"], found["usage"])
 
     def evaluate(self, items: Tensor | None = None) -> dict[str, Any]:

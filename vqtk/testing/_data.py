@@ -1,6 +1,7 @@
-"""The contracts of data sets and of metrics; what cannot be had, such as data or weights, is skipped.
+"""The contracts of data sets, augmentations and metrics; what cannot be had, such as data or weights, is skipped.
 
-Data sets: examples match the spec, and are the same every time. Metrics: their units and direction are stated, and
+Data sets: examples match the spec, and are the same every time. Augmentations: the same generator changes examples in
+the same way. Metrics: their units and direction are stated, and
 examples that are measured in parts have the same values.
 """
 
@@ -13,6 +14,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
+from vqtk.augmentations import Augmentation
 from vqtk.datasets import Split, Splits, data_root
 from vqtk.errors import DataError
 from vqtk.metrics import (
@@ -148,7 +150,7 @@ def _check_labels(case: Case, split: Split) -> None:
         )
 
 
-# ── metrics ──────────────────────────────────────────────────────────────────────────────────────
+# ── augmentations ────────────────────────────────────────────────────────────────────────────────
 
 _KINDS = {
     "image": DataSpec("image", (3, 32, 32), mean=0.5, std=0.25),
@@ -158,6 +160,72 @@ _KINDS = {
     "signals": DataSpec("signals", (1, 16)),
 }
 """Data of each kind; images are as large as the windows and networks of common metrics need."""
+
+
+def is_an_augmentation_of_kinds_of_data(case: Case) -> None:
+    """It is an `Augmentation`, and its `kinds` are kinds of data."""
+    component = case.entry.component
+    if not issubclass(component, Augmentation):
+        case.fail(f"it is a {component.__name__}.", "Extend `vqtk.augmentations.Augmentation`.")
+    wrong = [kind for kind in component.kinds if kind not in _KINDS]
+    if wrong or not component.kinds:
+        case.fail(f"its `kinds` is {component.kinds}.", f"Name kinds of data: {', '.join(_KINDS)}.")
+
+
+def returns_examples_like_those_given_and_does_not_modify_them(case: Case) -> None:
+    """Changed examples have the shape and the type of those that it is given, and stay within their range."""
+    for given in _stored(case):
+        untouched = Untouched(case, examples=given)
+        found = case.new()(given, torch.Generator().manual_seed(0))
+        untouched.check("__call__")
+        if (found.shape, found.dtype) != (given.shape, given.dtype):
+            case.fail(
+                f"it returns {found.dtype} of shape {tuple(found.shape)}, for {given.dtype} of shape "
+                f"{tuple(given.shape)}.",
+                "Return examples as they are stored.",
+            )
+        highest = {torch.uint8: 255, torch.int64: int(given.max())}.get(given.dtype)
+        outside = highest is not None and bool(((found < 0) | (found > highest)).any())
+        if outside or not found.double().isfinite().all():
+            case.fail("it returns values that no example has.", "Clamp them to the range of the examples.")
+
+
+def draws_by_its_generator_alone(case: Case) -> None:
+    """The same generator changes examples in the same way, so that a resumed run sees the same ones."""
+    for given in _stored(case):
+        augmentation, found = case.new(), []
+        for seed in (0, 1):
+            torch.default_generator.manual_seed(seed)
+            found.append(augmentation(given, torch.Generator().manual_seed(0)))
+        if not torch.equal(*found):
+            case.fail(
+                "the same generator leads to other examples.",
+                "Draw with `generator=generator`, and keep no state from call to call.",
+            )
+
+
+AUGMENTATION_CHECKS: list[Clause] = [
+    is_an_augmentation_of_kinds_of_data,
+    returns_examples_like_those_given_and_does_not_modify_them,
+    draws_by_its_generator_alone,
+]
+
+
+def _stored(case: Case) -> Iterator[Tensor]:
+    """Yield examples as stored, for each kind of data that the augmentation changes."""
+    for kind in case.entry.component.kinds:  # type: ignore[attr-defined]
+        case.place = f"on {kind}"
+        data, drawn = own_data(case) or _KINDS[kind], torch.Generator().manual_seed(0)
+        if kind in ("points", "signals"):
+            yield torch.randn(EXAMPLES, *data.shape, generator=drawn)
+        else:
+            high, dtype = {"image": (256, torch.uint8), "voxels": (2, torch.uint8)}.get(
+                kind, (data.classes or 1, torch.int64)
+            )
+            yield torch.randint(high, (EXAMPLES, *data.shape), generator=drawn).to(dtype)
+
+
+# ── metrics ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def states_its_units_and_which_direction_is_better(case: Case) -> None:

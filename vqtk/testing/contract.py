@@ -33,10 +33,13 @@ _OWN: dict[str, list[Clause]] = {
     "callback": _training.CALLBACK_CHECKS,
     "guide": _choosing.GUIDE_CHECKS,
     "metric": _data.METRIC_CHECKS,
+    "augmentation": _data.AUGMENTATION_CHECKS,
     "dataset": _data.DATASET_CHECKS,
 }
 """The checks of a component on its own."""
-_NO_PARTS = ("objective", "optimizer", "schedule", "revival", "callback", "guide", "metric", "dataset")
+_NO_PARTS = (
+    "objective", "optimizer", "schedule", "revival", "callback", "guide", "metric", "augmentation", "dataset",
+)  # fmt: skip
 """The kinds that are not part of a model; all others are tested within a model as well."""
 
 

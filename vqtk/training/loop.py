@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from vqtk.callbacks import Callback as Callback
 from vqtk.callbacks import Progress as Progress
+from vqtk.callbacks import Row
 from vqtk.datasets import Order as Order
 from vqtk.datasets import Split, batches_of
 from vqtk.errors import DivergenceError, RecipeError
@@ -87,7 +88,7 @@ def training_loop(
     pictures_every, checkpoints_every = 60 * settings.picture_minutes, 60 * settings.checkpoint_minutes
     pictures_at = time.monotonic() + min(FIRST_PICTURES_S, pictures_every)
     checkpoint_at = time.monotonic() + checkpoints_every
-    row: dict[str, float] = {}
+    row = Row()
     spent, since = 0.0, 0
     stopped = any(callback.stop for callback in callbacks)
     while trainer.done < updates and not stopped:
@@ -96,7 +97,7 @@ def training_loop(
         done = trainer.done
         logs = done % LOG_EVERY == 0 or done in (1, updates)
         if logs:
-            row = trainer.metrics()
+            row = Row(trainer.metrics(), before=row)
         seconds = time.perf_counter() - started
         trainer.seconds += seconds
         spent, since = spent + seconds, since + 1

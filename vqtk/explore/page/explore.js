@@ -219,9 +219,13 @@ function drawView() {
   if (!state.along || (stage + 1) * sizeOfImage() > state.along.images.length) return;
   canvasOf(imageOf(state.along.images, stage), $("view"));
   $("loss").textContent = state.along.losses ? lossText(state.along.losses[stage]) : "";
-  $("caption").textContent = stage === 0
-    ? "Before the first stage · 0 bits"
-    : `After ${stage} ${stage === 1 ? "stage" : "stages"} · ${count(stage * Math.log2(model.options))} bits`;
+  $("caption").textContent = afterStage(stage) + (state.at > stage ? ` · choose an option of stage ${state.at}` : "");
+}
+
+// The caption names the stage that the picture is of, also for an option that is only looked at.
+function afterStage(stage) {
+  if (stage === 0) return "Before the first stage · 0 bits";
+  return `After ${stage} ${stage === 1 ? "stage" : "stages"} · ${count(stage * Math.log2(model.options))} bits`;
 }
 
 // ── the options of a stage ─────────────────────────────────────────────────────────────────────
@@ -252,10 +256,12 @@ function drawOptions(answer, stage, prefix, first) {
     button.classList.toggle("best", option === answer.best);
     button.title = `Option ${option}` + (answer.losses ? ` · ${lossText(answer.losses[i])}` : "");
     // A slow answer may still be on the page when the code has changed: its options are no longer those to choose.
-    button.addEventListener("click", () => stage === state.at && String(prefix) === String(state.codes.slice(0, stage - 1)) && choose(option));
+    const current = () => stage === state.at && String(prefix) === String(state.codes.slice(0, stage - 1));
+    button.addEventListener("click", () => current() && choose(option));
     const preview = () => {
+      if (!current()) return;
       canvasOf(pixels, $("view"));
-      $("caption").textContent = `Option ${option} of stage ${stage}`;
+      $("caption").textContent = `${afterStage(stage)} · option ${option}`;
       $("loss").textContent = answer.losses ? lossText(answer.losses[i]) : "";
     };
     button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && preview());

@@ -311,9 +311,9 @@ def test_the_data_of_a_recipe_are_those_of_its_runs(place: Path) -> None:
 
 
 def test_settings_given_as_arguments_are_answered_with_the_override(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(tmp_path)
     for given, told in (
         ({"seed": 1}, '"seed=1"'),
         ({"lr": 1e-3}, '"train.optimizer.lr=0.001"'),

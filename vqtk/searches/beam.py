@@ -67,7 +67,7 @@ class Beam:
             kept = _joined([self._stage(model, stage, target[part], kept.of(part)) for part in parts], order)
         return kept.codes
 
-    def _parts(self, model: VQDraw, kept: _Kept) -> Sequence[Tensor]:
+    def _parts(self, model: VQDraw, kept: _Kept) -> list[Tensor]:
         """Return the examples whose next stage is searched together: all, if the deltas of all prefixes can be held.
 
         Otherwise examples come together whose best prefixes are equal or alike.
@@ -75,7 +75,7 @@ class Beam:
         each = model.options * prod(model.loss.shape)
         if len(kept.x) * each <= MOST_VALUES:
             return [torch.arange(len(kept.rows), device=kept.rows.device)]
-        return kept.rows[:, 0].argsort().split(max(1, MOST_VALUES // (each * kept.rows.shape[1])))
+        return list(kept.rows[:, 0].argsort().split(max(1, MOST_VALUES // (each * kept.rows.shape[1]))))
 
     def _stage(self, model: VQDraw, stage: int, target: Tensor, before: _Kept) -> _Kept:
         """Return what is kept after a stage, of what was kept before."""

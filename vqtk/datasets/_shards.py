@@ -186,7 +186,7 @@ def _scanned(path: Path) -> dict[str, np.ndarray]:
                 image = _claimed(member, image is not None)
             elif kind == "cls":
                 label = _label(tar, member)
-        _check_end(path, tar.offset)  # type: ignore[attr-defined]
+        _check_end(path, tar.offset)
     if image is not None:
         rows.append((*image, label))
     columns = np.array(rows, dtype=np.int64).reshape(len(rows), 3).T.copy()

@@ -19,6 +19,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "dataset celeba": {"size": 8},
     "dataset modelnet": {"size": 8, "variations": 1, "classes": ["bathtub", "chair"]},
     "dataset image_folder": {"path": "celeba/celeba/img_align_celeba", "size": 8},
+    "dataset shards": {"path": "shards", "size": 8},
     "dataset text": {"path": "tinyshakespeare/input.txt", "length": 16},
     "dataset voxels": {"path": "modelnet/voxels32"},
 }

@@ -13,6 +13,7 @@ import typer
 from PIL import Image
 
 import vqtk
+from tests.images import write_images
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.cli import app
 from vqtk.io.original import map_original
@@ -72,6 +73,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "digits").mkdir()
     Image.new("L", (28, 28)).save(tmp_path / "digits" / "0.png")
+    write_images(tmp_path / "my_images", "0.png", "1.png")
     for name, text in own_recipes().items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path

@@ -15,6 +15,7 @@ from tests.images import items, message, write_celeba, write_images
 from vqtk.datasets import _images
 from vqtk.datasets._base import Splits
 from vqtk.datasets._layout import held_out
+from vqtk.datasets._listing import listing_of
 from vqtk.datasets._pixels import read_image
 from vqtk.datasets._split import Files
 from vqtk.datasets.celeba import CelebA
@@ -51,9 +52,9 @@ def test_adding_files_to_a_folder_moves_none_between_train_and_test(tmp_path: Pa
 
 def test_the_fraction_held_out_is_near_the_one_asked_for() -> None:
     files = [Path(f"{i}.png") for i in range(4000)]
-    train, test = held_out(files, 0.1)
+    train, test = held_out(listing_of(files), 0.1)
     assert len(test) == pytest.approx(400, abs=5 * (4000 * 0.1 * 0.9) ** 0.5)
-    assert sorted(train + test) == sorted(files)
+    assert sorted([*train, *test]) == sorted(files)
 
 
 def test_labels_are_the_sub_folders_if_all_images_lie_in_some(tmp_path: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ from vqtk.compare.collect import collect
 from vqtk.datasets import cifar10, mnist, svhn, voxels
 from vqtk.datasets._meshes import read_off, solid
 from vqtk.datasets._pixels import read_image
+from vqtk.datasets._shards import read_shard
 from vqtk.datasets._waves import read_wave, wave_claims
 from vqtk.datasets.text import Text
 from vqtk.errors import DataError
@@ -95,6 +99,24 @@ def _images(folder: Path) -> list[bytes]:
             image = Image.fromarray(values[..., 0].astype(np.uint16)) if mode == "I;16" else Image.fromarray(values)
             (image if mode == "I;16" else image.convert(mode)).save(written, kind)
             found.append(written.getvalue())
+    return found
+
+
+def _shard(path: Path) -> object:
+    with patch.dict(os.environ, XDG_CACHE_HOME=str(path.parent)):  # Its index is written there.
+        return read_shard(path)
+
+
+def _tars(folder: Path) -> list[bytes]:
+    found = []
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        written = io.BytesIO()
+        with tarfile.open(fileobj=written, mode="w", format=form) as tar:
+            for name, content in (("ä" * 40 + "/" + "x" * 60 + ".png", b"png"), ("1.cls", b"3"), ("1.jpg", b"jpg")):
+                header = tarfile.TarInfo(name)
+                header.size = len(content)
+                tar.addfile(header, io.BytesIO(content))
+        found.append(written.getvalue())
     return found
 
 
@@ -232,6 +254,7 @@ READERS = {
     "recipe": Reader("fuzzed.yaml", load_recipe, _kept("tiny.yaml", "study.yaml")),
     "study": Reader("fuzzed.yaml", load_study, _kept("study.yaml", "tiny.yaml")),
     "image": Reader("it.png", lambda path: read_image(path, size=8), _images),
+    "shard": Reader("it.tar", _shard, _tars),
     "wave": Reader("it.wav", lambda path: (wave_claims(path), read_wave(path, 4_000)), _waves),
     "text": Reader("it.txt", _text, lambda folder: [b"some text, all of it\n" * 3, "däöü\r\n".encode() * 9]),
     "voxels": Reader("it.npz", _voxels, _npz),

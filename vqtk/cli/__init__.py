@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from vqtk.cli.codes import compress_command, decompress_command
+from vqtk.cli.data import index_command, pack_command
 from vqtk.cli.eval import eval_command, results_command
 from vqtk.cli.exchange import export_command, import_command, pull_command, push_command
 from vqtk.cli.exchange import plugin_app as plugin
@@ -85,7 +86,7 @@ app = typer.Typer(
 )
 
 _TRAIN, _LOOK, _RECIPES = "Train and measure", "Look at a model", "Recipes and components"
-_CODES = "Codes as files"
+_CODES, _DATA = "Codes as files", "Data of many files"
 
 app.command("run", rich_help_panel=_TRAIN)(run_command)
 app.command("eval", rich_help_panel=_TRAIN)(eval_command)
@@ -106,6 +107,8 @@ app.command("complete", rich_help_panel=_LOOK)(complete_command)
 app.command("explore", rich_help_panel=_LOOK)(explore_command)
 app.command("compress", rich_help_panel=_CODES)(compress_command)
 app.command("decompress", rich_help_panel=_CODES)(decompress_command)
+app.command("index", rich_help_panel=_DATA)(index_command)
+app.command("pack", rich_help_panel=_DATA)(pack_command)
 app.command("list", rich_help_panel=_RECIPES)(list_command)
 app.command("show", rich_help_panel=_RECIPES)(show_command)
 app.command("validate", rich_help_panel=_RECIPES)(validate_command)

@@ -1,4 +1,4 @@
-"""Image files as examples: decoded in parallel and held in memory, or read when needed if there are too many."""
+"""Files as examples: images decoded in parallel and held in memory, or read when needed if there are too many."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vqtk.datasets._index import ListedFiles
+from vqtk.datasets._listing import Listing
 from vqtk.datasets._paths import shown
-from vqtk.datasets._split import DAMAGED_AT_MOST, HELD_AT_MOST, Files, Held, Split
+from vqtk.datasets._split import DAMAGED_AT_MOST, HELD_AT_MOST, Files, Held, OnDisk, Split
 from vqtk.errors import DataError
 
 _TRIED = 100
@@ -23,8 +26,8 @@ _TRIED = 100
 class Images:
     """The image files of a split, their labels if there are any, and the names of those known to be missing."""
 
-    paths: list[Path]
-    labels: list[int] | None = None
+    paths: Sequence[Path]
+    labels: np.ndarray | None = None
     lost: list[str] = field(default_factory=list)
 
 
@@ -39,13 +42,34 @@ def load_images(
     Raises: DataError if more than a tenth of the images, or all of a split, are damaged.
     """
     if (len(train.paths) + len(test.paths)) * prod(shape) > HELD_AT_MOST:
-        _try_out([*train.paths, *test.paths], read)
-        files = _from_files(train, read), _from_files(test, read)
+        files = read_when_needed(train, test, read=read, what="images")
         return *files, _skipped_note(files, [])
     errors: list[DataError] = []
     splits = [_held(images, read, shape, errors) for images in (train, test)]
-    _check(errors, len(train.paths) + len(test.paths), all_of_a_split=not all(map(len, splits)))
+    _check(errors, len(train.paths) + len(test.paths), what="images", all_of_a_split=not all(map(len, splits)))
     return splits[0], splits[1], _skipped_note(splits, errors)
+
+
+def read_when_needed(train: Images, test: Images, *, read: Callable[[Path], Tensor], what: str) -> tuple[Split, Split]:
+    """Return two splits of files that are read when they are needed, after a check of a sample, evenly spaced.
+
+    Raises: DataError if more than a tenth of the sample are damaged; `what` names the files.
+    """
+    splits = _from_files(train, read), _from_files(test, read)
+    check_sample(splits, what=what)
+    return splits
+
+
+def check_sample(splits: Sequence[OnDisk], *, what: str) -> None:
+    """Read a sample of the examples. Raises: DataError if more than a tenth of it are damaged."""
+    ends = np.cumsum([len(split) for split in splits])
+    tried = range(0, int(ends[-1]), -(-int(ends[-1]) // _TRIED))
+
+    def attempt(index: int) -> None:
+        at = int(np.searchsorted(ends, index, side="right"))
+        splits[at].example(index - (int(ends[at - 1]) if at else 0))
+
+    _check(list(_in_parallel(attempt, tried).values()), len(tried), what=what, all_of_a_split=False)
 
 
 def _skipped_note(splits: Sequence[Split], errors: list[DataError]) -> str | None:
@@ -65,7 +89,7 @@ def _held(images: Images, read: Callable[[Path], Tensor], shape: Sequence[int], 
 
     found = _in_parallel(fill, range(len(items)))
     errors += found.values()
-    labels = None if images.labels is None else torch.tensor(images.labels)
+    labels = None if images.labels is None else torch.from_numpy(images.labels)
     if found:
         whole = torch.tensor([index not in found for index in range(len(items))])
         items, labels = items[whole], None if labels is None else labels[whole]
@@ -73,16 +97,11 @@ def _held(images: Images, read: Callable[[Path], Tensor], shape: Sequence[int], 
 
 
 def _from_files(images: Images, read: Callable[[Path], Tensor]) -> Files:
-    split = Files(images.paths, read, None if images.labels is None else torch.tensor(images.labels))
+    labels = None if images.labels is None else torch.from_numpy(images.labels)
+    paths = images.paths
+    split = ListedFiles(paths, read, labels) if isinstance(paths, Listing) else Files(paths, read, labels)
     split.skipped = list(images.lost)
     return split
-
-
-def _try_out(paths: list[Path], read: Callable[[Path], Tensor]) -> None:
-    """Read a sample of the files, evenly spaced. Raises: DataError if too many of them are damaged."""
-    tried = range(0, len(paths), -(-len(paths) // _TRIED))
-    errors = _in_parallel(lambda index: read(paths[index]), tried)
-    _check(list(errors.values()), len(tried), all_of_a_split=False)
 
 
 def _in_parallel(act: Callable[[int], object], indices: Sequence[int]) -> dict[int, DataError]:
@@ -100,9 +119,9 @@ def _in_parallel(act: Callable[[int], object], indices: Sequence[int]) -> dict[i
         return {index: error for index, error in zip(indices, errors, strict=True) if error}
 
 
-def _check(errors: list[DataError], tried: int, *, all_of_a_split: bool) -> None:
+def _check(errors: list[DataError], tried: int, *, what: str, all_of_a_split: bool) -> None:
     if len(errors) > DAMAGED_AT_MOST * tried or (errors and all_of_a_split):
         raise DataError(
-            f"{len(errors):,} of {tried:,} images cannot be read; the first: {errors[0]} At most a tenth may be "
+            f"{len(errors):,} of {tried:,} {what} cannot be read; the first: {errors[0]} At most a tenth may be "
             "skipped, and not all of a split. Replace or delete these files."
         )

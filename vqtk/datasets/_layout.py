@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vqtk.datasets._listing import Listing, listing_of
 from vqtk.datasets._paths import shown
 from vqtk.errors import DataError
 
@@ -33,18 +33,19 @@ class Layout:
         depth: the level of the sub-folders that are labels.
     """
 
-    train: list[Path]
-    test: list[Path]
+    train: Listing
+    test: Listing
     notes: list[str] = field(default_factory=list)
     names: tuple[str, ...] | None = None
     depth: int = 0
 
-    def labels(self, files: Iterable[Path]) -> list[int] | None:
-        """Return the label of each file, an index into `names`; None if there are no labels."""
+    def labels(self, files: Listing) -> np.ndarray | None:
+        """Return the label of each file (n,), an index into `names`; None if there are no labels."""
         if self.names is None:
             return None
-        places = {name: label for label, name in enumerate(self.names)}
-        return [places[file.parts[self.depth]] for file in files]
+        label = {name: label for label, name in enumerate(self.names)}
+        of_folder = [label.get(_part_at(parts, self.depth), -1) for parts in files.folder_parts]
+        return np.array(of_folder, dtype=np.int64)[files.folders]
 
     def shown_names(self) -> tuple[str, ...] | None:
         """Return the names of the labels in a printable form."""
@@ -70,15 +71,16 @@ def layout_of(files: Sequence[Path], *, share: float) -> Layout:
 
     Raises: DataError if all folders are for testing.
     """
+    listing = files if isinstance(files, Listing) else listing_of(files)
     for depth, labels_at in ((0, 1), (1, 0)):
-        found = splits_by_folder(files, depth)
+        found = splits_by_folder(listing, depth)
         if found:
             return _labelled(*found, depth=labels_at)
-    parts = {_part(file, 0) for file in files}
+    parts = {_split_named(folder, 0) for folder in _folders(listing)}
     if parts == {"validation", "test"}:
         raise DataError(
-            f"the folders {_named(files, 0)} are splits, and none is to train on. Add a folder `train`, or rename them "
-            "if they are labels."
+            f"the folders {_named(listing, 0)} are splits, and none is to train on. Add a folder `train`, or rename "
+            "them if they are labels."
         )
     alone = parts == {"train"}
     notes = (
@@ -86,21 +88,21 @@ def layout_of(files: Sequence[Path], *, share: float) -> Layout:
         if "train" in parts
         else []
     )
-    return _labelled(*held_out(files, share), [] if alone else notes, depth=1 if alone else 0)
+    return _labelled(*held_out(listing, share), [] if alone else notes, depth=1 if alone else 0)
 
 
-def held_out(files: Sequence[Path], share: float) -> tuple[list[Path], list[Path]]:
+def held_out(files: Listing, share: float) -> tuple[Listing, Listing]:
     """Return the files to train on, and about a fraction `share` of them to test on, by a hash of each file's name.
 
     A hash, so that adding files moves none from one split to the other; except that of two or more files at least one
     goes to each split.
     """
-    places = {file: _place(file) for file in files}
-    test = {file for file in files if places[file] < share}
-    if len(files) > 1 and len(test) in (0, len(files)):
-        ordered = sorted(files, key=lambda file: places[file])
-        test = {ordered[0]} if not test else set(ordered[:-1])
-    return [file for file in files if file not in test], [file for file in files if file in test]
+    test = files.places < share
+    if len(files) > 1 and test.all():
+        test[np.argsort(files.places, kind="stable")[-1]] = False
+    elif len(files) > 1 and not test.any():
+        test[files.places.argmin()] = True
+    return files.select(~test), files.select(test)
 
 
 def drawn_rows(count: int, share: float) -> np.ndarray:
@@ -124,44 +126,49 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def splits_by_folder(files: Sequence[Path], depth: int = 0) -> tuple[list[Path], list[Path], list[str]] | None:
+def splits_by_folder(files: Sequence[Path], depth: int = 0) -> tuple[Listing, Listing, list[str]] | None:
     """Return the train and test files by folders that are splits, at a depth, and notes; None without such folders."""
-    found: dict[str, list[Path]] = {"train": [], "validation": [], "test": [], "": []}
-    for file in files:
-        found[_part(file, depth)].append(file)
-    tested = "test" if found["test"] else "validation"
-    if not found["train"] or not found[tested]:
+    listing = files if isinstance(files, Listing) else listing_of(files)
+    named = np.array([_split_named(parts, depth) for parts in listing.folder_parts])
+    train, tests, validation, others = (
+        listing.select((named == part)[listing.folders]) for part in ("train", "test", "validation", "")
+    )
+    test = tests or validation
+    if not train or not test:
         return None
-    notes = [f"Splits by folder: train on {_named(found['train'], depth)}, test on {_named(found[tested], depth)}."]
-    if tested == "test" and found["validation"]:
-        notes.append(f"Not used: {_files(found['validation'])} in {_named(found['validation'], depth)}.")
-    if found[""]:
-        notes.append(f"Left out: {_files(found[''])} in neither, such as {shown(found[''][0])}.")
-    return found["train"], found[tested], notes
+    notes = [f"Splits by folder: train on {_named(train, depth)}, test on {_named(test, depth)}."]
+    if tests and validation:
+        notes.append(f"Not used: {_files(validation)} in {_named(validation, depth)}.")
+    if others:
+        notes.append(f"Left out: {_files(others)} in neither, such as {shown(others[0])}.")
+    return train, test, notes
 
 
-def _part(file: Path, depth: int) -> str:
-    """Return the split that a file's folder at a depth names; an empty string if it names none."""
-    return _PARTS.get(file.parts[depth].lower(), "") if len(file.parts) > depth + 1 else ""
+def _folders(files: Listing) -> list[tuple[str, ...]]:
+    """Return the folders, as their parts, that hold some of the files."""
+    return [files.folder_parts[index] for index in np.unique(files.folders)]
 
 
-def _named(files: Sequence[Path], depth: int) -> str:
-    return " and ".join(sorted({f"`{shown(Path(file.parts[depth]))}`" for file in files}))
+def _part_at(parts: tuple[str, ...], depth: int) -> str:
+    """Return the name of a folder's part at a depth; an empty string if the folder is less deep."""
+    return parts[depth] if len(parts) > depth else ""
+
+
+def _split_named(folder: tuple[str, ...], depth: int) -> str:
+    """Return the split that a folder's part at a depth names; an empty string if it names none."""
+    return _PARTS.get(_part_at(folder, depth).lower(), "")
+
+
+def _named(files: Listing, depth: int) -> str:
+    return " and ".join(sorted({f"`{shown(Path(_part_at(parts, depth)))}`" for parts in _folders(files)}))
 
 
 def _files(files: Sequence[Path]) -> str:
     return "1 file" if len(files) == 1 else f"{len(files):,} files"
 
 
-def _labelled(train: list[Path], test: list[Path], notes: list[str], *, depth: int) -> Layout:
+def _labelled(train: Listing, test: Listing, notes: list[str], *, depth: int) -> Layout:
     """Return the layout, with labels if all files are in folders at that depth, and in several."""
-    files = [*train, *test]
-    names = in_order(file.parts[depth] for file in files if len(file.parts) > depth + 1)
-    every = all(len(file.parts) > depth + 1 for file in files)
-    return Layout(train, test, notes, tuple(names) if every and len(names) > 1 else None, depth)
-
-
-def _place(file: Path) -> float:
-    """Return a number in [0, 1) that depends only on a file's relative path."""
-    digest = hashlib.sha256(file.as_posix().encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    names = {_part_at(parts, depth) for part in (train, test) for parts in _folders(part)}
+    labels = tuple(in_order(names)) if "" not in names and len(names) > 1 else None
+    return Layout(train, test, notes, labels, depth)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqtk.datasets._paths import check_regular, check_size, user_cache
+from vqtk.datasets._paths import check_regular, check_size, derived_cache
 from vqtk.datasets._stored import read_arrays
 from vqtk.datasets._surface import surface_voxels
 from vqtk.errors import DataError
@@ -49,8 +49,7 @@ def mesh_grids(paths: Sequence[Path], *, size: int, variations: int) -> Iterator
 
 def cache_folder() -> Path:
     """Return the folder of cached grids: $XDG_CACHE_HOME/vqtk/voxels, by default in ~/.cache."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    return (Path(given) / "vqtk" if given else user_cache()) / "voxels"
+    return derived_cache() / "voxels"
 
 
 def read_off(path: Path) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqtk.datasets._paths import because, check_regular, files_below, shown
+from vqtk.datasets._listing import listed
+from vqtk.datasets._paths import because, check_regular, shown
 from vqtk.datasets._pixels import read_image
 from vqtk.datasets._stored import map_array
 from vqtk.errors import DataError, printable
@@ -118,7 +119,7 @@ def _images(given: list[Path]) -> dict[str, Path]:
         if not path.exists():
             raise DataError(f"{shown(path)}: there is no such file or folder.")
         if path.is_dir():
-            below = files_below(path, wanted=lambda name: os.path.splitext(name)[1].lower() in IMAGES)
+            below = listed(path, wanted=lambda name: os.path.splitext(name)[1].lower() in IMAGES)
             if not below:
                 raise DataError(f"{shown(path)} holds no images. Expected {', '.join(sorted(IMAGES))}, at any depth.")
             prefix = Path(path.resolve().name) if len(given) > 1 else Path()

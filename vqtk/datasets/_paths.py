@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from vqtk.errors import DataError, printable
@@ -17,6 +16,15 @@ def expanded(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def derived_cache() -> Path:
+    """Return the folder of what is computed from data: $XDG_CACHE_HOME/vqtk, by default ~/.cache/vqtk.
+
+    Raises: DataError if there is no home.
+    """
+    given = os.environ.get("XDG_CACHE_HOME")
+    return Path(given) / "vqtk" if given else user_cache()
 
 
 def user_cache() -> Path:
@@ -66,30 +74,6 @@ def check_size(path: Path, most: int, *, advice: str) -> None:
     size = path.stat().st_size
     if size > most:
         raise DataError(f"{path} has {size:,} bytes; at most {most:,} are read. {advice}".rstrip())
-
-
-def files_below(folder: Path, *, wanted: Callable[[str], bool] = lambda _: True) -> list[Path]:
-    """Return the regular files below a folder whose names are `wanted`, relative to it and sorted.
-
-    Links are followed, but no folder is read twice, so that circular links end. Hidden files and folders are skipped.
-
-    Raises: DataError if a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}). Expected a readable folder.")
-
-    files: list[Path] = []
-    seen: set[str] = set()
-    for place, below, names in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(place)
-        # Sorted, so that a folder which links reach in two ways is always reached in the same one.
-        below[:] = [] if real in seen else sorted(name for name in below if not name.startswith("."))
-        if real not in seen:
-            chosen = (Path(place, name) for name in names if not name.startswith(".") and wanted(name))
-            files += [path.relative_to(folder) for path in chosen if path.is_file()]
-        seen.add(real)
-    return sorted(files)
 
 
 def shown(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 
@@ -33,20 +34,27 @@ def read_image(path: Path, *, size: int, crop: str = "centre", colours: str = "r
 
     Raises: DataError if the file is not a complete image, or the range of its values is not known.
     """
+    check_regular(path)
+    return _decoded(path, shown(path), size=size, crop=crop, colours=colours)
+
+
+def image_in(content: bytes, name: str, *, size: int, crop: str = "centre", colours: str = "rgb") -> Tensor:
+    """Return an image from the bytes of a file, as `read_image` does; `name` is for messages."""
+    return _decoded(BytesIO(content), name, size=size, crop=crop, colours=colours)
+
+
+def _decoded(source: Path | BytesIO, name: str, *, size: int, crop: str, colours: str) -> Tensor:
     try:
-        check_regular(path)
-        with Image.open(path) as opened, _alone(opened):
+        with Image.open(source) as opened, _alone(opened):
             _check_covered(opened)
             return fitted(opened, size=size, crop=crop, colours=colours)
     except Image.DecompressionBombError as error:
         reason = str(error).partition(",")[0].lower()
-        raise DataError(f"{shown(path)} is too large an image ({reason}). Scale it down.") from None
+        raise DataError(f"{name} is too large an image ({reason}). Scale it down.") from None
     except UnidentifiedImageError:
-        raise DataError(f"{shown(path)} cannot be read as an image: its format is not known.") from None
-    except DataError:
-        raise
+        raise DataError(f"{name} cannot be read as an image: its format is not known.") from None
     except Exception as error:
-        raise DataError(f"{shown(path)} cannot be read as an image ({because(error)}).") from None
+        raise DataError(f"{name} cannot be read as an image ({because(error)}).") from None
 
 
 def fitted(opened: Image.Image, *, size: int, crop: str = "centre", colours: str = "rgb") -> Tensor:

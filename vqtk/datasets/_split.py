@@ -1,4 +1,4 @@
-"""Splits of a data set: examples by index, held in memory or read by workers when needed; and their order."""
+"""Splits of a data set: examples by index, held in memory or read by workers when needed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from vqtk.datasets._order import BlockOrder, Order
 from vqtk.datasets._paths import shown
 from vqtk.errors import DataError
 from vqtk.process import generator
@@ -35,6 +36,8 @@ class Split(ABC):
 
     labels: Tensor | None = None
     workers: int = 0
+    block: int = 0
+    """How many consecutive examples are read from disk at once, if training is to keep them near each other; or 0."""
     together: int = 1
     """How many consecutive examples show one thing, such as rotations of a mesh: they are held out together."""
 
@@ -58,6 +61,10 @@ class Split(ABC):
         """Return the split on a device; unchanged if it cannot be held there."""
         return self
 
+    def order(self, seed: int) -> Order:
+        """Return the order in which a run with this seed trains on the examples."""
+        return BlockOrder(len(self), seed, block=self.block) if self.block else Order(len(self), seed)
+
     def divided(self, count: int) -> tuple[Split, Split]:
         """Return the split without about `count` examples, and these, drawn with a fixed seed.
 
@@ -77,7 +84,7 @@ class Part(Split):
 
     def __init__(self, whole: Split, indices: Tensor):
         super().__init__(None if whole.labels is None else whole.labels[indices])
-        self.whole, self.indices, self.workers = whole, indices, whole.workers
+        self.whole, self.indices, self.workers, self.block = whole, indices, whole.workers, whole.block
         self.skipped = whole.skipped  # The same list: what is skipped later is known to both.
 
     def __len__(self) -> int:
@@ -176,14 +183,53 @@ class Windows(Split):
         return Windows(self.tokens.to(device), length=self.length, stride=self.stride)
 
 
-class Files(Split):
-    """Examples read from their files when needed, by worker processes during training.
+class OnDisk(Split):
+    """Examples read from disk when needed, by worker processes during training.
 
-    A damaged file is replaced by the next intact one, and its name is added to `skipped`. A missing file is an error,
-    because the data would not be those that the training started with.
+    A damaged example is replaced by the next intact one, and its name is added to `skipped`. A missing file is an
+    error, because the data would not be those that the training started with.
     """
 
     workers = WORKERS
+
+    @abstractmethod
+    def path(self, index: int) -> Path:
+        """Return the file that holds an example."""
+
+    @abstractmethod
+    def example(self, index: int) -> Tensor:
+        """Return one example (*shape). Raises: DataError if it is damaged."""
+
+    def name(self, index: int) -> str:
+        """Return the name of an example, for messages."""
+        return shown(self.path(index))
+
+    def check_unchanged(self, index: int) -> None:
+        """Raise DataError if the file of an example is known to have changed; here none is known to have."""
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        return torch.stack([self._intact(index) for index in indices.tolist()])
+
+    def _intact(self, index: int) -> Tensor:
+        for step in range(len(self)):
+            at = (index + step) % len(self)
+            self.check_unchanged(at)
+            try:
+                return self.example(at)
+            except DataError:
+                path, name = self.path(at), self.name(at)
+                if not path.exists():
+                    raise DataError(
+                        f"{path}: this file existed when training started, and is gone. Restore it, to continue with "
+                        "the same data."
+                    ) from None
+                if name not in self.skipped:
+                    self.skipped.append(name)
+        raise DataError(f"none of the {len(self)} files, such as {self.name(0)}, can be read. Restore them.")
+
+
+class Files(OnDisk):
+    """Examples read from one file each."""
 
     def __init__(self, paths: Sequence[Path], read: Callable[[Path], Tensor], labels: Tensor | None = None):
         super().__init__(labels)
@@ -192,23 +238,13 @@ class Files(Split):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._intact(index) for index in indices.tolist()])
+    def path(self, index: int) -> Path:
+        """Return the file that holds an example."""
+        return self.paths[index]
 
-    def _intact(self, index: int) -> Tensor:
-        for step in range(len(self.paths)):
-            path = self.paths[(index + step) % len(self.paths)]
-            try:
-                return self.read(path)
-            except DataError:
-                if not path.exists():
-                    raise DataError(
-                        f"{path}: this file existed when training started, and is gone. Restore it, to continue with "
-                        "the same data."
-                    ) from None
-                if shown(path) not in self.skipped:
-                    self.skipped.append(shown(path))
-        raise DataError(f"none of the {len(self.paths)} files, such as {self.paths[0]}, can be read. Restore them.")
+    def example(self, index: int) -> Tensor:
+        """Return one example (*shape). Raises: DataError if it is damaged."""
+        return self.read(self.paths[index])
 
     def add_to(self, digest: Any) -> None:
         """Add the names and sizes of the files; reading their contents would take as long as an epoch."""
@@ -258,32 +294,3 @@ def sha256(*splits: Split) -> str:
     for split in splits:
         split.add_to(digest)
     return digest.hexdigest()
-
-
-class Order:
-    """The order of the training examples: another permutation for each epoch.
-
-    An epoch's permutation depends only on the seed and the epoch's number, so a resumed run continues at any position
-    without replaying. No example is dropped: batches run across the ends of epochs.
-    """
-
-    def __init__(self, items: int, seed: int):
-        self.items, self.seed = items, seed
-        self._epoch = -1
-        self._permutation = torch.empty(0, dtype=torch.int64)
-
-    def __call__(self, start: int, count: int) -> Tensor:
-        """Return the indices at positions start … start + count of the endless sequence of epochs."""
-        parts = []
-        while count:
-            epoch, offset = divmod(start, self.items)
-            taken = min(count, self.items - offset)
-            parts.append(self._of(epoch)[offset : offset + taken])
-            start, count = start + taken, count - taken
-        return torch.cat(parts)
-
-    def _of(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            drawn = torch.randperm(self.items, generator=generator(self.seed, "epoch", epoch))
-            self._epoch, self._permutation = epoch, drawn
-        return self._permutation

@@ -14,7 +14,8 @@ from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._examples import Examples, count_examples, read_examples
 from vqtk.datasets._given import normalise
 from vqtk.datasets._layout import drawn_rows, layout_of, splits_by_folder
-from vqtk.datasets._paths import existing, files_below, required, shown
+from vqtk.datasets._listing import listed
+from vqtk.datasets._paths import existing, required, shown
 from vqtk.datasets._split import DAMAGED_AT_MOST, HELD_AT_MOST, Held
 from vqtk.errors import DataError
 from vqtk.nn.types import Count, DataSpec
@@ -110,7 +111,7 @@ class Arrays(Dataset):
 
     def _of_folder(self, folder: Path) -> Divided:
         """Divide the files of a folder, each with one array. Raises: DataError."""
-        layout = layout_of(files_below(folder, wanted=_is_array), share=self.test).check(folder, self.test)
+        layout = layout_of(listed(folder, wanted=_is_array), share=self.test).check(folder, self.test)
         errors: dict[Path, DataError] = {}
         splits, arrays = list[Held](), list[Examples]()
         for part in (layout.train, layout.test):
@@ -132,7 +133,7 @@ class Arrays(Dataset):
 
 
 def _files(found: Path) -> list[Path]:
-    return [found / file for file in files_below(found, wanted=_is_array)] if found.is_dir() else [found]
+    return [found / file for file in listed(found, wanted=_is_array)] if found.is_dir() else [found]
 
 
 def _is_array(name: str) -> bool:

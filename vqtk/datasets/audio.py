@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt, doc
 
 from vqtk.datasets._base import Dataset, Splits, megabytes
 from vqtk.datasets._layout import layout_of
-from vqtk.datasets._paths import existing, files_below, required, shown
+from vqtk.datasets._listing import listed
+from vqtk.datasets._paths import existing, required, shown
 from vqtk.datasets._split import DAMAGED_AT_MOST, HELD_AT_MOST, Held
 from vqtk.datasets._waves import read_wave, wave_claims
 from vqtk.errors import DataError
@@ -110,7 +111,7 @@ class Audio(Dataset):
         return Splits(train, test, source=shown(path))
 
     def _of_folder(self, folder: Path) -> Splits:
-        layout = layout_of(files_below(folder, wanted=_is_wave), share=self.test).check(folder, self.test)
+        layout = layout_of(listed(folder, wanted=_is_wave), share=self.test).check(folder, self.test)
         errors: dict[Path, DataError] = {}
         splits = [self._held(folder, part, layout.labels(part), errors) for part in (layout.train, layout.test)]
         if errors and (
@@ -125,7 +126,7 @@ class Audio(Dataset):
         return Splits(train, test, source=shown(folder), note=" ".join(notes) or None, labels=layout.shown_names())
 
     def _held(
-        self, folder: Path, files: Sequence[Path], labels: Sequence[int] | None, errors: dict[Path, DataError]
+        self, folder: Path, files: Sequence[Path], labels: np.ndarray | None, errors: dict[Path, DataError]
     ) -> Held:
         found, which, skipped = list[np.ndarray](), list[int](), list[str]()
         for index, file in enumerate(files):
@@ -141,7 +142,7 @@ class Audio(Dataset):
 
 
 def _files(found: Path) -> list[Path]:
-    return [found / file for file in files_below(found, wanted=_is_wave)] if found.is_dir() else [found]
+    return [found / file for file in listed(found, wanted=_is_wave)] if found.is_dir() else [found]
 
 
 def _is_wave(name: str) -> bool:

@@ -1,6 +1,5 @@
 """Any folder of images as a data set."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,14 +8,13 @@ from annotated_types import Gt, Lt
 
 from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._images import Images, load_images
+from vqtk.datasets._index import IMAGE_SUFFIXES, indexed
 from vqtk.datasets._layout import layout_of
-from vqtk.datasets._paths import existing, files_below, required, shown
+from vqtk.datasets._paths import existing, required, shown
 from vqtk.datasets._pixels import read_image
 from vqtk.errors import DataError
 from vqtk.nn.types import DataSpec, Side
 from vqtk.registry import datasets
-
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 
 
 @datasets.register("image_folder")
@@ -56,7 +54,7 @@ class ImageFolder(Dataset):
         folder = existing(self.path, root)
         if folder is None or not folder.is_dir():
             return None
-        layout = layout_of(files_below(folder, wanted=_is_image), share=self.test)
+        layout = layout_of(indexed(folder, "images"), share=self.test)
         return len(layout.train) + len(layout.test)
 
     def load(self, root: Path) -> Splits:
@@ -64,16 +62,12 @@ class ImageFolder(Dataset):
         folder = required(self.path, root, expected="a folder of images")
         if not folder.is_dir():
             raise DataError(f"data.path is {self.path!r}; {folder} is a file. Expected a folder of images.")
-        files = files_below(folder, wanted=_is_image)
+        files = indexed(folder, "images")
         if not files:
-            raise DataError(f"{folder} holds no images. Expected {', '.join(sorted(_SUFFIXES))}, at any depth.")
+            raise DataError(f"{folder} holds no images. Expected {', '.join(sorted(IMAGE_SUFFIXES))}, at any depth.")
         layout = layout_of(files, share=self.test).check(folder, self.test)
-        parts = [Images([folder / file for file in part], layout.labels(part)) for part in (layout.train, layout.test)]
+        parts = [Images(part.below(folder), layout.labels(part)) for part in (layout.train, layout.test)]
         read = partial(read_image, size=self.size, crop=self.crop, colours=self.colours)
         train, test, skipped = load_images(*parts, read=read, shape=self.spec.shape)
         note = " ".join(filter(None, [*layout.notes, skipped]))
         return Splits(train, test, source=shown(folder), note=note or None, labels=layout.shown_names())
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _SUFFIXES

@@ -8,7 +8,8 @@ from annotated_types import Gt, Lt
 from vqtk.datasets._base import Splits
 from vqtk.datasets._characters import Characters, read_text, windows
 from vqtk.datasets._layout import splits_by_folder
-from vqtk.datasets._paths import existing, files_below, required, shown
+from vqtk.datasets._listing import Listing, listed
+from vqtk.datasets._paths import existing, required, shown
 from vqtk.datasets._split import HELD_AT_MOST
 from vqtk.errors import DataError
 from vqtk.nn.types import Count
@@ -50,7 +51,7 @@ class Text(Characters):
         found = existing(self.path, root)
         if found is None:
             return None
-        files = [found / file for file in files_below(found)] if found.is_dir() else [found]
+        files = [found / file for file in listed(found)] if found.is_dir() else [found]
         return sum(file.stat().st_size for file in files)
 
     def load(self, root: Path) -> Splits:
@@ -76,7 +77,7 @@ def _read(found: Path) -> tuple[dict[Path, str], dict[Path, DataError]]:
     if not found.is_dir():
         return {Path(): read_text(found)}, {}
     texts, errors = dict[Path, str](), dict[Path, DataError]()
-    files = files_below(found)
+    files = listed(found)
     _check_sizes(found, files)
     for file in files:
         try:
@@ -92,9 +93,9 @@ def _read(found: Path) -> tuple[dict[Path, str], dict[Path, DataError]]:
     return texts, errors
 
 
-def _check_sizes(folder: Path, files: list[Path]) -> None:
+def _check_sizes(folder: Path, files: Listing) -> None:
     """Raise DataError if the files together are too large to hold in memory."""
-    size = sum((folder / file).stat().st_size for file in files)
+    size = int(files.sizes.sum())
     if size > HELD_AT_MOST:
         raise DataError(
             f"{folder} holds text files of {size:,} bytes; at most {HELD_AT_MOST:,} are read. Give a part of it."

@@ -1,15 +1,21 @@
 """The user's own voxel grids: a folder of .npz files."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 from annotated_types import Gt, Lt
+from torch import Tensor
 
-from vqtk.datasets._base import Splits
+from vqtk.datasets._base import Dataset, Splits
 from vqtk.datasets._grids import GridFile, Grids, assembled
+from vqtk.datasets._images import Images, read_when_needed
+from vqtk.datasets._index import indexed
 from vqtk.datasets._layout import Layout, layout_of
-from vqtk.datasets._paths import existing, files_below, required
+from vqtk.datasets._paths import existing, required, shown
+from vqtk.datasets._split import HELD_AT_MOST
 from vqtk.datasets._stored import read_arrays
 from vqtk.errors import DataError
 from vqtk.nn.types import Side
@@ -43,7 +49,7 @@ class Voxels(Grids):
         found = existing(self.path, root)
         if found is None or not found.is_dir():
             return None
-        layout = layout_of(files_below(found, wanted=_is_grid), share=self.test)
+        layout = layout_of(indexed(found, "grids"), share=self.test)
         return len(layout.train) + len(layout.test)
 
     def load(self, root: Path) -> Splits:
@@ -51,10 +57,12 @@ class Voxels(Grids):
         found = required(self.path, root, expected=_EXPECTED)
         if not found.is_dir():
             raise DataError(f"data.path is {self.path!r}; {found} is a file. Expected {_EXPECTED}.")
-        names = files_below(found, wanted=_is_grid)
+        names = indexed(found, "grids")
         if not names:
             raise DataError(f"{found} holds no .npz file. Expected {_EXPECTED}.")
         layout = layout_of(names, share=self.test).check(found, self.test)
+        if self._is_large(len(names)):
+            return self._from_disk(found, layout)
         files = [*_grid_files(found, layout, train=True), *_grid_files(found, layout, train=False)]
         read = (_read(file.path, self.size) for file in files)
         splits = assembled(files, read, spec=self.spec, source=found)
@@ -62,17 +70,35 @@ class Voxels(Grids):
         splits.labels = layout.shown_names()
         return splits
 
+    def plan(self, root: Path) -> str:
+        """Return in words how the grids are read, and the memory that they take."""
+        return Dataset.plan(self, root) if self._is_large(self.count(root) or 0) else super().plan(root)
 
-def _is_grid(name: str) -> bool:
-    return name.endswith(".npz")
+    def _is_large(self, grids: int) -> bool:
+        return grids * self.bytes_per_item > HELD_AT_MOST
+
+    def _from_disk(self, folder: Path, layout: Layout) -> Splits:
+        parts = [Images(part.below(folder), layout.labels(part)) for part in (layout.train, layout.test)]
+        train, test = read_when_needed(*parts, read=partial(_read_unpacked, size=self.size), what="voxel grids")
+        note = " ".join(layout.notes) or None
+        return Splits(train, test, source=shown(folder), note=note, labels=layout.shown_names())
 
 
 def _grid_files(folder: Path, layout: Layout, *, train: bool) -> list[GridFile]:
     part = layout.train if train else layout.test
     labels = layout.labels(part)
     return [
-        GridFile(folder / file, train, None if labels is None else labels[index]) for index, file in enumerate(part)
+        GridFile(folder / file, train, None if labels is None else int(labels[index]))
+        for index, file in enumerate(part)
     ]
+
+
+def _read_unpacked(path: Path, size: int) -> Tensor:
+    """Return the grid of a file (1, size, size, size), uint8. Raises: DataError."""
+    packed = _read(path, size)
+    if isinstance(packed, DataError):
+        raise packed
+    return torch.from_numpy(np.unpackbits(packed[0], count=size**3)).view(1, size, size, size)
 
 
 def _read(path: Path, size: int) -> np.ndarray | DataError:

@@ -58,7 +58,7 @@ class Batches:
         self.batch = recipe.batch
         self.examples_per_update = recipe.examples_per_update
         self.seed, self.done, self.augmentations = recipe.seed, done, recipe.augmentations()
-        self._order = Order(len(data), recipe.seed)
+        self._order = data.order(recipe.seed)
         self._raw = batches_of(data.to(self.device), self._indices(done))
 
     def _indices(self, done: int) -> Iterator[Tensor]:

@@ -153,7 +153,7 @@ def effects_plot(comparison: RunComparison) -> Figure | None:
         add_values(axes, [(place, row.result.mean or 0.0) for place, row in known], texts)
         axes.set_xticks(range(len(rows)), [row.value for row in rows], rotation=30, ha="right")
         axes.margins(x=0.15)
-    panels[0].set_ylabel(comparison.metric)
+    panels[0].set_ylabel(comparison.metric, color=INK)
     return figure
 
 

@@ -9,13 +9,15 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from tests.running import vqtk_main
 from vqtk.compare.collect import collect
 from vqtk.compare.comparison import ComparisonRequest, compare, write, write_comparison
 from vqtk.compare.notes import format_mean_std
-from vqtk.compare.page import pareto_front
+from vqtk.compare.page import differences_plot, effects_plot, pareto_front
 from vqtk.compare.result import RunComparison
 from vqtk.compare.statistics import main_effects
 from vqtk.compare.tables import remarks
@@ -98,6 +100,20 @@ def test_a_study_says_which_differences_are_significant(found: RunComparison) ->
     assert "wide-none does not differ significantly from wide-scale" in told
 
 
+@pytest.mark.parametrize("draw", [differences_plot, effects_plot])
+def test_categories_that_have_no_order_are_never_joined_by_a_line(draw: Any, found: RunComparison) -> None:
+    figure = draw(found)
+    assert figure
+    for axes in figure.axes:
+        categories = axes.yaxis if draw is differences_plot else axes.xaxis
+        assert len(categories.get_ticklabels()) >= 2
+        drawn = [line.get_xydata() for line in axes.get_lines() if line.get_linestyle() != "None"]
+        drawn += [line for bars in axes.collections if isinstance(bars, LineCollection) for line in bars.get_segments()]
+        places = [np.unique(np.asarray(line)[:, 1 if draw is differences_plot else 0]) for line in drawn]
+        ends = [place for place in places if len(place) > 1]
+        assert all((place == [0, 1]).all() for place in ends), "the line of no difference, which is none of data"
+
+
 def test_a_variant_has_its_metrics_and_costs(found: RunComparison) -> None:
     row = found.variants[0]
     assert row.seeds == [0, 1, 2, 3, 4]
@@ -168,6 +184,7 @@ def test_the_page_needs_no_other_file(found: RunComparison, made_study: Path) ->
     page = (made_study / "report.html").read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"|url\((?!#)|@import|<script|<link', page)
     assert page.count("<svg") == 6
+    assert "<title>narrow-scale: +0.3, from " in page
     assert "<th>choice ± std</th>" in page
     assert "prefers-color-scheme: dark" in page
     assert "#010203" not in page

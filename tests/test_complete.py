@@ -279,7 +279,7 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
 def test_the_command_draws_a_row_an_item_and_tells_the_error(
     digits: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = told(monkeypatch, capsys, digits, "mask", "hide=left", "-n", "3", "--answers", "2")
+    out = told(monkeypatch, capsys, digits, "mask", "hide=left", "-n", "3", "--answers", "2", "--bare")
     assert out.startswith(
         "tiny_mnist_complete_mask.png\nMean squared error of the hidden part, 3 examples: first answer "
     )

@@ -9,22 +9,27 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
 from tests.parity import ROOT, shared
 from tests.refusing import Refusing
 from tests.running import vqtk_main
+from vqtk.errors import VqtkError
 from vqtk.io.weights import save_weights
 from vqtk.models.vqdraw import VQDraw
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.render import pictures, text
-from vqtk.render.pictures import as_text
+from vqtk.render.labelled import numbered_rows, write_labelled
+from vqtk.render.sheets import ImageSheet
+from vqtk.render.text import as_text
 from vqtk.render.voxels import render_voxels
 
 SMALL = ["model.stages=3", "model.segment=2", "model.options=4", "model.refiner.blocks=[]"]
@@ -269,8 +274,8 @@ def test_json_tells_codes_and_distortion(
 
 def test_a_path_of_another_suffix_is_refused(kind: str, weights: Path, refusing: Refusing) -> None:
     wrong = ".png" if kind == "text" else ".txt"
-    what = "text is" if kind == "text" else "images are"
-    told = [f"out{wrong}: {what} written as {SUFFIX[kind]}, not as {wrong}.", f"a path like out{SUFFIX[kind]}."]
+    what = "text is written as .txt" if kind == "text" else "images are written as .png or .svg or .pdf"
+    told = [f"out{wrong}: {what}, not as {wrong}.", f"a path like out{SUFFIX[kind]}."]
     refusing.tells("sample", str(weights), "-n", "1", "-o", f"out{wrong}", told=told)
     assert not Path(f"out{wrong}").exists()
 
@@ -286,6 +291,100 @@ def test_a_model_of_whole_codes_has_no_stages_to_show(
     assert vqtk_main(monkeypatch, "sample", weights, "-n", "2") == 0
     pictures.write_all(built("image")[0], items("image"), tmp_path / "images", 1)
     assert {path.name.split("_")[0] for path in (tmp_path / "images").iterdir()} == {"samples", "reconstructions"}
+
+
+# ── labels, formats and sizes ────────────────────────────────────────────────────────────────────
+
+
+def svg_texts(path: Path) -> list[str]:
+    return ["".join(node.itertext()) for node in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def enlarged(pictures: Tensor, scale: int) -> np.ndarray:
+    """Images (n, 1, h, w) as bytes (n, scale h, scale w), laid out by hand."""
+    return np.kron((pictures[:, 0].numpy() * 255).round(), np.ones((1, scale, scale))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["image"])
+def test_a_bare_sheet_is_the_images_alone_in_rows(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = built("image")
+    codes = torch.tensor([[1, 2, 3], [0, 0, 0], [3, 1, 2]])
+    monkeypatch.setattr("vqtk.render.pictures.random_codes", lambda *_, **__: codes)
+    assert vqtk_main(monkeypatch, "sample", weights, "-n", "3", "--columns", "2", "--bare", "-o", "bare.png") == 0
+    with torch.no_grad():
+        first, second, third = enlarged(model.data.pixels(model.decode(codes)), 10)
+    across, white = np.full((280, 20), 255), np.full((20, 620), 255)
+    empty = np.full_like(third, 255)
+    rows = [np.hstack([across, left, across, right, across]) for left, right in ((first, second), (third, empty))]
+    with Image.open("bare.png") as image:
+        assert image.mode == "RGB"
+        assert np.array_equal(np.asarray(image)[..., 1], np.vstack([white, rows[0], white, rows[1], white]))
+
+
+def test_labels_are_text_around_images_enlarged_by_a_whole_number(tmp_path: Path) -> None:
+    model, _ = built("image")
+    targets = items("image", 2).sigmoid()
+    sheet = pictures.stages(model, targets, indices=[17, 42])
+    assert isinstance(sheet, ImageSheet)
+    paths = [tmp_path / name for name in ("a.svg", "b.svg", "a.pdf", "b.pdf", "a.png", "b.png")]
+    for path in paths:
+        write_labelled(sheet, path, title="costs $5, not $6", format=path.suffix[1:])
+    stages = ["stage 1 · 2 bits", "stage 2 · 4 bits", "stage 3 · 6 bits", "input"]
+    assert svg_texts(paths[0]) == ["costs $5, not $6", "17", "42", "test example", *stages]
+    assert paths[2].read_bytes().startswith(b"%PDF")
+    assert b"/FontFile2" in paths[2].read_bytes(), "fonts are embedded as TrueType"
+    for one, again in zip(paths[::2], paths[1::2], strict=True):
+        assert one.read_bytes() == again.read_bytes()
+    with Image.open(paths[4]) as image:
+        pixels = np.asarray(image.convert("L"))
+    (target,) = enlarged(model.data.pixels(targets[1:]), 7)
+    places = [row.tobytes().find(target[0].tobytes()) for row in pixels]
+    left, top = max(places), places.index(max(places))
+    assert np.array_equal(pixels[top : top + len(target), left : left + len(target)], target)
+
+
+def test_a_pair_of_rows_numbers_its_examples_and_a_row_of_samples_its_own(tmp_path: Path) -> None:
+    model, _ = built("image")
+    pairs = pictures.reconstructions(model, items("image", 3), columns=2, indices=[5, 6, 7])
+    codes = model.random_codes(5, generator=torch.Generator())
+    for name, sheet in (("pairs", pairs), ("samples", pictures.decoded(model, codes, columns=2))):
+        assert isinstance(sheet, ImageSheet)
+        write_labelled(sheet, tmp_path / f"{name}.svg", title="T", format="svg")
+    pair = ["input", "reconstruction"]
+    assert svg_texts(tmp_path / "pairs.svg") == ["T", "5", "6", "test example", *pair, "7", "test example", *pair]
+    assert svg_texts(tmp_path / "samples.svg") == ["T", "samples 0–1", "samples 2–3", "sample 4"]
+
+
+@pytest.mark.parametrize("kind", ["image"])
+def test_the_suffix_or_an_option_chooses_the_format_and_contradictions_are_refused(
+    weights: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = ("sample", str(weights), "-n", "2")
+    assert vqtk_main(monkeypatch, *sample, "--format", "pdf", "--dpi", "60") == 0
+    assert capsys.readouterr().out == "model_samples.pdf\n"
+    assert Path("model_samples.pdf").read_bytes().startswith(b"%PDF")
+    assert vqtk_main(monkeypatch, *sample, "-o", "out.svg") == 0
+    assert svg_texts(Path("out.svg")) == ["mnist: 2 samples of 6 bits; codes drawn uniformly,", "seed 0", "samples 0–1"]
+    assert vqtk_main(monkeypatch, *sample, "-o", "bare.svg", "--bare") == 0
+    assert svg_texts(Path("bare.svg")) == []
+    refusing.tells(*sample, "-o", "a.svg", "--format", "pdf", told=["a.svg: --format pdf contradicts the suffix .svg."])
+    refusing.tells(*sample, "-o", "a.svg", "--dpi", "300", told=["--dpi 300: an SVG file is scaled freely."])
+    refusing.tells(*sample, "--bare", "--dpi", "300", told=["--dpi 300: with --bare, the sheet decides its pixels."])
+    refusing.tells(*sample, "--dpi", "601", told=["less than or equal to 600"])
+    refusing.tells(*sample, "--format", "gif", told=["gif"])
+    assert not Path("a.svg").exists()
+
+
+@pytest.mark.parametrize("kind", ["text"])
+def test_text_has_no_format_of_images(weights: Path, refusing: Refusing) -> None:
+    refusing.tells("sample", str(weights), "-n", "1", "--format", "svg", told=["this model's data are text"])
+
+
+def test_a_sheet_of_very_many_rows_is_refused_with_labels(tmp_path: Path) -> None:
+    tall = torch.zeros(3, 30 * 9000, 30)
+    sheet = ImageSheet(tall, "", labels=numbered_rows(torch.zeros(9000, 1, 28, 28), 1, "sample"))
+    with pytest.raises(VqtkError, match="pixels; with labels, it can have 65,536 in each direction"):
+        write_labelled(sheet, tmp_path / "tall.png", title="T")
 
 
 # ── meshes ───────────────────────────────────────────────────────────────────────────────────────
@@ -335,7 +434,7 @@ def test_samples_are_written_as_meshes_and_empty_ones_are_said(
     assert vqtk_main(monkeypatch, "sample", weights, "-n", "3", "--stl", "meshes") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "meshes: 2 meshes; skipped as empty: sample 1"
     assert sorted(path.name for path in Path("meshes").iterdir()) == ["sample_000.stl", "sample_002.stl"]
-    assert vqtk_main(monkeypatch, "sample", weights, "-n", "3", "--stl", "meshes", "--json") == 0
+    assert vqtk_main(monkeypatch, "sample", weights, "-n", "3", "--stl", "meshes", "--json", "--force") == 0
     assert json.loads(capsys.readouterr().out)["empty"] == [1]
 
 

@@ -48,7 +48,8 @@ def proposals_command(
     sheet, chosen = pictures.proposals(loaded, targets[0], stage=stage - 1, columns=columns)
     name = f"proposals_stage_{stage}" + ("" if item is None else f"_item_{item}")
     facts = {"item": indices[0], "stage": stage, "chosen": chosen}
-    look.write(sheet, opened, name=name, facts=facts)
+    title = f"all options of stage {stage}; for test example {indices[0]}, option {chosen} is chosen"
+    look.write(sheet, opened, title=title, name=name, facts=facts)
 
 
 @looking
@@ -61,15 +62,18 @@ def reconstruct_command(
 ) -> None:
     """Show test examples above their reconstructions."""
     from vqtk.render import pictures
+    from vqtk.render.labelled import bits_label, examples_label
 
     opened = look.open()
     search_by(opened, search)
     loaded = opened.model
     targets, indices = test_items(opened, item, count)
     codes = pictures.encoded(loaded, targets)
-    sheet = pictures.reconstructions(loaded, targets, codes=codes, columns=columns)
+    sheet = pictures.reconstructions(loaded, targets, codes=codes, columns=columns, indices=indices)
     facts = code_facts(loaded, targets, codes, indices) if look.json else {}
-    look.write(sheet, opened, name="reconstructions", facts=facts)
+    bits = bits_label(loaded.stages, loaded.options)
+    title = f"{examples_label(len(targets))}, reconstructed from {bits} each{_by(search)}"
+    look.write(sheet, opened, title=title, name="reconstructions", facts=facts)
 
 
 @looking
@@ -84,6 +88,7 @@ def stages_command(
     There is one row for each stage. The last row shows the examples themselves.
     """
     from vqtk.render import pictures
+    from vqtk.render.labelled import examples_label
 
     opened = look.open()
     search_by(opened, search)
@@ -91,9 +96,14 @@ def stages_command(
     pictures.require_stepwise(loaded)
     targets, indices = test_items(opened, item, count)
     codes = pictures.encoded(loaded, targets)
-    sheet = pictures.stages(loaded, targets, codes=codes)
+    sheet = pictures.stages(loaded, targets, codes=codes, indices=indices)
     facts = code_facts(loaded, targets, codes, indices) if look.json else {}
-    look.write(sheet, opened, name="stages", facts=facts)
+    title = f"{examples_label(len(targets))}, reconstructed after each stage{_by(search)}"
+    look.write(sheet, opened, title=title, name="stages", facts=facts)
+
+
+def _by(search: str | None) -> str:
+    return f", encoded with {search}" if search else ""
 
 
 @looking
@@ -125,6 +135,7 @@ def tree_command(
 
     Each node of the tree is a reconstruction. Its children are the proposals of the next stage.
     """
+    from vqtk.render.labelled import bits_label
     from vqtk.render.tree import tree
 
     codes = _codes(prefix)
@@ -139,7 +150,10 @@ def tree_command(
         "nodes": sum(int(level.taken.sum()) for level in grown[1:]),
         "codes": grown[-1].codes[grown[-1].taken].tolist(),
     }
-    look.write(sheet, opened, name=name, facts=facts)
+    last = len(codes) + len(grown) - 1
+    title = f"tree of the options of stage{'' if last == len(codes) + 1 else f's {len(codes) + 1} to'} {last}"
+    title += f" ({bits_label(last, loaded.options)})" + (f", below the prefix {prefix}" if codes else "")
+    look.write(sheet, opened, title=title, name=name, facts=facts)
 
 
 def _codes(prefix: str | None) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -51,8 +52,28 @@ Plugins = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Output = Annotated[Path | None, typer.Option("-o", "--out", help="File to write: .png, or .txt for text.")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--out", help="File to write: .png, .svg or .pdf, or .txt for text.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist at --out.")]
+Bare = Annotated[bool, typer.Option("--bare", help="Leave out the title and all labels.")]
+
+
+class PictureFormat(str, Enum):
+    """The format of a file of images."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
+
+
+Format = Annotated[
+    PictureFormat | None, typer.Option("--format", help="Format of images. Default: the suffix of --out, or png.")
+]
+Dpi = Annotated[
+    int | None,
+    typer.Option("--dpi", min=50, max=600, help="Pixels per inch of images, for png and pdf. Default: 200."),
+]
 Show = Annotated[bool, typer.Option("--show", help="Also draw images in the terminal. Text is always printed.")]
 Device = Annotated[str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:N or mps.")]
 DataDir = Annotated[
@@ -185,6 +206,9 @@ class Look:
     output: Output = None
     force: Force = False
     show: Show = False
+    bare: Bare = False
+    format: Format = None
+    dpi: Dpi = None
     device: Device = "auto"
     data_dir: DataDir = None
     data: OtherData = None
@@ -196,22 +220,17 @@ class Look:
         require_new(self.output, force=self.force)
         return open_model(self.model, self.device, self.data_dir, self.data)
 
-    def write(self, sheet: Sheet, opened: Opened, *, name: str, facts: dict[str, Any]) -> None:
-        """Write a sheet to `output`, by default to `opened.picture`.
+    def write(self, sheet: Sheet, opened: Opened, *, title: str, name: str, facts: dict[str, Any]) -> None:
+        """Write a sheet to `output`, by default to `opened.picture`; images with a title and labels, unless `bare`.
 
         Print text, draw images with `show`, and print the path last. With `json`, print the facts and the path.
-        Raises: VqtkError if `output` has the wrong suffix, or, after printing, if it cannot be written.
+        Raises: VqtkError if the options contradict each other, or, after printing, if the file cannot be written.
         """
-        path = self.output or opened.picture(f"{name}{sheet.suffix}")
-        if path.suffix.lower() not in ("", sheet.suffix):
-            what = "images are" if sheet.plain is None else "text is"
-            raise VqtkError(
-                f"{path}: {what} written as {sheet.suffix}, not as {path.suffix}. Give --out a path like "
-                f"{path.with_suffix(sheet.suffix)}."
-            )
+        suffix = self._suffix(sheet)
+        path = self.output or opened.picture(f"{name}{suffix}")
         refusal = None
         try:
-            sheet.write(path)
+            self._write(sheet, path, suffix[1:], f"{opened.recipe.name}: {title}")
         except VqtkError as error:
             refusal = error
         if self.json:
@@ -222,6 +241,38 @@ class Look:
             raise refusal
         if not self.json:
             print(path)
+
+    def _suffix(self, sheet: Sheet) -> str:
+        """Return the suffix of the file that is written. Raises: VqtkError if the options contradict each other."""
+        path, suffix = self.output, self.output.suffix.lower() if self.output else ""
+        known = [sheet.suffix] if sheet.plain is not None else [f".{one.value}" for one in PictureFormat]
+        if path and suffix not in ("", *known):
+            what = "text is" if sheet.plain is not None else "images are"
+            raise VqtkError(
+                f"{path}: {what} written as {' or '.join(known)}, not as {path.suffix}. Give --out a path like "
+                f"{path.with_suffix(sheet.suffix)}."
+            )
+        if sheet.plain is not None:
+            if self.format or self.dpi:
+                raise VqtkError("--format and --dpi are for images; this model's data are text. Leave them out.")
+            return sheet.suffix
+        if self.format and suffix not in ("", f".{self.format.value}"):
+            raise VqtkError(f"{path}: --format {self.format.value} contradicts the suffix {suffix}. Give one of them.")
+        written = f".{self.format.value}" if self.format else suffix or sheet.suffix
+        if self.dpi and (written == ".svg" or (self.bare and written == ".png")):
+            why = "an SVG file is scaled freely" if written == ".svg" else "with --bare, the sheet decides its pixels"
+            raise VqtkError(f"--dpi {self.dpi}: {why}. Leave it out.")
+        return written
+
+    def _write(self, sheet: Sheet, path: Path, format: str, title: str) -> None:
+        from vqtk.render.sheets import ImageSheet
+
+        if not isinstance(sheet, ImageSheet) or (self.bare and format == "png"):
+            sheet.write(path)
+            return
+        from vqtk.render.labelled import write_labelled
+
+        write_labelled(sheet, path, title=None if self.bare else title, format=format, dpi=self.dpi)
 
 
 def require_new(*paths: Path | None, force: bool) -> None:

@@ -78,11 +78,21 @@ def sample_command(
     if stl:
         facts |= _write_meshes(loaded, codes, stl)
     sheet = _sheet(opened, codes, columns=columns)
-    look.write(sheet, opened, name=name, facts=facts)
+    look.write(sheet, opened, title=_sample_title(loaded, facts), name=name, facts=facts)
     if not look.json:
         for line in _lines(facts, stl):
             print(line)
     say_unkept(unkept)
+
+
+def _sample_title(model: Model, facts: dict[str, Any]) -> str:
+    from vqtk.render.labelled import bits_label
+
+    count, stages, seed = facts["count"], facts["stages"], facts["seed"]
+    part = "" if stages == model.stages else f", the first {stages} of {model.stages} stages"
+    drawn = "from a Markov prior" if "prior" in facts else "uniformly"
+    samples = f"{count:,} sample{'' if count == 1 else 's'}"
+    return f"{samples} of {bits_label(stages, model.options)}{part}; codes drawn {drawn}, seed {seed}"
 
 
 def _sheet(opened: Opened, codes: Tensor, *, columns: int) -> Sheet:
@@ -194,6 +204,7 @@ def complete_command(
     from vqtk.cli.options import tracked
     from vqtk.errors import VqtkError
     from vqtk.registry import REGISTRIES
+    from vqtk.render.labelled import examples_label
     from vqtk.sampling import guided
 
     if guide is None:
@@ -210,8 +221,10 @@ def complete_command(
     observed = made.observed(targets) if made.observes else targets
     found = guided.sample_guided(loaded, made, observed, asked=asked, items=indices, track=tracked)
     facts = _facts(made, targets, found, indices)
-    sheet = _guided_sheet(made, targets, observed, found)
-    look.write(sheet, opened, name=f"complete_{guide}", facts=facts)
+    sheet = _guided_sheet(made, targets, observed, found, indices=indices)
+    chosen = f"{guide} ({', '.join(settings)})" if settings else guide
+    title = f"{examples_label(len(targets))}, completed by {chosen}" if made.observes else f"samples guided by {chosen}"
+    look.write(sheet, opened, title=title, name=f"complete_{guide}", facts=facts)
     if not look.json:
         for line in _guided_lines(facts):
             print(line)
@@ -246,10 +259,11 @@ def _facts(guide: Any, targets: Tensor, found: Answers, indices: list[int]) -> d
     return facts
 
 
-def _guided_sheet(guide: Any, targets: Tensor, observed: Tensor, found: Answers) -> Sheet:
+def _guided_sheet(guide: Any, targets: Tensor, observed: Tensor, found: Answers, *, indices: list[int]) -> Sheet:
     import torch
 
     from vqtk.render import points, text
+    from vqtk.render.labelled import EXAMPLE, Labels
     from vqtk.render.pictures import form, pictures, require_drawn, texts
     from vqtk.render.sheets import ImageSheet, grid
 
@@ -260,16 +274,19 @@ def _guided_sheet(guide: Any, targets: Tensor, observed: Tensor, found: Answers)
     if form(guide.data) == "points":
         return points.sample_plots(found.shown.flatten(0, 1).cpu(), over=targets.cpu() if guide.observes else None)
     every = [found.shown.flatten(0, 1), *([targets] if guide.observes else [])]
-    columns = [pictures(guide.data, found.shown[:, answer], alike=every) for answer in range(answers)]
+    columns = {f"answer {answer + 1}": pictures(guide.data, found.shown[:, answer], alike=every)
+               for answer in range(answers)}  # fmt: skip
     alt = f"{n} rows of {answers} answers"
     if guide.observes:
-        seen = [guide.seen(observed).float().cpu()] if guide.data.kind == "image" else []
-        mean = [pictures(guide.data, found.shown.mean(1), alike=every)] if answers > 1 else []
-        columns = [pictures(guide.data, targets, alike=every), *seen, *columns, *mean]
+        seen = {"seen": guide.seen(observed).float().cpu()} if guide.data.kind == "image" else {}
+        mean = {"mean": pictures(guide.data, found.shown.mean(1), alike=every)} if answers > 1 else {}
+        columns = {"input": pictures(guide.data, targets, alike=every), **seen, **columns, **mean}
         alt = f"{n} examples, each with its visible part and {answers} answers"
         alt += ", the mean last" if mean else ""
-    cells = [column.expand(-1, 3, -1, -1) for column in columns]
-    return ImageSheet(grid(torch.stack(cells, 1).flatten(0, 1), len(cells)), alt)
+    cells = torch.stack([column.expand(-1, 3, -1, -1) for column in columns.values()], 1).flatten(0, 1)
+    size, corner = (cells.shape[2], cells.shape[3]), EXAMPLE if guide.observes else ""
+    labels = Labels(size, [str(index) for index in indices], columns=list(columns), corner=corner)
+    return ImageSheet(grid(cells, len(columns)), alt, labels=labels)
 
 
 def _guided_lines(facts: dict[str, Any]) -> list[str]:

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from vqtk.compare.notes import format_mean_std
 from vqtk.compare.result import ComparedVariant, RunComparison, Sweep
 from vqtk.compare.statistics import mean_interval
 from vqtk.compare.tables import costs_table, results_table, stages_table
 from vqtk.files import write_text
-from vqtk.report.page import as_html, newest_image, page_template
+from vqtk.report.page import as_html, as_svg, newest_image, page_template
 from vqtk.report.plots import (
     COLOURS,
     INK,
     WIDTH,
     Curve,
-    as_svg,
+    add_values,
     blank_plot,
     line_styles,
     markers,
@@ -60,6 +61,8 @@ def curves_plot(comparison: RunComparison) -> Figure | None:
         common = sorted(set.intersection(*map(set, curves))) if curves else []
         means = [float(np.mean([curve[update] for curve in curves])) for update in common]
         axes.plot(common, means, **style, **markers(2 * len(common)))
+        points = list(zip(common, means, strict=True))
+        add_values(axes, points, [f"{row.name}, update {x:,}: {y:.4g}" for x, y in points])
     maybe_logarithmic(axes, values)
     return with_legend(figure, axes) if values else None
 
@@ -68,8 +71,10 @@ def compared_entropy(comparison: RunComparison) -> Figure:
     """Plot the entropy of each stage's code as a share of its maximum, ln options."""
     figure, axes = blank_plot("rate (bits per example)", "entropy / ln options")
     for style, row in _styled(comparison):
-        bits = [stage.bits for stage in row.stages]
-        axes.plot(bits, [stage.entropy for stage in row.stages], **style, **markers(len(bits)))
+        bits, shares = [stage.bits for stage in row.stages], [stage.entropy for stage in row.stages]
+        axes.plot(bits, shares, **style, **markers(len(bits)))
+        points = list(zip(bits, shares, strict=True))
+        add_values(axes, points, [f"{row.name}, {x:g} bits: {y:.3f}" for x, y in points])
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.03)
     return with_legend(figure, axes)
@@ -86,6 +91,7 @@ def pareto_plot(comparison: RunComparison) -> Figure | None:
         if cost is not None and quality is not None:
             points.append((cost, quality))
             axes.errorbar(cost, quality, row.result.std, color=style["color"], marker="o", capsize=3, label=row.name)
+            add_values(axes, [(cost, quality)], [f"{row.name}: {format_mean_std(row.result)} at {cost:.4g}"])
     front = pareto_front(points, higher=comparison.better == "higher")
     axes.plot([cost for cost, _ in front], [quality for _, quality in front], color=INK, linewidth=0.8, linestyle=":")
     axes.margins(0.15)
@@ -115,10 +121,12 @@ def differences_plot(comparison: RunComparison) -> Figure | None:
     figure, axes = blank_plot(f"{comparison.metric}, difference from {comparison.baseline}", "")
     figure.set_size_inches(WIDTH, 1.1 + 0.35 * len(styled))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    for place, (style, _, mean, gap) in enumerate(styled):
+    for place, (style, name, mean, gap) in enumerate(styled):
         if gap.low is not None and gap.high is not None:
             axes.plot([gap.low, gap.high], [place, place], color=style["color"], linewidth=2)
         axes.plot(mean, place, color=style["color"], marker="o", fillstyle="full" if gap.significant else "none")
+        interval = "" if gap.low is None or gap.high is None else f", from {gap.low:+.4g} to {gap.high:+.4g}"
+        add_values(axes, [(mean, place)], [f"{name}: {mean:+.4g}{interval}"])
     if comparison.within is not None:
         axes.axvspan(-comparison.within, comparison.within, color=INK, alpha=0.08, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -140,9 +148,12 @@ def effects_plot(comparison: RunComparison) -> Figure | None:
         set_style(axes, axis, "")
         means, stds = [row.result.mean for row in rows], [row.result.std or 0.0 for row in rows]
         axes.errorbar(range(len(rows)), means, stds, color=COLOURS[0], marker="o", capsize=3, linestyle="none")
+        known = [(place, row) for place, row in enumerate(rows) if row.result.mean is not None]
+        texts = [f"{axis} = {row.value}: {format_mean_std(row.result)}" for _, row in known]
+        add_values(axes, [(place, row.result.mean or 0.0) for place, row in known], texts)
         axes.set_xticks(range(len(rows)), [row.value for row in rows], rotation=30, ha="right")
         axes.margins(x=0.15)
-    panels[0].set_ylabel(comparison.metric)
+    panels[0].set_ylabel(comparison.metric, color=INK)
     return figure
 
 
@@ -182,6 +193,9 @@ def _swept(axes: Axes, rows: Sequence[ComparedVariant], sweep: Sweep, style: dic
     numbers = [sweep.numbers[row.name] for row in rows]
     means = [row.result.mean for row in rows if row.result.mean is not None]  # Of all of them.
     axes.plot(numbers, means, **{"color": colour, "marker": "o", "markersize": 3, **style})
+    add_values(
+        axes, list(zip(numbers, means, strict=True)), [f"{row.name}: {format_mean_std(row.result)}" for row in rows]
+    )
     for number, row in zip(numbers, rows, strict=True):
         found = mean_interval([run.value for run in row.runs if run.value is not None])
         if found:
@@ -219,7 +233,7 @@ class _Drawn(NamedTuple):
 def write_page(comparison: RunComparison, path: Path) -> Path:
     """Write the page of a comparison, with images from the directories of its runs. Raises: OSError."""
     drawn = [(draw(comparison), caption + _referred(draw, comparison)) for draw, caption in _PLOTS]
-    plots = [_Drawn(Markup(as_svg(plot)), caption) for plot, caption in drawn if plot]
+    plots = [_Drawn(as_svg(plot), caption) for plot, caption in drawn if plot]
     page = page_template("vqtk.compare", "comparison.html.j2").render(
         comparison=comparison,
         results=results_table(comparison),

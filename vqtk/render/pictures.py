@@ -15,14 +15,13 @@ from vqtk.errors import VqtkError
 from vqtk.models import Model
 from vqtk.nn.types import DataSpec
 from vqtk.render import points, text
-from vqtk.render.sheets import ImageSheet, Sheet, Sound, grid, pairs, sound_of, stage_strip
+from vqtk.render.labelled import EXAMPLE, Labels, numbered_rows, paired_rows, stage_labels
+from vqtk.render.points import Sound, sound_of
+from vqtk.render.sheets import ImageSheet, Sheet, grid, pairs, stage_strip
 from vqtk.render.voxels import render_voxels
 
 Form = Literal["pictures", "lines", "points", "text", "nothing"]
 """How examples are drawn: as an image each, as lines in an image, as points in the plane, as text; or not at all."""
-
-UNKNOWN = "�"
-_VISIBLE = {"\n": "⏎", "\t": "⇥"}
 
 
 def form(data: DataSpec) -> Form:
@@ -86,23 +85,7 @@ def _heard(data: DataSpec, *parts: Tensor) -> Sound | None:
 
 def texts(data: DataSpec, items: Tensor) -> list[str]:
     """Return each row of tokens (n, length) as text on one line."""
-    return [as_text(tokens, data.characters) for tokens in items.tolist()]
-
-
-def as_text(tokens: list[int], characters: str | None) -> str:
-    """Return tokens as one line, a character each: line ends and tabs as symbols, unprintable characters as `�`.
-
-    In a line of spaces only they are shown as `·`.
-    """
-    known = [_visible(character) for character in characters or ""]
-    line = "".join(known[token] if 0 <= token < len(known) else UNKNOWN for token in tokens)
-    return line if line.strip() else "·" * len(line)
-
-
-def _visible(character: str) -> str:
-    if character.isspace():
-        return _VISIBLE.get(character, " ")
-    return character if character.isprintable() else UNKNOWN
+    return [text.as_text(tokens, data.characters) for tokens in items.tolist()]
 
 
 _VALUES_AT_ONCE = 1 << 26
@@ -164,7 +147,7 @@ def show(model: Model, examples: Tensor, *, columns: int = 8) -> Sheet:
             f"examples of shape {tuple(examples.shape)}: expected (n, {expected}), as model.decode returns."
         )
     require_drawn(model.data)
-    return _drawn(model, model.loss.show(examples.detach()), columns, what="examples")
+    return _drawn(model, model.loss.show(examples.detach()), columns, what="example")
 
 
 @torch.no_grad()
@@ -177,20 +160,28 @@ def decoded(model: Model, codes: Tensor, *, columns: int = 8, over: Tensor | Non
     return _drawn(model, shown_as(model, codes), columns, over)
 
 
-def _drawn(model: Model, shown: Tensor, columns: int, over: Tensor | None = None, *, what: str = "samples") -> Sheet:
+def _drawn(model: Model, shown: Tensor, columns: int, over: Tensor | None = None, *, what: str = "sample") -> Sheet:
     """Return data in training units (n, *data shape), drawn as samples; `what` they are, in words."""
     if form(model.data) == "text":
         return text.sample_lines(texts(model.data, shown))
     if form(model.data) == "points":
         return points.sample_plots(shown.cpu(), over=None if over is None else over.cpu())
-    return ImageSheet(grid(pictures(model.data, shown), columns), f"{len(shown)} {what}", _heard(model.data, shown))
+    cells, sound = pictures(model.data, shown), _heard(model.data, shown)
+    return ImageSheet(grid(cells, columns), f"{len(shown)} {what}s", sound, numbered_rows(cells, columns, what))
 
 
 @torch.no_grad()
-def reconstructions(model: Model, targets: Tensor, *, codes: Tensor | None = None, columns: int = 8) -> Sheet:
+def reconstructions(
+    model: Model,
+    targets: Tensor,
+    *,
+    codes: Tensor | None = None,
+    columns: int = 8,
+    indices: Sequence[int] | None = None,
+) -> Sheet:
     """Return targets (n, *data shape) in training units with their reconstructions below them.
 
-    Their `codes` (n, s) are found by encoding if not given.
+    Their `codes` (n, s) are found by encoding if not given. Labels number them by their `indices`, or from 0.
     """
     require_drawn(model.data)
     shown = shown_as(model, encoded(model, targets) if codes is None else codes)
@@ -202,14 +193,17 @@ def reconstructions(model: Model, targets: Tensor, *, codes: Tensor | None = Non
     cells = pictures(model.data, targets, alike=[shown]), pictures(model.data, shown, over=targets)
     sheet = pairs(*cells, columns)
     alt = f"{len(targets)} examples, each with its reconstruction below it"
-    return ImageSheet(sheet, alt, _heard(model.data, targets, shown))
+    labels = paired_rows(cells[0], columns, indices or range(len(targets)))
+    return ImageSheet(sheet, alt, _heard(model.data, targets, shown), labels)
 
 
 @torch.no_grad()
-def stages(model: Model, targets: Tensor, *, codes: Tensor | None = None) -> Sheet:
+def stages(
+    model: Model, targets: Tensor, *, codes: Tensor | None = None, indices: Sequence[int] | None = None
+) -> Sheet:
     """Return the reconstruction after each stage, and last the targets (n, *data shape) in training units.
 
-    Their `codes` (n, s) are found by encoding if not given.
+    Their `codes` (n, s) are found by encoding if not given. Labels number them by their `indices`, or from 0.
 
     Raises: VqtkError if only whole codes can be decoded.
     """
@@ -220,13 +214,17 @@ def stages(model: Model, targets: Tensor, *, codes: Tensor | None = None) -> She
     if form(model.data) == "text":
         return text.stage_lines(texts(model.data, targets), [texts(model.data, one) for one in shown])
     if form(model.data) == "points":
-        return points.stage_plots(targets.cpu(), torch.stack(shown).cpu())
+        panels = stage_labels(model.stages, model.options)
+        return points.stage_plots(targets.cpu(), torch.stack(shown).cpu(), panels=panels)
     every = torch.cat([*shown, targets])
     over = [target.expand_as(one) for target, one in zip(targets, shown, strict=True)]
     drawn = [pictures(model.data, one, over=its, alike=[every]) for one, its in zip(shown, over, strict=True)]
-    strip = stage_strip(pictures(model.data, targets, alike=[every]), torch.stack(drawn))
+    inputs = pictures(model.data, targets, alike=[every])
     alt = f"{len(after)} examples after 1 to {after.shape[1]} stages, and the examples last"
-    return ImageSheet(strip, alt, _heard(model.data, *torch.stack(shown, 1), targets))
+    rows, columns = [*stage_labels(after.shape[1], model.options), "input"], map(str, indices or range(len(targets)))
+    labels = Labels((inputs.shape[2], inputs.shape[3]), rows, columns=list(columns), corner=EXAMPLE)
+    sound = _heard(model.data, *torch.stack(shown, 1), targets)
+    return ImageSheet(stage_strip(inputs, torch.stack(drawn)), alt, sound, labels)
 
 
 @torch.no_grad()
@@ -247,7 +245,9 @@ def proposals(model: Model, target: Tensor, *, stage: int, columns: int = 8) -> 
         start = model.loss.show(model.decode(codes[:, :stage]))[0].cpu()
         return points.proposal_plots(shown.cpu(), start=start, target=target.cpu(), chosen=chosen, alt=alt), chosen
     cells = pictures(model.data, shown, over=target.expand_as(shown))
-    return ImageSheet(grid(cells, columns, framed={chosen}), alt), chosen
+    return ImageSheet(
+        grid(cells, columns, framed={chosen}), alt, labels=numbered_rows(cells, columns, "option")
+    ), chosen
 
 
 def write_all(model: Model, targets: Tensor, folder: Path, update: int) -> list[str]:

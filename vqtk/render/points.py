@@ -1,8 +1,10 @@
-"""Draw points in the plane, and signals as lines."""
+"""Draw points in the plane, and signals as lines; and make signals heard."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +13,7 @@ from einops import rearrange, reduce
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from vqtk.files import replacing
 from vqtk.render.sheets import ImageSheet
 
 if TYPE_CHECKING:  # Importing matplotlib takes long, and most commands draw no plot.
@@ -26,35 +29,46 @@ _NUMBERED = 64
 _MARGIN = 0.06
 
 
-def sample_plots(shown: Tensor, *, over: Tensor | None = None) -> ImageSheet:
+@dataclass(frozen=True, kw_only=True)
+class PlotSheet(ImageSheet):
+    """A plot: its figure, and the titles of its panels where it is drawn with labels."""
+
+    figure: Figure
+    panels: Sequence[str] = ()
+
+
+def sample_plots(shown: Tensor, *, over: Tensor | None = None) -> PlotSheet:
     """Return a plot of samples (n, 2), over examples (n, 2) if they are given."""
     figure, (axes,) = blank(1, shown, over)
     if over is not None:
-        dots(axes, over, ITEM)
-    dots(axes, shown, SHOWN)
+        dots(axes, over, ITEM, label="test examples")
+    dots(axes, shown, SHOWN, label="samples")
     below = "" if over is None else f", over {len(over)} examples"
     return as_png(figure, f"{len(shown)} samples in the plane{below}")
 
 
-def reconstruction_plots(targets: Tensor, shown: Tensor) -> ImageSheet:
+def reconstruction_plots(targets: Tensor, shown: Tensor) -> PlotSheet:
     """Return a plot of examples (n, 2), each joined to its reconstruction (n, 2)."""
     figure, (axes,) = blank(1, targets, shown)
     _pairs(axes, targets, shown)
     return as_png(figure, f"{len(targets)} examples in the plane, each joined to its reconstruction")
 
 
-def stage_plots(targets: Tensor, after: Tensor) -> ImageSheet:
-    """Return a panel for each stage: examples (n, 2), joined to their reconstructions after it, `after` (n, s, 2)."""
+def stage_plots(targets: Tensor, after: Tensor, *, panels: Sequence[str]) -> PlotSheet:
+    """Return a panel for each stage: examples (n, 2), joined to their reconstructions after it, `after` (n, s, 2).
+
+    `panels` are the titles of the panels where the plot is drawn with labels.
+    """
     count = after.shape[1]
-    figure, panels = blank(count, targets, after.flatten(0, 1))
-    for index, axes in enumerate(panels):
+    figure, every = blank(count, targets, after.flatten(0, 1))
+    for index, axes in enumerate(every):
         _pairs(axes, targets, after[:, index])
         axes.set_title(f"stage {index + 1}", fontsize=9)
     alt = f"{len(after)} examples in the plane, joined to their reconstructions after 1 to {count} stages"
-    return as_png(figure, alt)
+    return as_png(figure, alt, panels=panels)
 
 
-def proposal_plots(shown: Tensor, *, start: Tensor, target: Tensor, chosen: int, alt: str) -> ImageSheet:
+def proposal_plots(shown: Tensor, *, start: Tensor, target: Tensor, chosen: int, alt: str) -> PlotSheet:
     """Return a plot of proposals (k, 2), joined to the reconstruction (2,) that they change, the chosen one marked.
 
     The example itself (2,) is a cross.
@@ -62,17 +76,18 @@ def proposal_plots(shown: Tensor, *, start: Tensor, target: Tensor, chosen: int,
     figure, (axes,) = blank(1, shown, start[None], target[None])
     lines(axes, start.expand_as(shown), shown, colour=FAINT, width=0.8)
     lines(axes, start[None], shown[chosen, None], colour=MARK, width=1.6)
-    dots(axes, start[None], ITEM, size=30)
-    dots(axes, shown, SHOWN, size=14)
-    dots(axes, shown[chosen, None], MARK, size=36)
-    axes.scatter([float(target[0])], [float(target[1])], marker="x", s=60, color="black", linewidths=1.6, zorder=4)
+    dots(axes, start[None], ITEM, size=30, label="before the stage")
+    dots(axes, shown, SHOWN, size=14, label="proposals")
+    dots(axes, shown[chosen, None], MARK, size=36, label="chosen")
+    x, y = target.tolist()
+    axes.scatter([x], [y], marker="x", s=60, color="black", linewidths=1.6, zorder=4, label="test example")
     if len(shown) <= _NUMBERED:
         for option, place in enumerate(shown.tolist()):
             axes.annotate(str(option), place, xytext=(3, 3), textcoords="offset points", fontsize=6, color="#5d6d7e")
     return as_png(figure, alt)
 
 
-def tree_plot(levels: Sequence[Tensor], taken: Sequence[Tensor], *, first: int, alt: str) -> ImageSheet:
+def tree_plot(levels: Sequence[Tensor], taken: Sequence[Tensor], *, first: int, alt: str) -> PlotSheet:
     """Return a plot of a tree: for each level from the root on, the points (n, 2), joined to their parents.
 
     The points of a level are in the order of their parents; those that are not `taken` (n,) are not drawn. `first` is
@@ -119,11 +134,13 @@ def blank(panels: int, *shown: Tensor | None) -> tuple[Figure, list[Axes]]:
     return figure, made[:panels]
 
 
-def dots(axes: Axes, points: Tensor, colour: str, *, size: float | None = None, order: int = 3) -> None:
-    """Draw points (n, 2), smaller the more there are."""
+def dots(
+    axes: Axes, points: Tensor, colour: str, *, size: float | None = None, order: int = 3, label: str | None = None
+) -> None:
+    """Draw points (n, 2), smaller the more there are; `label` is what a legend calls them."""
     each = max(1.0, min(16.0, 4000 / len(points))) if size is None else size
     x, y = points.T.tolist()
-    axes.scatter(x, y, s=each, color=colour, linewidths=0, zorder=order)
+    axes.scatter(x, y, s=each, color=colour, linewidths=0, zorder=order, label=label)
 
 
 def lines(axes: Axes, starts: Tensor, ends: Tensor, *, colour: str, width: float, order: int = 2) -> None:
@@ -134,7 +151,7 @@ def lines(axes: Axes, starts: Tensor, ends: Tensor, *, colour: str, width: float
     axes.add_collection(LineCollection(segments, colors=[colour], linewidths=[width], zorder=order))
 
 
-def as_png(figure: Figure, alt: str) -> ImageSheet:
+def as_png(figure: Figure, alt: str, *, panels: Sequence[str] = ()) -> PlotSheet:
     """Return a figure as a sheet of pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -143,13 +160,13 @@ def as_png(figure: Figure, alt: str) -> ImageSheet:
     pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8)
     width, height = canvas.get_width_height()
     picture = rearrange(pixels, "(h w c) -> c h w", h=height, w=width)[:3]
-    return ImageSheet(picture.float() / 255, alt)
+    return PlotSheet(picture.float() / 255, alt, figure=figure, panels=panels)
 
 
 def _pairs(axes: Axes, targets: Tensor, shown: Tensor) -> None:
     lines(axes, targets, shown, colour=MARK, width=max(0.3, min(1.2, 120 / len(targets))))
-    dots(axes, targets, ITEM)
-    dots(axes, shown, SHOWN)
+    dots(axes, targets, ITEM, label="test examples")
+    dots(axes, shown, SHOWN, label="reconstructions")
 
 
 WIDTH, HEIGHT = 160, 96
@@ -217,3 +234,28 @@ def _outline(values: np.ndarray) -> np.ndarray:
 def _finite(signals: Tensor) -> Tensor:
     """Return signals with 0 for values that are not finite, so that the others can be seen."""
     return torch.nan_to_num(signals.detach().double().cpu(), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+SILENCE_S = 0.25
+"""Between two sounds of a sheet, in seconds."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Samples (t,) from -1 to 1, to be heard at a rate in Hz."""
+
+    samples: Tensor
+    rate: int
+
+    def write(self, path: Path) -> None:
+        """Write 16 bits per sample as .wav, replacing the file atomically. Raises: OSError."""
+        from scipy.io import wavfile
+
+        with replacing(path) as temporary:
+            wavfile.write(temporary, self.rate, (self.samples.clamp(-1, 1) * 32_767).round().short().numpy())
+
+
+def sound_of(*parts: Tensor, unit: float, rate: int) -> Sound:
+    """Return sounds (n, 1, t) in training units one after another: the first of each part, then the second of each."""
+    samples = torch.stack([part.detach().float().cpu() for part in parts], 1).flatten(0, 2) * unit
+    return Sound(torch.nn.functional.pad(samples, (0, round(SILENCE_S * rate))).flatten(), rate)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,10 @@ from torch.nn.functional import interpolate
 
 from vqtk.errors import VqtkError
 from vqtk.files import replacing
+
+if TYPE_CHECKING:
+    from vqtk.render.labelled import Labels
+    from vqtk.render.points import Sound
 
 
 def half_blocks(image: Image.Image, columns: int) -> Segments:
@@ -102,38 +106,14 @@ class Sheet(Protocol):
         """Return what IPython shows."""
 
 
-SILENCE_S = 0.25
-"""Between two sounds of a sheet, in seconds."""
-
-
-@dataclass(frozen=True)
-class Sound:
-    """Samples (t,) from -1 to 1, to be heard at a rate in Hz."""
-
-    samples: Tensor
-    rate: int
-
-    def write(self, path: Path) -> None:
-        """Write 16 bits per sample as .wav, replacing the file atomically. Raises: OSError."""
-        from scipy.io import wavfile
-
-        with replacing(path) as temporary:
-            wavfile.write(temporary, self.rate, (self.samples.clamp(-1, 1) * 32_767).round().short().numpy())
-
-
-def sound_of(*parts: Tensor, unit: float, rate: int) -> Sound:
-    """Return sounds (n, 1, t) in training units one after another: the first of each part, then the second of each."""
-    samples = torch.stack([part.detach().float().cpu() for part in parts], 1).flatten(0, 2) * unit
-    return Sound(torch.nn.functional.pad(samples, (0, round(SILENCE_S * rate))).flatten(), rate)
-
-
 @dataclass(frozen=True)
 class ImageSheet:
-    """An image (3, h, w) in [0, 1], in words what it shows, and of sounds what is heard."""
+    """An image (3, h, w) in [0, 1], in words what it shows; of sounds what is heard, and what labels it may have."""
 
     pixels: Tensor
     alt: str
     sound: Sound | None = None
+    labels: Labels | None = None
     suffix = ".png"
     plain = None
 
@@ -179,9 +159,27 @@ _WIDEST, _NARROWEST, _LARGEST = 3600, 900, 4
 _TREE_PAPER, _TREE_FRAME, _INK = "#ffffff", "#aab7c1", "#34495e"
 
 
+@dataclass(frozen=True)
+class Note:
+    """A number in a tree: its text, where it begins and its middle in pixels from the upper left, and its height."""
+
+    text: str
+    left: int
+    middle: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MosaicSheet(ImageSheet):
+    """A tree: its image without numbers (3, h, w), and the numbers."""
+
+    unwritten: Tensor
+    notes: Sequence[Note]
+
+
 def mosaic(
     shown: Sequence[Tensor], codes: Sequence[Sequence[Sequence[int]]], taken: Sequence[Tensor], *, alt: str
-) -> ImageSheet:
+) -> MosaicSheet:
     """Return a tree as one image: nested boxes, each headed by its node's image, twice as large, and its option.
 
     The root of a whole tree has no image. Images are enlarged or reduced so that the whole can be seen.
@@ -200,17 +198,26 @@ def mosaic(
     height, width = page.size(0)
     canvas = Image.new("RGB", (width, height), _TREE_PAPER)
     page.draw(canvas, level=0, node=0, top=0, left=0)
-    return ImageSheet(rearrange(torch.from_numpy(np.array(canvas)), "h w c -> c h w").float() / 255, alt)
+    unwritten = _pixels(canvas)
+    for note in page.notes:
+        place = (note.left, note.middle)
+        ImageDraw.Draw(canvas).text(place, note.text, fill=_INK, font=_font(note.size), anchor="lm")
+    return MosaicSheet(_pixels(canvas), alt, unwritten=unwritten, notes=page.notes)
+
+
+def _pixels(canvas: Image.Image) -> Tensor:
+    return rearrange(torch.from_numpy(np.array(canvas)), "h w c -> c h w").float() / 255
 
 
 @dataclass(frozen=True)
 class _Page:
-    """Images and codes by level, which of them are taken, and the number of images in a row."""
+    """Images and codes by level, which of them are taken, the number of images in a row; and the numbers to write."""
 
     pictures: list[list[Image.Image]]
     codes: Sequence[Sequence[Sequence[int]]]
     taken: Sequence[Tensor]
     columns: int
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def leaves(self) -> int:
@@ -260,7 +267,7 @@ class _Page:
         if level == self.leaves:
             canvas.paste(picture, (left, top))
             if self.numbered:
-                _write(canvas, str(code[-1]), left, top + picture.height + _LABEL // 2, size=_LABEL - 4)
+                self.notes.append(Note(str(code[-1]), left, top + picture.height + _LABEL // 2, _LABEL - 4))
             return
         if code:
             self._draw_head(canvas, picture, code if level == 0 else code[-1:], top + _PADDING, left + _PADDING)
@@ -280,11 +287,7 @@ class _Page:
         large = picture.resize((_HEAD * picture.width, _HEAD * picture.height), Image.Resampling.NEAREST)
         canvas.paste(large, (left, top))
         middle = top + large.height // 2
-        _write(canvas, ",".join(map(str, code)), left + large.width + _PADDING, middle, size=self.title)
-
-
-def _write(canvas: Image.Image, text: str, left: int, middle: int, *, size: int) -> None:
-    ImageDraw.Draw(canvas).text((left, middle), text, fill=_INK, font=_font(size), anchor="lm")
+        self.notes.append(Note(",".join(map(str, code)), left + large.width + _PADDING, middle, self.title))
 
 
 def _font(size: int) -> Any:

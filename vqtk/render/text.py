@@ -124,3 +124,23 @@ def _coloured(line: Line, width: int, room: int) -> Text:
     ends = list(accumulate(len(piece) for piece in chop_cells(line.text, room)))
     continued = Text("\n" + " " * width + _GAP).join(text.divide(ends[:-1]))
     return Text.assemble((f"{_label(line):>{width}}{_GAP}", _LABEL), continued)
+
+
+UNKNOWN = "�"
+_VISIBLE = {"\n": "⏎", "\t": "⇥"}
+
+
+def as_text(tokens: list[int], characters: str | None) -> str:
+    """Return tokens as one line, a character each: line ends and tabs as symbols, unprintable characters as `�`.
+
+    In a line of spaces only they are shown as `·`.
+    """
+    known = [_visible(character) for character in characters or ""]
+    line = "".join(known[token] if 0 <= token < len(known) else UNKNOWN for token in tokens)
+    return line if line.strip() else "·" * len(line)
+
+
+def _visible(character: str) -> str:
+    if character.isspace():
+        return _VISIBLE.get(character, " ")
+    return character if character.isprintable() else UNKNOWN

@@ -7,8 +7,9 @@ import json
 import re
 import warnings
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -17,7 +18,10 @@ from vqtk.errors import CheckpointError, VqtkWarning
 from vqtk.evaluate.references import REFERENCES_FILE, kept
 from vqtk.files import write_text
 from vqtk.io.run_files import EvaluationFile, File, ManifestFile, SummaryFile, read_file, read_metrics, watched_of
-from vqtk.report.plots import as_svg, entropy_plot, losses_plot, run_rate_distortion, usage_plot
+from vqtk.report.plots import GRID, HOVER, INK, entropy_plot, losses_plot, run_rate_distortion, usage_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _IMAGES = {
     "samples": ("Samples", "Codes drawn uniformly, or from the model's own prior if it has one; decoded."),
@@ -44,7 +48,9 @@ _LINES = {
 
 
 @dataclass(frozen=True)
-class _Image:
+class _Shown:
+    """A plot or an image of the page."""
+
     title: str
     caption: str
     content: Markup
@@ -66,12 +72,13 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         name=manifest.get("name", run.parent.name),
         state=_state(run, last, summary),
         facts=_facts(manifest, last, summary, tested),
-        curves=_curves(metrics, manifest) if training else [],
-        images=_images(run / "images", manifest.get("shown_as", manifest.get("kind"))),
+        shown=[
+            *(_curves(metrics, manifest) if training else []),
+            *(_measured(tested, manifest, references.plain() if references else {}) if stages else []),
+            *_images(run / "images", manifest.get("shown_as", manifest.get("kind"))),
+        ],
         tested=_tested(tested) if stages else "",
         stages=stages,
-        rate_distortion=_rate_distortion(stages, manifest, references.plain() if references else {}),
-        usage=Markup(as_svg(usage_plot(tested["usage"]))) if stages else "",
         recipe=_read(run / "recipe.yaml"),
         manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
     )  # fmt: skip
@@ -142,22 +149,50 @@ def _part(tested: dict[str, Any]) -> str:
     return f"all {examples:,}" if examples == every else f"a fixed {examples:,} of {every:,}"
 
 
-def _curves(metrics: list[dict[str, Any]], manifest: dict[str, Any]) -> list[Markup]:
-    return [Markup(as_svg(plot)) for plot in (losses_plot(metrics), entropy_plot(metrics, manifest["options"]))]
+def _curves(metrics: list[dict[str, Any]], manifest: dict[str, Any]) -> list[_Shown]:
+    options = manifest["options"]
+    pooled = f"Of the codes of a batch, pooled over the stages; the dashed line is the maximum, ln {options}."
+    return [
+        _Shown("Losses", "Lines: training, and its running mean; points: examples that are not trained on.",
+               as_svg(losses_plot(metrics))),
+        _Shown("Entropy", pooled, as_svg(entropy_plot(metrics, options))),
+    ]  # fmt: skip
 
 
-def _rate_distortion(
-    stages: list[dict[str, Any]], manifest: dict[str, Any], references: dict[str, Any]
-) -> Markup | str:
+def _measured(tested: dict[str, Any], manifest: dict[str, Any], references: dict[str, Any]) -> list[_Shown]:
+    """Return the plots of an evaluation: rate and distortion, if there are enough points, and code usage."""
+    stages, measured = tested["stages"], _tested(tested)
+    usage = f"How often each stage chose each option. {measured}"
+    shown = [_Shown("Code usage", usage, as_svg(usage_plot(tested["usage"])))]
     reached = [row for row in stages if row["distortion"] is not None]
-    if len(reached) < (1 if references else 2):
-        return ""
-    return Markup(
-        as_svg(run_rate_distortion(stages, manifest["kind"], references=references, loss=manifest.get("loss")))
-    )
+    if len(reached) >= (1 if references else 2):
+        plot = run_rate_distortion(stages, manifest["kind"], references=references, loss=manifest.get("loss"))
+        shown.insert(0, _Shown("Rate and distortion", f"A point a stage. {measured}", as_svg(plot)))
+    return shown
 
 
-def _images(folder: Path, form: str | None) -> list[_Image]:
+def as_svg(figure: Figure) -> Markup:
+    """Return a plot as SVG for a page: no background, text as text, in the page's colours, values under the pointer."""
+    import matplotlib
+
+    written, metadata = StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "vqtk"}
+    with matplotlib.rc_context(settings):
+        figure.savefig(written, format="svg", transparent=True, metadata=metadata)
+    text = written.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor").replace(GRID, "var(--grid)")
+    return Markup(_HOVER.sub(_titled, text))
+
+
+_HOVER = re.compile(rf'<a xlink:href="{HOVER}([^"]*)"[^>]*>(.*?)</a>', re.DOTALL)
+
+
+def _titled(link: re.Match[str]) -> str:
+    shape = re.sub(r' style="[^"]*"', "", link[2]).strip()
+    return f'<g class="value"><title>{link[1]}</title>{shape}</g>'
+
+
+def _images(folder: Path, form: str | None) -> list[_Shown]:
     """Return the newest image of each kind."""
     found = []
     for kind, (title, caption) in _IMAGES.items():
@@ -166,7 +201,7 @@ def _images(folder: Path, form: str | None) -> list[_Image]:
             update = int(newest.stem.rpartition("_")[2])
             shown = {"points": _POINTS, "lines": _LINES}.get(form or "", {}).get(kind, caption)
             content = as_html(newest, title, pixelated=form not in ("points", "lines"))
-            found.append(_Image(title, f"{shown} After update {update:,}.", content))
+            found.append(_Shown(title, f"{shown} After update {update:,}.", content))
     return found
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import StringIO
-from math import log
+from math import log, log10
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,6 +47,9 @@ BESIDE_LOSSES = (
 """The keys of rows of metrics that are not losses."""
 WIDTH, _HEIGHT = 5.4, 3.4
 """Of a plot, in inches."""
+HOVER = "hover:"
+"""What begins the address of a part of a plot that is no link but shows this text under the pointer."""
+_MOST_VALUES, _MOST_CELLS = 100, 6400
 
 
 # ── rate and distortion ──────────────────────────────────────────────────────────────────────────
@@ -101,6 +103,10 @@ def rate_distortion_plot(
     for style, curve in zip(line_styles([curve.name for curve in curves]), curves, strict=True):
         bits, means = (np.array(column) for column in zip(*curve.points, strict=True))
         axes.plot(bits, means, **style, **markers(len(bits)))
+        texts = [f"{curve.name}, {x:g} bits: {y:.4g}" for x, y in curve.points]
+        if curve.stds is not None:
+            texts = [f"{text} ± {std:.2g}" for text, std in zip(texts, curve.stds, strict=True)]
+        add_values(axes, curve.points, texts)
         values += means.tolist()
         if curve.stds is not None:
             low, high = means - curve.stds, means + curve.stds
@@ -110,6 +116,7 @@ def rate_distortion_plot(
         points = [(point["bits"], point[error]) for point in references[name]["stages"]]  # type: ignore[index]
         named = fill(references[name]["label"], 70) if explained else title  # type: ignore[index]
         axes.plot(*zip(*points, strict=True), color=INK, linewidth=0.9, linestyle=line, label=named)
+        add_values(axes, points, [f"{title}, {x:g} bits: {y:.4g}" for x, y in points])
         values += [distortion for _, distortion in points]
     axes.set_xlim(left=0)
     if logarithmic is not False:
@@ -157,6 +164,7 @@ def losses_plot(rows: Sequence[dict[str, Any]]) -> Figure:
         points = [(update, metrics[name]) for update, metrics in tests if name in metrics]
         if points:
             axes.plot(*zip(*points, strict=True), color=style["color"], marker="o", markersize=4, linestyle="none")
+            add_values(axes, points, [f"{split} {name}, update {x:,}: {y:.4g}" for x, y in points])
         values += losses
     maybe_logarithmic(axes, values)
     return with_legend(figure, axes) if names else figure
@@ -176,11 +184,16 @@ def entropy_plot(rows: Sequence[dict[str, Any]], options: int) -> Figure:
 
 def usage_plot(usage: Sequence[Sequence[int]]) -> Figure:
     """Plot how often each stage (a row) chose each option (a column), as a share of the stage's examples."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
     shares = np.asarray(usage, dtype=float)
     shares /= shares.sum(1, keepdims=True)
     figure, axes = blank_plot("option", "stage")
-    figure.set_size_inches(8.0, min(8.0, 1.4 + 0.16 * len(shares)))
-    drawn = axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
+    figure.set_size_inches(WIDTH, max(_HEIGHT, min(8.0, 1.0 + 0.12 * len(shares))))
+    # From clear to blue, so that a page's own ground shows through, light or dark.
+    colours = LinearSegmentedColormap.from_list("usage", [to_rgba(COLOURS[0], 0.0), to_rgba(COLOURS[0], 1.0)])
+    drawn = axes.imshow(shares, aspect="auto", cmap=colours, vmin=0, interpolation="nearest")
+    _add_cells(axes, shares)
     shown = sorted({0, len(shares) // 2, len(shares) - 1})
     axes.set_yticks(shown, [str(stage + 1) for stage in shown])
     axes.grid(False)
@@ -192,18 +205,6 @@ def usage_plot(usage: Sequence[Sequence[int]]) -> Figure:
 
 
 # ── written ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def as_svg(figure: Figure) -> str:
-    """Return a plot as SVG for a page: no background, text as text, in the page's colours."""
-    import matplotlib
-
-    written, metadata = StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    settings: dict[Any, Any] = {"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "vqtk"}
-    with matplotlib.rc_context(settings):
-        figure.savefig(written, format="svg", transparent=True, metadata=metadata)
-    text = written.getvalue()
-    return text[text.index("<svg") :].replace(INK, "currentColor").replace(GRID, "var(--grid)")
 
 
 def write_plot(figure: Figure, path: Path) -> None:
@@ -263,7 +264,39 @@ def _smoothed_line(axes: Axes, updates: Sequence[int], values: Sequence[float], 
     sums = np.cumsum([0.0, *values])
     ends = np.minimum(np.arange(len(values)) + width, len(values))
     starts = np.maximum(np.arange(len(values)) - width, 0)
-    axes.plot(updates, (sums[ends] - sums[starts]) / (ends - starts), **style)
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    axes.plot(updates, means, **style)
+    some = [round(place) for place in np.linspace(0, len(values) - 1, min(len(values), _MOST_VALUES))]
+    points = [(updates[index], float(means[index])) for index in some]
+    add_values(axes, points, [f"{style['label']}, update {x:,}: {y:.4g}" for x, y in points])
+
+
+def add_values(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str]) -> None:
+    """Add clear points (across, up) that show a text each under the pointer, once a page has made SVG of the plot."""
+    if points:
+        across, up = zip(*points, strict=True)
+        axes.scatter(across, up, s=90, alpha=0, zorder=9, clip_on=False).set_urls([f"{HOVER}{text}" for text in texts])
+
+
+def _add_cells(axes: Axes, shares: np.ndarray) -> None:
+    """Add the same for the cells (stages, options) of code usage; of very many, for whole stages."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.transforms import AffineDeltaTransform
+
+    stages, options = shares.shape
+    if shares.size <= _MOST_CELLS:
+        cells = [(option, stage) for stage in range(stages) for option in range(options)]
+        texts = [f"stage {stage + 1}, option {option}: {shares[stage, option]:.2%}" for option, stage in cells]
+    else:
+        cells = [((options - 1) / 2, stage) for stage in range(stages)]
+        texts = [f"stage {stage + 1}: {(row > 0).sum()} options used, at most {row.max():.2%} each"
+                 for stage, row in enumerate(shares)]  # fmt: skip
+    half = 0.5 if shares.size <= _MOST_CELLS else 0.5 * options
+    corners = [(-half, -0.5), (half, -0.5), (half, 0.5), (-half, 0.5)]
+    offset = AffineDeltaTransform(axes.transData)  # type: ignore[arg-type]
+    drawn = PolyCollection([corners], offsets=cells, offset_transform=axes.transData, transform=offset, alpha=0)
+    drawn.set(urls=[f"{HOVER}{text}" for text in texts], clip_on=False)
+    axes.add_collection(drawn, autolim=False)
 
 
 def maybe_logarithmic(axes: Axes, values: Sequence[float], *, factor: float = 10) -> None:
@@ -272,7 +305,8 @@ def maybe_logarithmic(axes: Axes, values: Sequence[float], *, factor: float = 10
 
     if values and 0 < factor * min(values) < max(values):
         axes.set_yscale("log")
-        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        decades = log10(max(values) / min(values))
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5) if decades < 2 else (3,) if decades < 3 else ()))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
 
@@ -283,5 +317,5 @@ def with_legend(figure: Figure, axes: Axes) -> Figure:
     columns = max(1, min(4, int(60 / (4 + max(map(len, names))))))
     lines = -(-len(names) // columns) if columns > 1 else sum(name.count("\n") + 1 for name in names)
     figure.set_size_inches(WIDTH, _HEIGHT + 0.2 * lines)
-    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, labelcolor=INK)
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK)
     return figure

@@ -33,13 +33,13 @@ name: lost
 base: {recipes}/toy2d.yaml
 plugins: [slow.py]
 overrides: [data.items=500, data.test=50, data.batch=16, train.evaluate_items=20, train.picture_items=8,
-            train.evaluate_every=50, train.checkpoint_minutes=0.02, "train.callbacks=[slow]"]
+            train.evaluate_every=100, train.checkpoint_minutes=0.07, "train.callbacks=[slow]"]
 axes:
   condition: {{scale: [], film: ["model.condition=film"]}}
   model.stages: [2, 4]
 seeds: [0, 1, 2]
 metrics: [final]
-equal: {{updates: 200}}
+equal: {{updates: 150}}
 executors:
   slurm: {{time: 20m, per_job: 2}}
 """
@@ -143,7 +143,9 @@ def until(happened: Callable[[], Any], what: str) -> Any:
 
 def saved(out: Path, name: str, host: str | None = None) -> list[str]:
     """The runs in progress, on a host, that have a checkpoint."""
-    going = [run for run, cell in cells(out, name).items() if cell["state"] == "running" and host in (None, cell["host"])]
+    going = [
+        run for run, cell in cells(out, name).items() if cell["state"] == "running" and host in (None, cell["host"])
+    ]
     return [f"{run.parent.name}/{run.name}" for run in going if list(run.glob("checkpoints/*.safetensors"))]
 
 
@@ -174,9 +176,8 @@ def slurm_cluster(home: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     (home / "munge.key").write_bytes(os.urandom(1024))
     (home / "munge.key").chmod(0o600)
     os.environ["SLURM_CONF"] = str(home / "slurm.conf")
-    munged = ["munged", "--foreground", "--force"]
-    munged += [f"--{key}={home}/munge.{end}" for key, end in
-               {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed", "log-file": "log"}.items()]  # fmt: skip
+    files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "seed-file": "seed", "log-file": "log"}
+    munged = ["munged", "--foreground", "--force", *(f"--{key}={home}/munge.{end}" for key, end in files.items())]
     apart = ["unshare", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child", "sh", "-c"]
     with (home / "output").open("wb") as log:
         own = [subprocess.Popen(munged, stdout=log, stderr=log)]
@@ -213,7 +214,7 @@ def with_slurm(out: Path) -> None:
         until(lambda: "n1" not in output("squeue", "--noheader", "--format=%N"), "the node's jobs are requeued")
         until(lambda: saved(out, "slurm", "n2"), "runs on n2 have checkpoints")
         jobs = output("squeue", "--array", "--noheader", "--states=RUNNING", "--format=%i").split()
-        subprocess.run(["scancel", "--signal=USR1", jobs[0]], check=True)
+        subprocess.Popen(["scancel", "--signal=USR1", jobs[0]])  # It repeats it, and fails once the job is requeued.
         until(lambda: "is requeued" in "".join(text.read_text() for text in (out / "slurm/lost/slurm").glob("*.out")),
               "a job that was warned is requeued")  # fmt: skip
         print(output("squeue", "--array", "--format=%i %T %r %S"), flush=True)
@@ -228,12 +229,12 @@ def with_ray(out: Path) -> None:
     """Remove a node of a cluster of two."""
     from ray.cluster_utils import Cluster
 
-    each = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+    each = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**each, "include_dashboard": False})
     node = cluster.add_node(**each)
     try:
         study = started(out, "ray", "--set", f"address={cluster.address}")
-        until(lambda: len(saved(out, "ray")) == 2, "runs on both nodes have checkpoints")
+        until(lambda: len(saved(out, "ray")) == 4, "runs on both nodes have checkpoints")
         cluster.remove_node(node, allow_graceful=False)
         print(f"{socket.gethostname()}: a node is removed; running: {saved(out, 'ray')}", flush=True)
         if study.wait(timeout=LONGEST_S):

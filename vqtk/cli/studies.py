@@ -61,6 +61,7 @@ def ablate_command(
 
     To resume a study, run the same command again.
     """
+    from vqtk.errors import VqtkError
     from vqtk.files import locked, sweep
     from vqtk.runs.budget import step_s
     from vqtk.study.plan import plan as planned
@@ -70,11 +71,14 @@ def ablate_command(
     from vqtk.training.execution import choose_device
 
     if watch:
+        if dry_run or retry:
+            raise VqtkError("--watch only shows a study. Remove --dry-run and --retry, or remove --watch.")
         _watch(study, out)
         return
     check_executor(executor, given or ())
     checked = load_study(study, executors=[f"{executor}.{one}" for one in given or ()])
-    on, folder = choose_device(device), out / checked.name
+    on = choose_device(device if executor == "local" else "auto")  # A cluster's own devices are its workers' matter.
+    folder = out / checked.name
 
     def measure(recipe: Recipe) -> float:
         return step_s(recipe, on)

@@ -17,7 +17,7 @@ from annotated_types import doc
 from pydantic import StringConstraints
 
 from vqtk.errors import VqtkError
-from vqtk.files import write_text
+from vqtk.files import RUN, is_locked, write_text
 from vqtk.nn.types import Count, Positive, Whole
 from vqtk.process import STOPPING
 from vqtk.study.executors import Local
@@ -115,7 +115,9 @@ class Slurm:
 
     def _place(self) -> None:
         """Find the jobs of the waiting runs in the queue, and submit jobs for the others."""
-        record, queue, size = self.folder / JOBS / "jobs.json", _queue(self.name) or {}, self.cluster.per_job
+        record, queue, size = self.folder / JOBS / "jobs.json", _queue(self.name), self.cluster.per_job
+        if queue is None:
+            raise VqtkError("--executor slurm: squeue does not answer. Try again when `squeue --me` does.")
         known = _read_jobs(record)
         self._jobs.update({run: known[_key(run)] for run in self._waiting if known.get(_key(run)) in queue})
         alone = [run for run in self._waiting if run not in self._jobs]
@@ -172,7 +174,8 @@ class Slurm:
         if queue is None:  # Slurm does not answer.
             return
         for run, job in list(self._jobs.items()):
-            self._absent[run] = 0 if job in queue else self._absent.get(run, 0) + 1
+            goes_on = job in queue or is_locked(run / RUN)
+            self._absent[run] = 0 if goes_on else self._absent.get(run, 0) + 1
             if self._absent[run] >= _ABSENT:
                 lost = (
                     f"its Slurm job {job} ended. See {self.folder / JOBS}. With --retry it resumes from its checkpoint."

@@ -82,8 +82,8 @@ MailProg=/bin/true
 MpiDefault=none
 SwitchType=switch/none
 SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname=n1 NodeAddr=127.0.0.1 Port=16821 CPUs=2
-NodeName=n2 NodeHostname=n2 NodeAddr=127.0.0.1 Port=16822 CPUs=2
+NodeName=n1 NodeHostname=n1 NodeAddr=127.0.0.1 Port=16821 CPUs=4
+NodeName=n2 NodeHostname=n2 NodeAddr=127.0.0.1 Port=16822 CPUs=4
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 LONGEST_S = 3000.0

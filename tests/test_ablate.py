@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,8 +22,9 @@ from vqtk.files import locked
 from vqtk.study.executors import Local
 from vqtk.study.plan import Plan, plan, write_plan
 from vqtk.study.runner import run_study
+from vqtk.study.state import STOP, Event, Settings, State, read_state, write_state
 from vqtk.study.study import load_study
-from vqtk.study.worker import STOP, Event, Settings, State, read_state, train_run, write_state
+from vqtk.study.worker import train_run
 
 STUDY = """\
 name: tiny
@@ -142,7 +144,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_checkpoint() -> None:
     assert train_run(path, CPU).state == "stopped"
     assert 0 < progress_of(path).update < 30
     (folder / STOP).unlink()
-    assert train_run(path, CPU) == State("done", None, 2, f"pid {os.getpid()}")
+    assert train_run(path, CPU) == State("done", None, 2, f"pid {os.getpid()}", socket.gethostname())
     straight = other / planned(other).runs()[0].path
     train_run(straight, CPU)
     assert figures(path) == figures(straight)

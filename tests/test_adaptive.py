@@ -16,8 +16,9 @@ from vqtk.compare.comparison import ComparisonRequest, compare, write_comparison
 from vqtk.compare.tables import as_markdown, as_tex, remarks
 from vqtk.study.adaptive import extended
 from vqtk.study.plan import Plan, PlannedRun, plan, write_plan
+from vqtk.study.state import State, write_state
 from vqtk.study.study import load_study
-from vqtk.study.worker import LIMITS, Following, State, train_run, write_state
+from vqtk.study.worker import LIMITS, Following, train_run
 
 TOY = Path(__file__).parent.parent / "recipes" / "toy2d.yaml"
 STUDY = """\

@@ -8,14 +8,20 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vqtk.errors import VqtkError
+from vqtk.errors import LockedError, VqtkError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _TEMPORARY = re.compile(r"\.vqtk-([0-9a-f]{8})-(\d{1,9})-.*")
@@ -133,44 +139,141 @@ def _umask() -> int:
 
 RUN = "run.lock"
 """The lock of a run, in its directory."""
+BEAT_S, DEAD_S = 15.0, 90.0
+"""How often the holder of a lock touches its file, and after which silence a holder on another machine is dead."""
 _POLL_S = 0.2
+_SETTLED_S = 1.0
+_LONGEST_RECORD = 4096
 
 
 @contextmanager
 def locked(path: Path, *, what: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold a lock file that names this process; the system releases it when the process ends, however it ends.
 
-    Processes that the holder forks do not hold it.
+    Processes that the holder forks do not hold it. On one machine the system's lock decides alone. A file system that
+    machines share may forget the lock of another machine, or keep that of a dead one, so there the file's time decides
+    as well: its holder touches it every `BEAT_S`, and is dead after `DEAD_S` without. A process whose lock was taken
+    over, for example after a network failure, ends at once.
 
-    Raises: VqtkError, with the holder, if another process holds the lock for longer than `wait_s`, or if the file
-    cannot be created.
+    Raises: LockedError, with the holder, if another process holds the lock for longer than `wait_s`; VqtkError if the
+    file cannot be created.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
-    lock = FileLock(path, timeout=wait_s, poll_interval=_POLL_S)
+    lock = FileLock(path)
+    record = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "beats": f"{time.time():.6f}"}) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise VqtkError(
-            f"{what} is being run by another process ({_holder(path)}). Wait for that to end, or stop it. The lock "
-            f"file is {path}."
-        ) from None
+        written = _take(lock, path, record, what, time.monotonic() + wait_s)
     except OSError as error:
         raise VqtkError(
             f"{path.parent}: cannot write to this folder ({error.strerror or error}). Make it writable, or choose "
             "another with --out."
         ) from None
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(path, record, ended), daemon=True)
     try:
-        with suppress(OSError):  # The text is for people to read: if the disk is full, the lock holds without it.
-            path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n", encoding="utf-8")
+        if written:
+            beating.start()
         yield
     finally:
+        ended.set()
+        if written:
+            beating.join()
+        with suppress(OSError):
+            if path.read_text(encoding="utf-8") == record:
+                os.truncate(path, 0)  # Nobody need wait for this holder's silence.
         lock.release()
 
 
+def _take(lock: BaseFileLock, path: Path, record: str, what: str, until: float) -> bool:
+    """Acquire a lock and return whether the record could be written into its file.
+
+    Raises: LockedError if it is held after `until`, OSError.
+    """
+    from filelock import Timeout
+
+    took_over = False
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            silence = _silence(path)
+            took_over = took_over or silence is not None
+            if silence is None or silence >= DEAD_S:
+                written = _write(path, record)
+                if not (took_over and written and _is_lost(path, record)):
+                    return written
+            lock.release()  # The file system does not share locks, or the holder's machine was lost just now.
+        except Timeout:
+            if (_silence(path) or 0) >= DEAD_S:
+                path.unlink(missing_ok=True)  # The dead holder's lock stays with the removed file.
+                took_over = True
+                continue
+        if time.monotonic() >= until:
+            raise LockedError(
+                f"{what} is being run by another process ({_holder(path)}). Wait for that to end, or stop it. The lock "
+                f"file is {path}. If its machine was lost, the lock is free after {DEAD_S:.0f} s."
+            )
+        time.sleep(_POLL_S)
+
+
+def _write(path: Path, record: str) -> bool:
+    try:
+        path.write_text(record, encoding="utf-8")
+    except OSError:  # If the disk is full, the system's lock holds without the record.
+        return False
+    return True
+
+
+def _is_lost(path: Path, record: str) -> bool:
+    """Return whether another machine, which found the same holder dead, has written its record in the same moment."""
+    time.sleep(_SETTLED_S)
+    try:
+        return path.read_text(encoding="utf-8") != record
+    except (OSError, ValueError):
+        return True
+
+
+def _beat(path: Path, record: str, ended: threading.Event) -> None:
+    """Touch a lock's file until `ended`; end the process if another one has taken the lock over."""
+    while not ended.wait(BEAT_S):
+        try:
+            found = path.read_text(encoding="utf-8")
+            if found == record:
+                os.utime(path)
+        except (OSError, ValueError):  # The file server does not answer, or the run was removed.
+            continue
+        if found != record:
+            holder = found.strip() or "unknown"
+            print(f"{path}: another process took this lock over ({holder}); this one ends.", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(1)  # Whatever this process still wrote would mix with the other's.
+
+
+def _silence(path: Path, *, asking: bool = True) -> float | None:
+    """Return the seconds since the holder on another machine touched a lock's file; None if there is no such holder.
+
+    With `asking` the present is the file server's: that of a new file beside it. Clocks of machines differ.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:  # Opening it makes a network file system ask the server.
+            record, touched = json.loads(file.read(_LONGEST_RECORD)), os.fstat(file.fileno()).st_mtime
+        if not record.get("beats") or record.get("host") == socket.gethostname():
+            return None
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    now = time.time()
+    if asking:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_prefix(), suffix=".tmp") as file:
+            now = os.fstat(file.fileno()).st_mtime
+    return now - touched
+
+
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds a lock file; this needs no permission to write to it."""
+    """Return whether a living process holds a lock file; this needs no permission to write to it."""
+    silence = _silence(path, asking=False)
+    if silence is not None:
+        return silence < DEAD_S
     try:
         import fcntl
 

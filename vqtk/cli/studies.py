@@ -17,26 +17,41 @@ if TYPE_CHECKING:
     from vqtk.compare.result import RunComparison
     from vqtk.recipe.recipe import Recipe
     from vqtk.study.plan import CostMeasure, Plan
-    from vqtk.study.worker import Executor, Settings, State
+    from vqtk.study.state import Executor, State
 
 
 def ablate_command(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (.yaml).")],
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (.yaml); with --watch, also its folder.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the variants and their cost, without training.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Train failed runs again.")] = False,
-    executor: Annotated[str, typer.Option(help="local (processes on this machine) or ray (a Ray cluster).")] = "local",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show how the study goes, wherever it runs, until it ends. Changes nothing.")
+    ] = False,
+    executor: Annotated[
+        str, typer.Option(help="local (processes on this machine), slurm (jobs of Slurm) or ray (a Ray cluster).")
+    ] = "local",
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Override a setting of the executor, as time=8h (repeatable)."
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Number of runs to train in parallel. Default: one per GPU or, without a GPU, per two cores."
+            min=1,
+            help="Number of runs to train in parallel. Default: as many as a cluster has room for; on this machine, "
+            "one per GPU or, without a GPU, per two cores.",
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads per run. Default: an equal share of the cores.")
+        int | None,
+        typer.Option(
+            min=1, help="CPU threads per run. Default: an equal share of this machine's cores, 1 on a cluster."
+        ),
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Address of the Ray cluster. Default: start a local one.")] = None,
     plugin: Plugins = None,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -46,20 +61,30 @@ def ablate_command(
 
     To resume a study, run the same command again.
     """
+    from vqtk.errors import VqtkError
     from vqtk.files import locked, sweep
     from vqtk.runs.budget import step_s
     from vqtk.study.plan import plan as planned
+    from vqtk.study.runner import check_executor, make_executor
+    from vqtk.study.state import Settings
     from vqtk.study.study import load_study
-    from vqtk.study.worker import Settings
     from vqtk.training.execution import choose_device
 
-    checked = load_study(study)
-    on, folder = choose_device(device), out / checked.name
+    if watch:
+        if dry_run or retry:
+            raise VqtkError("--watch only shows a study. Remove --dry-run and --retry, or remove --watch.")
+        _watch(study, out)
+        return
+    check_executor(executor, given or ())
+    checked = load_study(study, executors=[f"{executor}.{one}" for one in given or ()])
+    on = choose_device(device if executor == "local" else "auto")  # A cluster's own devices are its workers' matter.
+    folder = out / checked.name
 
     def measure(recipe: Recipe) -> float:
         return step_s(recipe, on)
 
-    made = _executor(executor, Settings(device, data_dir, threads), workers, address, dry_run=dry_run)
+    settings = Settings(device, data_dir, threads)
+    made = make_executor("local" if dry_run else executor, settings, checked, folder, workers=workers)
     _share_cores(made)
     if dry_run:
         _print_costs(planned(checked, folder, measure), folder, on, made.workers, data_dir)
@@ -69,19 +94,17 @@ def ablate_command(
         _run(planned(checked, folder, measure), folder, made, data_dir, measure, retry=retry)
 
 
-def _executor(name: str, settings: Settings, workers: int | None, address: str | None, *, dry_run: bool) -> Executor:
+def _watch(study: Path, out: Path) -> None:
+    """Show how a study goes until it ends; Ctrl-C ends the showing alone."""
+    from vqtk.cli.progress import watch_study
+    from vqtk.compare.collect import STUDY
     from vqtk.errors import VqtkError
-    from vqtk.study.executors import Local
+    from vqtk.study.study import load_study
 
-    if name not in ("local", "ray"):
-        raise VqtkError(f"--executor {name!r}: expected local or ray.")
-    if name == "local" and address:
-        raise VqtkError("--address names a Ray cluster, so it needs --executor ray.")
-    if name == "local" or dry_run:
-        return Local(settings, workers=workers)
-    from vqtk.study.executors import Ray
-
-    return Ray(settings, address=address, workers=workers)
+    folder = study if study.is_dir() else out / load_study(study).name
+    if not (folder / STUDY).is_file():
+        raise VqtkError(f"{folder}: no study has been started here. Expected a folder with a {STUDY}; see --out.")
+    watch_study(folder)
 
 
 def _share_cores(executor: Executor) -> None:
@@ -97,12 +120,13 @@ def _run(
     """Train the runs of a plan, and then those that follow from their results, until there are no more."""
     from vqtk.study.adaptive import extended
     from vqtk.study.plan import to_run
+    from vqtk.study.state import SETTLED
 
     while not to_run(plan, folder, retry=retry) and (more := extended(plan, folder, measure)):
         plan = more  # A study that is resumed.
     while True:
         states = _train(plan, folder, executor, data_dir, retry=retry)
-        ended = all(state.state in ("done", "failed", "pruned") for state in states)
+        ended = all(state.state in SETTLED for state in states)
         more = extended(plan, folder, measure) if ended else None
         if more is None:
             break
@@ -113,13 +137,13 @@ def _run(
 def _train(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, *, retry: bool) -> list[State]:
     from dataclasses import replace
 
-    from vqtk.cli.progress import make_board
+    from vqtk.cli.progress import make_board, shown_of
     from vqtk.process import stopping_on_signals
     from vqtk.study.plan import to_run, write_plan
     from vqtk.study.runner import read_data, run_study, try_out
 
     runs, left = plan.runs(), to_run(plan, folder, retry=retry)
-    board = make_board(plan, folder)
+    board = make_board(shown_of(plan, folder))
     board.say(f"{folder}: {len(runs)} runs, {len(left)} of them to train. {plan.equal.sentence()}")
     if left:
         names = {run.variant.name for run in left}
@@ -141,10 +165,11 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | No
     from vqtk.compare.tables import remarks
     from vqtk.errors import VqtkError
     from vqtk.study.runner import compute_references
+    from vqtk.study.state import SETTLED
 
     failed = [state for state in states if state.state == "failed"]
     done = [state for state in states if state.state == "done"]
-    left = sum(state.state not in ("done", "failed", "pruned") for state in states)
+    left = sum(state.state not in SETTLED for state in states)
     if left:
         print(f"Stopped: {left} of {len(states)} runs are not done. Run the same command again to resume them.")
         raise typer.Exit(130)

@@ -235,12 +235,16 @@ class CellFile(File):
     error: str | None = None
     attempts: int = 0
     worker: str | None = None
+    host: str | None = None
 
 
 class _Placed(File):
     variant: str
     path: str
     choices: dict[str, str] | None = None
+    seed: int = 0
+    updates: int | None = None
+    examples: int | None = None
 
 
 class _Metric(File):

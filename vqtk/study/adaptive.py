@@ -15,8 +15,8 @@ from vqtk.io.run_files import read_metrics, watched_of
 from vqtk.recipe.show import value_at
 from vqtk.study.design import BASE, Choices, Drawn, Range, add_number, name_of
 from vqtk.study.plan import CostMeasure, Plan, plan
+from vqtk.study.state import read_state
 from vqtk.study.study import Study
-from vqtk.study.worker import read_state
 
 PRUNE_AFTER, PRUNE_LEAST = 0.25, 4
 """The share of a run's updates before which it is not pruned, and the fewest earlier runs that it is compared with."""

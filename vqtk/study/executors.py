@@ -1,30 +1,44 @@
-"""What trains the runs of a study: processes on this machine, or Ray."""
+"""What trains the runs of a study: processes on this machine, or a Ray cluster. `slurm.py` has a third."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vqtk.errors import VqtkError
-from vqtk.study.worker import Event, Settings, train_run
+from vqtk.errors import LockedError, VqtkError
+from vqtk.nn.types import Count, Whole
+from vqtk.study.state import LOCKED, Event, Settings, read_state
 
 POLL_S = 0.2
 LOG = "worker.log"
 
 
 class Local:
-    """An executor of `workers` processes: by default one for each GPU, or one for every two cores."""
+    """An executor of `workers` processes: by default one for each GPU, or one for every two cores.
 
-    def __init__(self, settings: Settings, *, workers: int | None = None):
-        self.gpus = gpus(settings.device)
+    Arguments:
+        settings: of the workers.
+        workers: the number of processes. If there are more than GPUs, they share these.
+        devices: the GPUs, as CUDA_VISIBLE_DEVICES names them; by default all that may be used.
+        name: what the states of runs call its workers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        workers: int | None = None,
+        devices: list[str] | None = None,
+        name: str = "local",
+    ):
+        self.gpus, self.name = gpus(settings.device) if devices is None else devices, name
         cores = usable_cores()
         self.workers = workers or len(self.gpus) or max(1, cores // 2)
         self.threads = settings.threads or max(1, cores // self.workers)
@@ -51,13 +65,18 @@ class Local:
         """Start no other run."""
         self._waiting.clear()
 
+    def interrupt(self) -> None:
+        """Ask the processes to end with a checkpoint."""
+        for _, process in self._running.values():
+            process.terminate()
+
     def kill(self) -> None:
         """End the processes at once."""
         for _, process in self._running.values():
             process.kill()
 
     def _begin(self, slot: int, run: Path) -> Event:
-        worker = f"local {slot}"
+        worker = f"{self.name} {slot}"
         options = ["--device", self.settings.device, "--threads", str(self.threads), "--worker", worker]
         options += ["--parent", str(os.getpid())]
         if self.settings.data_dir:
@@ -82,11 +101,11 @@ class Local:
         if code is None:
             return None
         del self._running[slot]
-        return Event(run, "ended", f"local {slot}", _failure(code, run / LOG))
+        return Event(run, "ended", f"{self.name} {slot}", _failure(code, run / LOG))
 
 
 def _failure(code: int, log: Path) -> str | None:
-    if code == 0:
+    if code in (0, LOCKED):
         return None
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
@@ -112,22 +131,41 @@ def usable_cores() -> int:
     return min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores
 
 
-RETRIES = 3
-"""How often Ray restarts a run whose process or machine was lost; it resumes from its checkpoint."""
 RAY_POLL_S = 0.5
 
 
-class Ray:
-    """An executor on the Ray cluster at `address`, or on one that it starts. Raises: VqtkError if there is none."""
+@dataclass(frozen=True, kw_only=True)
+class RaySettings:
+    """How runs are trained on a Ray cluster.
 
-    def __init__(self, settings: Settings, *, address: str | None = None, workers: int | None = None):
-        self.ray = _connected(address, settings.threads or 1, workers)
+    Arguments:
+        address: of the cluster, `auto` for the one that this machine belongs to; None for $RAY_ADDRESS or, without it,
+            a new cluster of this machine alone.
+        per_gpu: runs that share a GPU, if the device is cuda, or auto and the cluster has any.
+        retries: how often Ray restarts a run whose process or machine was lost.
+    """
+
+    address: str | None = None
+    per_gpu: Count = 1
+    retries: Whole = 3
+
+
+class Ray:
+    """An executor on a Ray cluster. A run that is restarted resumes from its checkpoint.
+
+    Raises: VqtkError if there is no cluster at the address.
+    """
+
+    def __init__(self, settings: Settings, cluster: RaySettings, *, workers: int | None = None):
+        address, cpus = cluster.address or os.environ.get("RAY_ADDRESS"), settings.threads or 1
+        self.ray = _connected(address, cpus, workers)
         resources = self.ray.cluster_resources()
-        cpus, gpus = settings.threads or 1, 1 if _on_gpu(settings.device, resources) else 0
-        self.workers = workers or max(1, int(resources["GPU"] if gpus else resources.get("CPU", 1) // cpus))
+        gpus = 1 / cluster.per_gpu if _on_gpu(settings.device, resources) else 0
+        room = resources.get("GPU", 0) / gpus if gpus else resources.get("CPU", 1) / cpus
+        self.workers = workers or max(1, int(room))
         data_dir = settings.data_dir and settings.data_dir.resolve()
         self.settings = replace(settings, data_dir=data_dir, threads=cpus)
-        task = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False)
+        task = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=cluster.retries, retry_exceptions=False)
         self._task = task(_train)
         self._waiting: list[Path] = []
         self._running: dict[Any, Path] = {}
@@ -167,7 +205,12 @@ class Ray:
 
 
 def _train(run: str, settings: Settings) -> str:
-    return train_run(Path(run), settings, worker=f"ray {socket.gethostname()}").state
+    from vqtk.study.worker import train_run
+
+    try:
+        return train_run(Path(run), settings, worker="ray").state
+    except LockedError:  # Another process trains it, and records how it ends.
+        return read_state(Path(run)).state
 
 
 def _connected(address: str | None, threads: int, workers: int | None) -> Any:
@@ -181,7 +224,10 @@ def _connected(address: str | None, threads: int, workers: int | None) -> Any:
         ray.init(address=address or "local", log_to_driver=False, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise VqtkError(f"--executor ray: no cluster at {address}: {reason}") from None
+        raise VqtkError(
+            f"--executor ray: no cluster at {address or 'this machine'}: {reason[:300]} Start one with ray start "
+            "--head, or give its address as --set address=HOST:PORT."
+        ) from None
     return ray
 
 

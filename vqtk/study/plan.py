@@ -23,8 +23,9 @@ from vqtk.recipe.show import changes
 from vqtk.runs.budget import Equal, updates_of
 from vqtk.runs.directory import RunDirectory
 from vqtk.study.design import Choices, Value, name_of
+from vqtk.study.state import SETTLED, State, read_state, write_state
 from vqtk.study.study import Study
-from vqtk.study.worker import State, is_measured, read_state, write_limits, write_state
+from vqtk.study.worker import is_measured, write_limits
 
 CostMeasure = Callable[[Recipe], float]
 """Returns the seconds of an update."""
@@ -284,6 +285,8 @@ def _described(plan: Plan) -> dict[str, Any]:
                 "seed": run.seed,
                 "path": run.path.as_posix(),
                 "recipe_sha256": run.variant.digest,
+                "updates": run.variant.recipe.train.updates,
+                "examples": run.variant.recipe.examples_per_update,
             }
             for run in plan.runs()
         ],
@@ -305,7 +308,7 @@ def _measured_before(folder: Path, equal: Equal) -> dict[str, int]:
 
 def to_run(plan: Plan, folder: Path, *, retry: bool) -> list[PlannedRun]:
     """Return the runs that are not done, or lack a metric of the study; failed ones only with `retry`."""
-    settled = {"done", "pruned"} if retry else {"done", "failed", "pruned"}
+    settled = {*SETTLED} - ({"failed"} if retry else set())
     metrics = [metric.name for metric in plan.study.metrics]
 
     def is_left(path: Path) -> bool:

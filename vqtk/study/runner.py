@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,17 +10,22 @@ from typing import Protocol
 import torch
 
 from vqtk.datasets import data_root
-from vqtk.errors import RecipeError, VqtkError
+from vqtk.errors import RecipeError, VqtkError, nearest
 from vqtk.evaluate.profile import total_parameters
 from vqtk.evaluate.quality import features_at_hand
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, kept, references
+from vqtk.files import RUN, is_locked
 from vqtk.recipe.build import Validation, build_dataset, build_model, fingerprint, validate
 from vqtk.recipe.node import shown_path
 from vqtk.runs.budget import step_s, training_flops
 from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
+from vqtk.study.executors import Local, Ray
 from vqtk.study.plan import Plan, PlannedVariant, to_run
-from vqtk.study.worker import STOP, Event, Executor, State, read_state, wants_samples, write_state
+from vqtk.study.slurm import Slurm
+from vqtk.study.state import STOP, Event, Executor, Settings, State, read_state, record_failure, write_state
+from vqtk.study.study import Study
+from vqtk.study.worker import wants_samples
 
 STEPS = 5
 """The updates by which the time of a run is estimated."""
@@ -41,20 +46,45 @@ class Board(Protocol):
         """Show a line to the user."""
 
 
+EXECUTORS = ["local", "ray", "slurm"]
+
+
+def check_executor(name: str, given: Sequence[str] = ()) -> None:
+    """Raise VqtkError unless there is an executor of this name, with settings if any are `given`."""
+    if name not in EXECUTORS:
+        raise VqtkError(f"--executor {name!r}: {nearest(name, EXECUTORS)}Expected {', '.join(EXECUTORS)}.")
+    if given and name == "local":
+        raise VqtkError(f"--set {given[0]}: the executor local has no settings. Name another with --executor.")
+
+
+def make_executor(name: str, settings: Settings, study: Study, folder: Path, *, workers: int | None) -> Executor:
+    """Return the executor of a name, which trains the runs in a study's folder. Raises: VqtkError if it is not there.
+
+    `workers` is how many runs it trains at once at most; by default, as many as there is room for.
+    """
+    check_executor(name)
+    if name == "slurm":
+        return Slurm(settings, study.executors.slurm, folder, workers=workers)
+    if name == "ray":
+        return Ray(settings, study.executors.ray, workers=workers)
+    return Local(settings, workers=workers)
+
+
 def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, *, retry: bool) -> list[State]:
     """Do the runs that are left, and return the states of all. When `board` stops it, each ends with a checkpoint."""
     request, stopping = folder / STOP, False
     request.unlink(missing_ok=True)
     for run in to_run(plan, folder, retry=retry):
         path = folder / run.path
-        write_state(path, replace(read_state(path), state="waiting", error=None))
+        if not is_locked(path / RUN):  # A job of a study that was killed goes on.
+            write_state(path, replace(read_state(path), state="waiting", error=None))
         executor.submit(path)
     try:
         for event in executor.events():
             if event is None:
                 board.tick()
             else:
-                _settle(event)
+                record_failure(event)
                 board.happened(event)
             if board.stop and not stopping:
                 stopping = True
@@ -67,13 +97,6 @@ def run_study(plan: Plan, folder: Path, executor: Executor, board: Board, *, ret
     finally:
         request.unlink(missing_ok=True)
     return [read_state(folder / run.path) for run in plan.runs()]
-
-
-def _settle(event: Event) -> None:
-    """Record the failure of a worker that ended without recording it."""
-    state = read_state(event.run)
-    if event.what == "ended" and event.error and state.state in ("waiting", "running"):
-        write_state(event.run, replace(state, state="failed", error=event.error))
 
 
 def try_out(plan: Plan) -> Iterator[tuple[PlannedVariant, Validation, list[str]]]:

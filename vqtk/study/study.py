@@ -16,7 +16,7 @@ from vqtk.compare.statistics import LEAST
 from vqtk.errors import RecipeError, VqtkError, nearest, shortened
 from vqtk.nn.types import Positive, Whole
 from vqtk.plugin.loading import loaded_plugins
-from vqtk.recipe.merge import take_plugins
+from vqtk.recipe.merge import overridden, take_plugins
 from vqtk.recipe.node import Node, Problems, below, beside, is_file, read, shown_path
 from vqtk.recipe.recipe import FolderName, load_recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
@@ -40,10 +40,12 @@ from vqtk.study.design import (
     variants_of,
     word,
 )
+from vqtk.study.executors import RaySettings
+from vqtk.study.slurm import SlurmSettings
 
 KEYS = (
     "name", "base", "overrides", "plugins", "axes", "seeds", "baseline", "metrics", "within", "equal", "cells",
-    "exclude",
+    "exclude", "executors",
 )  # fmt: skip
 DECIDED = {"seed": "`seeds`", "name": "the names of the axes' values", "train.updates": "`equal`"}
 """What the study itself decides, and where."""
@@ -63,6 +65,14 @@ class Seeding:
     start: int
     most: int
     until: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executors:
+    """The settings of each executor that has any."""
+
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,7 @@ class Study:
         baseline: what variants are compared with.
         variants: the value of each on every axis.
         drawn: how variants are drawn or proposed; None if they are combinations.
+        executors: how its runs are trained on a cluster. No result depends on it.
     """
 
     name: str
@@ -104,6 +115,7 @@ class Study:
     baseline: Choices
     variants: list[Choices]
     drawn: Drawn | None
+    executors: Executors
 
 
 @dataclass
@@ -130,8 +142,8 @@ class _Reading:
         self.problems.raise_any()
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read and check a study; `overrides` are added to its own.
+def load_study(path: Path, overrides: Sequence[str] = (), *, executors: Sequence[str] = ()) -> Study:
+    """Read and check a study; `overrides` are added to its own, and `executors` override settings of executors.
 
     Raises: RecipeError with file, line and what was expected, for every problem.
     """
@@ -163,6 +175,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     equal = equal_of(reading.root.value.get("equal"), reading.problems)
     drawn = drawn_of(reading.root.value.get("cells"), reading.problems)
     _check_drawn(reading, drawn, seeding)
+    clusters = _executors(reading, executors)
     reading.raise_any()
     names = {axis: list(values) for axis, values in axes.items()}
     baseline = baseline_of(reading.root, names, reading.problems)
@@ -175,7 +188,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     reading.raise_any()
     return Study(
         name, path, base, own, tuple(plugins), axes, reading.ranges, reading.scales, seeds, seeding, metrics, within,
-        equal, baseline, variants, drawn,
+        equal, baseline, variants, drawn, clusters,
     )  # fmt: skip
 
 
@@ -198,6 +211,13 @@ def _check_keys(reading: _Reading) -> None:
     for key, child in reading.root.value.items():
         if key not in KEYS:
             reading.problem(child, key, f"unknown key. {nearest(key, list(KEYS))}A study takes {', '.join(KEYS)}.")
+
+
+def _executors(reading: _Reading, overrides: Sequence[str]) -> Any:
+    node = reading.root.value.get("executors", Node({}, shown_path(reading.path)))
+    for one in overrides:
+        node = overridden(node, one)
+    return parse(node, Executors, "executors", Scope(reading.problems))
 
 
 def _seeds(reading: _Reading) -> tuple[Seeding | None, Any]:

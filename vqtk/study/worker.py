@@ -1,7 +1,4 @@
-"""What a study and its workers exchange, and one run of a study: `python -m vqtk.study.worker RUN_DIR`.
-
-A worker trains a run to its end, or until it is asked to stop. Settings go in; states and events come out.
-"""
+"""One run of a study, trained to its end or until it is asked to stop: `python -m vqtk.study.worker RUN_DIR`."""
 
 from __future__ import annotations
 
@@ -9,23 +6,24 @@ import argparse
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from vqtk.callbacks import Callback, Progress
 from vqtk.compare.metrics import Criterion, finite
 from vqtk.datasets import data_root
-from vqtk.errors import CheckpointError, VqtkError
+from vqtk.errors import CheckpointError, LockedError, VqtkError
 from vqtk.evaluate.overview import measured_by_name
 from vqtk.files import RUN, locked, write_text
-from vqtk.io.run_files import CellFile, LimitsFile, StudyFile, read_file
+from vqtk.io.run_files import LimitsFile, StudyFile, read_file
 from vqtk.metrics import CurveMetric, RetrievalMetric, SampleMetric, metric_class
 from vqtk.plugin.loading import described, loaded_plugins
 from vqtk.recipe.build import build_dataset, build_metric
@@ -33,35 +31,8 @@ from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, go_on, run_experiment
+from vqtk.study.state import LOCKED, STOP, Settings, State, read_state, write_state
 from vqtk.training.execution import choose_device
-
-STOP = "stop"
-"""The file in a study's directory that asks its workers to stop."""
-STATES = ("waiting", "running", "done", "failed", "stopped", "pruned")
-
-
-@dataclass(frozen=True)
-class State:
-    """A run's state, its error if it failed, how often it was started, and by which worker last."""
-
-    state: str = "waiting"
-    error: str | None = None
-    attempts: int = 0
-    worker: str | None = None
-
-
-def read_state(run: Path) -> State:
-    """Return the state of a run by its directory; waiting if none can be read."""
-    try:
-        return State(**read_file(run / "cell.json", CellFile))
-    except (CheckpointError, TypeError):
-        return State()
-
-
-def write_state(run: Path, state: State) -> None:
-    """Write a run's state into its directory."""
-    write_text(run / "cell.json", json.dumps(asdict(state), indent=2, ensure_ascii=False) + "\n")
-
 
 LIMITS = "limits.json"
 """The file in a run's directory that says when the run is hopeless."""
@@ -70,45 +41,6 @@ LIMITS = "limits.json"
 def write_limits(run: Path, metric: Criterion, limits: dict[int, float]) -> None:
     """Write into a run's directory what its metric must reach at the evaluations after some updates."""
     write_text(run / LIMITS, json.dumps({"metric": metric.plain(), "limits": limits}, indent=2) + "\n")
-
-
-@dataclass(frozen=True)
-class Event:
-    """A run was `begun` by a worker, or its worker has `ended`; `error` if it ended without recording a state."""
-
-    run: Path
-    what: str
-    worker: str
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of each worker: the device, the data's folder, its CPU threads, and the process it depends on."""
-
-    device: str = "auto"
-    data_dir: Path | None = None
-    threads: int | None = None
-    parent: int | None = None
-
-
-class Executor(Protocol):
-    """Trains runs by their directories, several at once, as `train_run` does."""
-
-    workers: int
-    settings: Settings
-
-    def submit(self, run: Path) -> None:
-        """Start a run when there is room."""
-
-    def events(self) -> Iterator[Event | None]:
-        """Yield events until no run is left, and None now and then in between."""
-
-    def stop(self) -> None:
-        """Start no other run. The study's stop file asks the current ones to end."""
-
-    def kill(self) -> None:
-        """End the current runs at once."""
 
 
 ORPHAN_S = 120.0
@@ -165,12 +97,15 @@ def train_run(run: Path, settings: Settings, *, worker: str = "", following: Fol
     """Train a run to its end, from its newest checkpoint if there is one, and return its state.
 
     The study's metrics that it then lacks are measured. An exception is recorded in the state and not raised.
+
+    Raises: LockedError if another process trains it.
     """
     with locked(run / RUN, what=f"The run {run}", wait_s=ORPHAN_S):
         before, metrics = read_state(run), metrics_of_study(run.parent.parent)
         if before.state == "done" and is_measured(run, metrics):
             return before
-        state = State("running", None, before.attempts + 1, worker or f"pid {os.getpid()}")
+        worker, host = worker or f"pid {os.getpid()}", socket.gethostname()
+        state = State("running", None, before.attempts + 1, worker, host)
         write_state(run, state)
         try:
             following = following or Following()
@@ -294,7 +229,11 @@ def run_worker() -> None:
     parser.add_argument("--worker", default="")
     given = parser.parse_args()
     settings = Settings(given.device, given.data_dir, given.threads, given.parent)
-    reached = train_run(given.run, settings, worker=given.worker, following=_stopped_by_sigterm())
+    try:
+        reached = train_run(given.run, settings, worker=given.worker, following=_stopped_by_sigterm())
+    except LockedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(LOCKED)
     sys.exit(1 if reached.state == "failed" else 0)
 
 

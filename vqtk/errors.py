@@ -54,6 +54,10 @@ class ShapeError(VqtkError):
     """A component was given features of a shape that it cannot take, or would produce one that does not fit."""
 
 
+class LostError(VqtkError):
+    """Another process of a run has ended, or cannot be reached."""
+
+
 class CheckpointError(VqtkError):
     """A run directory, a weights file or a trainer's state cannot be read or does not fit the model."""
 

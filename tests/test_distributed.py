@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig
 
 from tests.ranks import ROOT, result, train_all
 from tests.running import vqtk_main, without_data
@@ -222,3 +224,28 @@ def test_a_signal_that_a_launcher_repeats_does_not_interrupt() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert received == [signal.SIGINT, signal.SIGTERM]
     assert it.stop
+
+
+def test_devices_start_this_command_in_processes_and_say_how_they_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[Any] = []
+    ends: list[Any] = [0, 3, -signal.SIGKILL]
+
+    def elastic_launch(config: LaunchConfig, entrypoint: str) -> Any:
+        def run(*arguments: str) -> None:
+            started.append((config.nproc_per_node, config.max_restarts, arguments))
+            code = ends.pop(0)
+            if code:
+                raise ChildFailedError("vqtk", {1: ProcessFailure(1, 7, code, "")})
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", elastic_launch)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    write_recipes(tmp_path)
+    command = ["run", str(tmp_path / "mnist.yaml"), "--devices", "2", "--max-restarts", "3", "--device", "cpu"]
+    assert [vqtk_main(monkeypatch, *command) for _ in range(3)] == [0, 3, 2]
+    assert started == [(2, 3, ("-m", "vqtk", *command))] * 3
+    assert "process 1 of 2 was ended by SIGKILL, and they were started again 3 times before" in capsys.readouterr().err

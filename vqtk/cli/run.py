@@ -62,7 +62,7 @@ def run_command(
     """
     began = time.monotonic()
     from vqtk.callbacks import duration
-    from vqtk.errors import LostError, RecipeError
+    from vqtk.errors import DivergenceError, LostError, RecipeError
     from vqtk.recipe.build import build_tracker
     from vqtk.runs.run import begun, carry_out, display_of, resumed
     from vqtk.training.distributed import follows, launch_id
@@ -106,7 +106,7 @@ def run_command(
     try:
         with prepared as (experiment, directory):
             finished, received = carry_out(experiment, directory, display)
-    except LostError:
+    except (DivergenceError, LostError):
         if not follows():
             raise
         raise typer.Exit(2) from None  # The process that leads explains it.

@@ -91,8 +91,9 @@ def begun(
     """
     since = time.monotonic() if since is None else since
     with together(choose_device(device)) as processes:
-        recipe = load_recipe(path, overrides)
-        splits = None
+        start, expected_s = weights_of(weights) if weights else None, None if budget is None else seconds(budget)
+        repeated = RunDirectory.to_repeat(like) if like else None
+        recipe, splits = load_recipe(path, list(overrides)), None
         if given:
             settings, splits = given.splits(recipe)
             overrides = [*overrides, f"data={json.dumps(settings)}"]
@@ -111,9 +112,10 @@ def begun(
             splits=splits,
             callbacks=callbacks,
             budget=budget,
+            expected_s=expected_s,
             since=since,
-            weights=weights,
-            like=like,
+            start=start,
+            repeated=repeated,
             data_dir=data_dir,
             out=out,
         )
@@ -132,20 +134,20 @@ def _begin(
     splits: Splits | None,
     callbacks: Sequence[Callback],
     budget: str | None,
+    expected_s: float | None,
     since: float,
-    weights: Path | None,
-    like: Path | None,
+    start: Path | None,
+    repeated: RunDirectory | None,
     data_dir: Path | None,
     out: Path,
 ) -> Prepared:
-    """Build a new run of a recipe and make its directory; other arguments as of `begun`.
+    """Build a new run of a recipe and make its directory.
 
-    `load_with` returns the recipe with other overrides, and `splits` are the data if they were given.
+    `load_with` returns the recipe with other overrides, `splits` are the data if they were given, `start` the weights
+    to start from, and `repeated` is the run to repeat; other arguments as of `begun`.
     """
     if budget is not None and processes.size > 1:
         raise RecipeError(f"--budget {budget}: it is measured for one process alone. Give train.updates=N instead.")
-    start, expected_s = weights_of(weights) if weights else None, None if budget is None else seconds(budget)
-    repeated = RunDirectory.to_repeat(like) if like else None
     place = None
     if repeated and not splits:
         splits, place = data_like(recipe, repeated, data_dir=data_dir, say=_saying(callbacks))

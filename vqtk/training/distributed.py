@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -90,12 +90,12 @@ class Processes:
             dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
-    def add_gradients(self, weights: Sequence[Tensor]) -> None:
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each weight's gradient by the sum over the processes; None stays None if no process has one.
 
         Waits for the device only if a weight has no gradient here.
         """
-        weights = [weight for weight in weights if weight.requires_grad] if self.size > 1 else []
+        weights = [weight for weight in parameters if weight.requires_grad] if self.size > 1 else []
         if not weights:
             return
         missing = [index for index, weight in enumerate(weights) if weight.grad is None]

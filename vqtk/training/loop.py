@@ -224,7 +224,7 @@ class Trainer:
                 with torch.no_grad(), self._autocast(piece):
                     prepared = self.objective.prepare(piece, draws)
                 self.passes[-1].append((share, backward(piece, prepared, share)))
-        self.processes.add_gradients(list(self.model.parameters()))
+        self.processes.add_gradients(self.model.parameters())
         self._set_rates(updates)
         self.sound = False
         self.gradient_norm = parts.step() if parts else self.step()

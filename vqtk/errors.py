@@ -58,6 +58,10 @@ class LockedError(VqtkError):
     """Another process has the lock of a run or a study."""
 
 
+class LostError(VqtkError):
+    """Another process of a run has ended, or cannot be reached."""
+
+
 class CheckpointError(VqtkError):
     """A run directory, a weights file or a trainer's state cannot be read or does not fit the model."""
 

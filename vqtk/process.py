@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,17 +129,27 @@ STOPPING = [
 """Signals that stop a run with a checkpoint: Ctrl-C, and what schedulers and closing terminals send."""
 
 
+ECHO_S = 5.0
+"""Seconds within which a launcher repeats to its processes a signal that the terminal sent to all of them."""
+
+
 @contextmanager
-def stopping_on_signals(target: Stoppable) -> Iterator[list[int]]:
-    """Set `stop` at the first signal and interrupt at the second; yield the signal numbers received."""
+def stopping_on_signals(target: Stoppable, *, echo_s: float = 0.0) -> Iterator[list[int]]:
+    """Set `stop` at the first signal and interrupt at the second; yield the signal numbers received.
+
+    Signals within `echo_s` seconds of the first are a part of it.
+    """
     received: list[int] = []
+    first = 0.0
     if threading.current_thread() is not threading.main_thread():  # Only the main thread may handle signals.
         yield received
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if received:
+        nonlocal first
+        if received and time.monotonic() - first >= echo_s:
             raise KeyboardInterrupt
+        first = first or time.monotonic()
         received.append(number)
         target.stop = True
 

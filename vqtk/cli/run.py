@@ -47,17 +47,25 @@ def run_command(
     device: Device = "auto",
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Parent folder of run directories.")] = Path("runs"),
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, of each process.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Train on this many devices of this machine, a process for each.")
+    ] = None,
+    restarts: Annotated[
+        int,
+        typer.Option("--max-restarts", min=0, help="Restart killed processes so often, from the newest checkpoint."),
+    ] = 0,
 ) -> None:
     """Train the model that a recipe describes.
 
     Ctrl-C writes a checkpoint and stops the run. Resume it with --resume RUN.
     """
     began = time.monotonic()
-    from vqtk.callbacks import duration, make_display
-    from vqtk.errors import RecipeError
+    from vqtk.callbacks import duration
+    from vqtk.errors import DivergenceError, LostError, RecipeError
     from vqtk.recipe.build import build_tracker
-    from vqtk.runs.run import begun, carry_out, resumed
+    from vqtk.runs.run import begun, carry_out, display_of, resumed
+    from vqtk.training.distributed import follows, launch_id
 
     if recipe is None and resume is None and like is None:
         raise RecipeError(
@@ -71,13 +79,15 @@ def run_command(
             "start a new run."
         )
     changed = _overrides_like(str(recipe or ""), overrides or []) if like else overrides or []
+    if ((devices or 1) > 1 or restarts) and not launch_id():
+        raise typer.Exit(_launched(recipe, changed, devices or 1, restarts, device))
     if threads:
         import torch
 
         torch.set_num_threads(threads)
-    display = make_display(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
+    display = display_of(shorter=f"vqtk run {recipe} --budget 30m" if recipe else None)
     if resume:
-        callbacks = [display, *map(build_tracker, track or [])]
+        callbacks = [display, *([] if follows() else map(build_tracker, track or []))]
         prepared = resumed(resume, callbacks=callbacks, device=device, data_dir=data_dir, keep_threads=threads is None)
     else:
         named = [f"train.track=[{', '.join(track)}]"] if track else []
@@ -93,12 +103,29 @@ def run_command(
             data_dir=data_dir,
             out=out,
         )
-    with prepared as (experiment, directory):
-        finished, received = carry_out(experiment, directory, display)
+    try:
+        with prepared as (experiment, directory):
+            finished, received = carry_out(experiment, directory, display)
+    except (DivergenceError, LostError):
+        if not follows():
+            raise
+        raise typer.Exit(2) from None  # The process that leads explains it.
     if finished and budget is not None:
         experiment.say(f"{budget}: ended after {duration(time.monotonic() - began)}.")
     if not finished:
         raise typer.Exit(128 + received[0] if received else 0)
+
+
+def _launched(recipe: Path | None, overrides: list[str], devices: int, restarts: int, device: str) -> int:
+    """Run this command in several processes; return its exit code. Raises: VqtkError, before any is started."""
+    from vqtk.recipe.recipe import load_recipe
+    from vqtk.training.distributed import Processes, launch
+    from vqtk.training.execution import choose_device
+
+    chosen = choose_device(device)
+    if recipe:
+        Processes(size=devices).check_divides(load_recipe(recipe, overrides).batch)
+    return launch(devices, restarts=restarts, device=chosen)
 
 
 def _overrides_like(first: str, others: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ from vqtk.metrics import (
 from vqtk.models import Model, usage_of
 from vqtk.nn.types import DataSpec
 from vqtk.registry import metrics
+from vqtk.training.distributed import Processes
 from vqtk.training.execution import synchronize
 
 Result = TypeVar("Result")
@@ -98,6 +99,8 @@ MOST_PROPOSED = {"cpu": 1 << 21}
 of digits a third faster than in batches of 100."""
 
 
+_Sums = tuple[dict[str, Tensor], float, list[Tensor]]
+"""Sums of metrics over examples by name, the sum of their grids' means, and their codes."""
 _LOGGED = ("choice", "final", "all", "entropy_pooled_nats", "used")
 _OF_A_STAGE = ("entropy_nats", "entropy_bits", "perplexity", "used")
 
@@ -181,6 +184,7 @@ def evaluate(
     searched: bool = False,
     others: Mapping[str, ReconstructionMetric] | None = None,
     track: Track = untracked,
+    processes: Processes | None = None,
 ) -> Evaluation:
     """Encode and decode examples of a split, and measure rate and distortion.
 
@@ -196,8 +200,9 @@ def evaluate(
             encoding and decoding.
         others: metrics of reconstructions to measure besides the routine ones, by name.
         track: shows the progress.
+        processes: those that evaluate together, each a part of the examples; by default this one alone.
     """
-    was_training = model.training
+    was_training, processes = model.training, processes or Processes()
     model.eval()
     chosen = torch.arange(len(split)) if items is None else items
     size = min(batch or suited_batch(model), len(chosen))
@@ -205,7 +210,8 @@ def evaluate(
     totals: dict[str, Tensor] = {}
     wanted = {**routine_metrics(model), **(others or {})}
     every, codes = 0.0, []
-    for target in targets(model, split, chosen, batch=size, track=track, what="test examples"):
+    own = chosen.tensor_split(processes.size)[processes.rank]
+    for target in targets(model, split, own, batch=size, track=track, what="test examples"):
         if searched:
             found = encode(len(target), partial(model.encode, target))
             decode(len(target), partial(model.decode, found))
@@ -217,6 +223,7 @@ def evaluate(
         for name, values in measured.items():
             totals[name] = totals.get(name, 0.0) + values.double().sum(0).cpu()
     model.train(was_training)
+    totals, every, codes = _added(processes.of_each((totals, every, codes)))
     joined = torch.cat(codes)
     means = {name: (total / len(chosen)).tolist() for name, total in totals.items()}
     return Evaluation(
@@ -236,6 +243,15 @@ def evaluate(
         codes=joined,
         rates=rates(encode, decode, batch=size) if searched else None,
     )
+
+
+def _added(parts: Sequence[_Sums]) -> _Sums:
+    """Return the sums over parts of the examples, and the codes of all; a part may be empty."""
+    totals: dict[str, Tensor] = {}
+    for part, _, _ in parts:
+        for name, values in part.items():
+            totals[name] = totals.get(name, 0.0) + values
+    return totals, sum(every for _, every, _ in parts), [one for _, _, codes in parts for one in codes]
 
 
 def _walked(

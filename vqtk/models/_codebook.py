@@ -47,6 +47,7 @@ class Codebook(nn.Module):
             learnable_codebook=learned,
             decay=decay,
             threshold_ema_dead_code=dead_below,
+            sync_codebook=False,  # With several processes, each has the vectors of all: the library would add them up.
         )
         with torch.no_grad():  # The library's vectors are 0 until k-means has run.
             self.quantiser.codebook = torch.randn(options, width)

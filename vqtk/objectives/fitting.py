@@ -1,5 +1,8 @@
 """The objective of models that are fitted as a whole: to the first batch, and then the loss of the whole code."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from vqtk.errors import ShapeError
@@ -27,10 +30,13 @@ class Fitting(Objective):
         require_faiss()
         self.model = model
 
+    def start(self, batches: Sequence[Tensor], draws: torch.Generator) -> None:
+        """Fit the model to the first batch if it is not fitted."""
+        if not self.model.fitted and len(batches[0]) > 1:  # A study counts its cost by one example, which fits nothing.
+            self.model.fit(batches[0])
+
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
-        """Fit the model if it is not fitted, encode and decode."""
-        if not self.model.fitted and len(batch) > 1:  # One example, by which a study counts its cost, fits nothing.
-            self.model.fit(batch)
+        """Encode and decode."""
         codes = self.model.encode(batch)
         final = self.model.loss(self.model.decode(codes)[:, None], batch).mean()
         return Pass(final, {"final": final}, codes)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from vqtk.report.page import write_report
 from vqtk.runs.data import recorded_place, require_same
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.failure import failure
+from vqtk.training.distributed import Processes
 from vqtk.training.execution import peak_memory_mb, resolve
 from vqtk.training.loop import Trainer, training_loop
 
@@ -62,6 +65,11 @@ class Experiment:
         shown = fixed_subset(self.splits.watched, settings.picture_items, seed)
         self._shown = self._targets(self.splits.watched, shown)
 
+    @property
+    def ends_with_more(self) -> bool:
+        """Whether the final evaluation is of other examples than those during the run."""
+        return self.watched == "validation" or len(self.final) != len(self.subset)
+
     def _targets(self, split: Split, indices: Tensor) -> Tensor:
         return self.trainer.model.data.normalise(split[indices].to(self.device))
 
@@ -77,6 +85,7 @@ class Experiment:
         recorded: dict[str, Any] | None = None,
         place: dict[str, str] | None = None,
         expected_s: float | None = None,
+        processes: Processes | None = None,
     ) -> Experiment:
         """Build a recipe's model and read its data.
 
@@ -84,23 +93,29 @@ class Experiment:
             recipe: the recipe.
             data_root: the folder of the data sets.
             device: where to train.
-            callbacks: what follows the run, besides the callbacks and trackers that the recipe names.
+            callbacks: what follows the run, besides the callbacks and trackers that the recipe names; the latter only
+                in the process that leads.
             splits: the data, if they are read already.
             recorded: the manifest of a resumed run, whose updates are computed as before.
             place: where these were read from, if that is not below `data_root`.
             expected_s: how long the training will take, in seconds, if that is known.
+            processes: the processes that train together; by default this one alone.
 
         Raises: RecipeError, DataError.
         """
-        callbacks = [*callbacks, *(make() for make in (*recipe.train.callbacks, *recipe.train.track))]
+        processes = processes or Processes()
+        named = (*recipe.train.callbacks, *recipe.train.track) if processes.leads else ()
+        callbacks = [*callbacks, *(make() for make in named)]
         model, dataset = build_model(recipe, device=device), build_dataset(recipe)
         if splits is None:
-            splits = dataset.splits(data_root)
+            with processes.in_turn():
+                splits = dataset.splits(data_root)
             if splits.note:
                 _say(callbacks, splits.note)
         model.data = replace(model.data, characters=splits.characters)
-        execution = resolve(recipe, model, recorded=(recorded or {}).get("execution"), expected_s=expected_s)
-        trainer = Trainer(recipe, model, execution)
+        before = (recorded or {}).get("execution")
+        execution = resolve(recipe, model, recorded=before, expected_s=expected_s, processes=processes.size)
+        trainer = Trainer(recipe, model, execution, processes=processes)
         where = recorded_place(dataset, data_root) if place is None else place
         return cls(recipe, trainer, splits, device, callbacks, where)
 
@@ -126,9 +141,12 @@ class Experiment:
         """
         split, name = (self.splits.watched, self.watched) if items is None else (self.splits.test, "test")
         chosen, every = self.subset if items is None else items, len(split)
-        whole = name == "test" and len(chosen) == every  # A search among fewer vectors finds more.
+        processes = self.trainer.processes
+        # A search among fewer vectors finds more.
+        whole = name == "test" and len(chosen) == every and processes.leads
         with self.trainer.evaluated() as model:
-            found = evaluate(model, split, items=chosen, others=of_reconstructions(self.others))
+            others = of_reconstructions(self.others)
+            found = evaluate(model, split, items=chosen, others=others, processes=processes)
             searched = retrieval_metrics(model, self.splits, chosen, found.codes) if whole else {}
             usage = {name: found.value(metric) for name, metric in self.others.items() if name not in found.reached}
             besides = {**found.reached, **usage, **self._besides(split, chosen), **searched}
@@ -145,9 +163,14 @@ class Experiment:
     def _besides(self, split: Split, items: Tensor) -> dict[str, float]:
         """Return the objective's own metrics of examples: means over them, computed a subset's size at a time."""
         total: dict[str, float] = {}
-        for part in items.split(len(self.subset)):
-            for name, value in self.trainer.objective.figures(partial(self._targets, split, part)).items():
-                total[name] = total.get(name, 0.0) + value * len(part)
+        processes = self.trainer.processes
+        own = []
+        for part in items.split(len(self.subset))[processes.rank :: processes.size]:
+            found = self.trainer.objective.figures(partial(self._targets, split, part))
+            own.append({name: value * len(part) for name, value in found.items()})
+        for found in chain(*processes.of_each(own)):
+            for name, value in found.items():
+                total[name] = total.get(name, 0.0) + value
         return {name: value / len(items) for name, value in total.items()}
 
     def picture(self, folder: Path, update: int) -> None:
@@ -174,6 +197,7 @@ class Experiment:
             "data": {**self.splits.fingerprint(), **self.place},
             **({"characters": self.splits.characters} if self.splits.characters else {}),
             "execution": self.trainer.execution.recorded(),
+            "processes": self.trainer.processes.size,
             "plugins": records(self.recipe.plugins),
             "installed": {one.package: one.version for one in installed()},
             **self.trainer.objective.facts(),
@@ -207,11 +231,14 @@ def go_on(experiment: Experiment, directory: RunDirectory, *, from_start: bool =
 def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: str | None = None) -> bool:
     """Train to the end, or until a callback stops the run, and write the results; return whether the run is done.
 
-    Temporary files of killed processes are removed first. A failure leaves a checkpoint if the state is sound.
+    Temporary files of killed processes are removed first. A failure leaves a checkpoint if the state is sound. Of
+    several processes, the one that leads does all of this, and the others train and evaluate with it.
 
     Raises: VqtkError that names the checkpoint and `again`, the command that continues; by default a single run's.
     """
     trainer = experiment.trainer
+    if not trainer.processes.leads:
+        return _follow(experiment)
     directory.sweep()
     for line in trainer.execution.notes:
         experiment.say(line)
@@ -220,9 +247,11 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
         start_at_centres(trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
     finished, recording = False, _Recording(experiment, directory)
     try:
+        _agree(experiment)
         _start(experiment, directory, recording)
         callbacks = [*experiment.callbacks, recording]
         finished = training_loop(trainer, experiment.splits.train, directory.log, callbacks)
+        _unite_skipped(experiment)
         _save(trainer, directory)
         if finished:
             _finish(experiment, directory)
@@ -245,8 +274,63 @@ def _start(experiment: Experiment, directory: RunDirectory, recording: _Recordin
     started = Started(directory.path, experiment.recipe, manifest, experiment.trainer.model, done, experiment.say)
     for callback in experiment.callbacks:
         callback.on_start(started)
-    if 0 < done < settings.updates and done % settings.evaluate_every == 0 and not directory.has_tested(done):
+    due = 0 < done < settings.updates and done % settings.evaluate_every == 0 and not directory.has_tested(done)
+    if experiment.trainer.processes.of_first(due):
         recording.on_evaluation_due(done)
+
+
+# ── several processes ────────────────────────────────────────────────────────────────────────────
+
+
+def _agree(experiment: Experiment) -> None:
+    """Begin all processes at the state of the one that leads. Raises: DataError if one of them has other data."""
+    trainer, splits = experiment.trainer, experiment.splits
+    if trainer.processes.size == 1:
+        return
+    require_same(trainer.processes.of_first(splits.fingerprint()), splits)
+    with trainer.evaluated() if trainer.done else nullcontext(trainer.model) as model:
+        state = trainer.processes.of_first({"model": model.state_dict(), "trainer": trainer.state()})
+    if not trainer.processes.leads:
+        trainer.model.load_state_dict(state["model"])
+        if state["trainer"]["done"]:
+            trainer.restore(state["trainer"])
+
+
+def _follow(experiment: Experiment) -> bool:
+    """Train and evaluate with the process that leads; return whether all updates are done."""
+    processes, following = experiment.trainer.processes, _Following(experiment)
+    _agree(experiment)
+    if processes.of_first(False):
+        experiment.evaluate()
+    callbacks = [*experiment.callbacks, following]
+    finished = training_loop(experiment.trainer, experiment.splits.train, lambda row: None, callbacks)
+    _unite_skipped(experiment)
+    if finished:
+        experiment.evaluate()
+        if experiment.ends_with_more:
+            experiment.evaluate(experiment.final)
+    return finished
+
+
+class _Following(Callback):
+    """Takes part in the evaluations of the process that leads."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+
+    def on_evaluation_due(self, update: int) -> None:
+        """Evaluate a part of the examples."""
+        self.experiment.evaluate()
+
+
+def _unite_skipped(experiment: Experiment) -> None:
+    """Let the process that leads know the damaged files that any of them skipped."""
+    skipped = experiment.splits.train.skipped
+    for names in experiment.trainer.processes.of_each(list(skipped)):
+        skipped += [name for name in names if name not in skipped]
+
+
+# ── what is written ──────────────────────────────────────────────────────────────────────────────
 
 
 class _Recording(Callback):
@@ -276,7 +360,7 @@ class _Recording(Callback):
 def _save(trainer: Trainer, directory: RunDirectory) -> None:
     """Write a checkpoint and the report. Raises: VqtkError, before it writes, if the last losses are not finite."""
     directory.check_there()
-    trainer.metrics()
+    trainer.check_losses()
     directory.save(trainer)
     write_report(directory.path)
 
@@ -321,7 +405,7 @@ def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dic
     found = experiment.evaluate()
     experiment.evaluated(found)
     row = {"update": update, found["split"]: found["row"], "end": True}
-    if found["split"] == "validation" or len(experiment.final) != len(experiment.subset):
+    if experiment.ends_with_more:
         experiment.say(f"Evaluating {len(experiment.final):,} test examples …")
         if found["split"] == "test":
             row["subset"] = found["row"]

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 
-from vqtk.callbacks import Callback, PlainDisplay, make_display
+from vqtk.callbacks import Callback, PlainDisplay
 from vqtk.datasets import Units
 from vqtk.errors import DataError, VqtkError
 from vqtk.io.run_files import read_metrics
@@ -19,7 +18,8 @@ from vqtk.io.weights import checkpoints, load
 from vqtk.models import Model
 from vqtk.recipe.recipe import require_overrides
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.run import Given, begun, carry_out, resumed
+from vqtk.runs.run import Given, begun, carry_out, display_of, resumed
+from vqtk.training.distributed import follows
 
 
 def train(
@@ -65,11 +65,11 @@ def train(
     require_overrides(train, others)
     if data is None and (units is not None or keep_data):
         raise DataError("`units` and `keep_data` describe `data`, which is not given. Leave them out, or give `data`.")
-    display = _display(quiet)
+    display = display_of(quiet=quiet)
     begin = begun(
         Path(recipe),
         overrides,
-        callbacks=[display, *_checked(callbacks)],
+        callbacks=_led(display, _checked(callbacks)),
         budget=budget,
         weights=None if weights is None else Path(weights),
         given=None if data is None else Given(data, units, keep_data),
@@ -172,10 +172,10 @@ class Run:
 
         Raises: VqtkError; DataError if the data are not those that it was started with.
         """
-        display = _display(quiet)
+        display = display_of(quiet=quiet)
         given = None if data is None else Given(data, units)
         root = None if data_dir is None else Path(data_dir)
-        every = [display, *_checked(callbacks)]
+        every = _led(display, _checked(callbacks))
         with resumed(self.path, callbacks=every, given=given, device=self.device, data_dir=root) as prepared:
             carry_out(*prepared, display)
         return Run(self.path, device=self.device)
@@ -213,8 +213,9 @@ def _checked(callbacks: Sequence[Callback]) -> Sequence[Callback]:
     return callbacks
 
 
-def _display(quiet: bool) -> PlainDisplay:
-    return PlainDisplay(Console(quiet=True), None) if quiet else make_display(shorter=None)
+def _led(display: PlainDisplay, callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return what follows the run in this process: the callbacks only where it leads."""
+    return [display] if follows() else [display, *callbacks]
 
 
 def _rows(logged: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

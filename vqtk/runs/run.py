@@ -6,26 +6,29 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
-from vqtk.callbacks import Callback, PlainDisplay
+from vqtk.callbacks import Callback, PlainDisplay, make_display
 from vqtk.datasets import Splits, Units, data_root, given_splits
 from vqtk.datasets.memory import KEPT, keep_examples
-from vqtk.errors import CheckpointError
+from vqtk.errors import CheckpointError, RecipeError
 from vqtk.files import RUN, file_sha256, locked
-from vqtk.io.weights import copy_into, read_weights, weights_of
-from vqtk.process import stopping_on_signals
+from vqtk.io.weights import checkpoints, copy_into, read_weights, weights_of
+from vqtk.process import ECHO_S, stopping_on_signals
 from vqtk.recipe.build import build_dataset, unchanged
 from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.runs.budget import seconds, settings_within
 from vqtk.runs.data import data_like, own_splits
 from vqtk.runs.directory import RunDirectory
 from vqtk.runs.experiment import Experiment, go_on, run_experiment
+from vqtk.training.distributed import Processes, follows, launch_id, together
 from vqtk.training.execution import choose_device
 
 Prepared = tuple[Experiment, RunDirectory]
@@ -77,42 +80,123 @@ def begun(
         data_dir: the data root.
         out: the parent of the run directories.
 
+    Processes that torchrun or --devices started train together. If they were started again, they go on with the run
+    that they began before, from its newest checkpoint.
+
     Raises: VqtkError.
     """
     since = time.monotonic() if since is None else since
-    start, expected_s = weights_of(weights) if weights else None, None if budget is None else seconds(budget)
-    repeated = RunDirectory.to_repeat(like) if like else None
-    recipe, splits, place = load_recipe(path, list(overrides)), None, None
-    if given:
-        settings, splits = given.splits(recipe)
-        overrides = [*overrides, f"data={json.dumps(settings)}"]
-        recipe = load_recipe(path, overrides)
-    elif repeated:
+    with together(choose_device(device)) as processes:
+        start, expected_s = weights_of(weights) if weights else None, None if budget is None else seconds(budget)
+        repeated = RunDirectory.to_repeat(like) if like else None
+        recipe, splits = load_recipe(path, list(overrides)), None
+        if given:
+            settings, splits = given.splits(recipe)
+            overrides = [*overrides, f"data={json.dumps(settings)}"]
+            recipe = load_recipe(path, overrides)
+        before = processes.of_first(_begun_before(out, recipe, budget) if processes.leads else None)
+        if before:
+            again = _restored(Path(before), processes, callbacks=callbacks, given=given, data_dir=data_dir)
+            with again as prepared:
+                yield prepared
+            return
+        experiment, directory = _begin(
+            recipe,
+            processes,
+            partial(load_recipe, path),
+            overrides,
+            splits=splits,
+            callbacks=callbacks,
+            budget=budget,
+            expected_s=expected_s,
+            since=since,
+            start=start,
+            repeated=repeated,
+            data_dir=data_dir,
+            out=out,
+        )
+        with _held(directory, processes):
+            if given and given.keep and processes.leads:
+                keep_examples(experiment.splits, directory.path)
+            yield experiment, directory
+
+
+def _begin(
+    recipe: Recipe,
+    processes: Processes,
+    load_with: Callable[[list[str]], Recipe],
+    overrides: Sequence[str],
+    *,
+    splits: Splits | None,
+    callbacks: Sequence[Callback],
+    budget: str | None,
+    expected_s: float | None,
+    since: float,
+    start: Path | None,
+    repeated: RunDirectory | None,
+    data_dir: Path | None,
+    out: Path,
+) -> Prepared:
+    """Build a new run of a recipe and make its directory.
+
+    `load_with` returns the recipe with other overrides, `splits` are the data if they were given, `start` the weights
+    to start from, and `repeated` is the run to repeat; other arguments as of `begun`.
+    """
+    if budget is not None and processes.size > 1:
+        raise RecipeError(f"--budget {budget}: it is measured for one process alone. Give train.updates=N instead.")
+    place = None
+    if repeated and not splits:
         splits, place = data_like(recipe, repeated, data_dir=data_dir, say=_saying(callbacks))
-    root, chosen = data_root(data_dir, of=build_dataset(recipe)), choose_device(device)
-    where = {"data_root": root, "place": place, "device": chosen, "callbacks": callbacks}
-    experiment = Experiment.of(recipe, splits=splits, expected_s=expected_s, **where)  # type: ignore[arg-type]
+    root = data_root(data_dir, of=build_dataset(recipe))
+    of = partial(
+        Experiment.of,
+        data_root=root,
+        place=place,
+        device=processes.device,
+        callbacks=callbacks,
+        processes=processes,
+    )
+    experiment = of(recipe, splits=splits, expected_s=expected_s)
     for line in [*([splits.note] if splits and splits.note else []), *(f"warning: {one}" for one in unchanged(recipe))]:
         experiment.say(line)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"launch": launch_id()} if launch_id() else {}
     if budget is not None:
         fit = settings_within(experiment, budget, since=since, free=start is None)
-        recipe = load_recipe(path, [*overrides, *fit.overrides])
+        recipe = load_with([*overrides, *fit.overrides])
         timed = experiment
-        experiment = Experiment.of(recipe, splits=timed.splits, **where)  # type: ignore[arg-type]
+        experiment = of(recipe, splits=timed.splits)
         if timed.at_centres:
             experiment.trainer.model.load_state_dict(timed.trainer.model.state_dict())
             experiment.at_centres = True
-        facts = {"budget": budget, "updates_within_budget": fit.updates}
+        facts |= {"budget": budget, "updates_within_budget": fit.updates}
     if repeated:
         facts["like"] = {**repeated.identity(), "overrides": list(overrides)}
     if start:
         facts["from"] = _begin_with(experiment, start)
-    directory = RunDirectory.create(out, recipe, {**experiment.manifest(), **facts})
-    with locked(directory.path / RUN, what=f"The run {directory.path}"):
-        if given and given.keep:
-            keep_examples(experiment.splits, directory.path)
-        yield experiment, directory
+    made = RunDirectory.create(out, recipe, {**experiment.manifest(), **facts}) if processes.leads else None
+    return experiment, RunDirectory(Path(processes.of_first(str(made.path) if made else "")))
+
+
+def _begun_before(out: Path, recipe: Recipe, budget: str | None) -> str | None:
+    """Return the unfinished run of a recipe that this launch began before it started its processes again, if any."""
+    launch = launch_id()
+    for path in sorted((out / recipe.name).glob("*/manifest.json"), reverse=True) if launch else []:
+        with suppress(CheckpointError):  # Another run's manifest is damaged.
+            facts = RunDirectory(path.parent).manifest()
+            # A budget's updates, which the recipe of the run has, would be measured anew.
+            same = facts.get("budget") == budget and (
+                budget or facts["recipe"] == json.loads(json.dumps(recipe.plain()))
+            )
+            if facts.get("launch") == launch and same and checkpoints(path.parent):
+                return None if (path.parent / "summary.json").exists() else str(path.parent)
+    return None
+
+
+@contextmanager
+def _held(directory: RunDirectory, processes: Processes) -> Iterator[None]:
+    """Hold the lock of a run, in the process that leads."""
+    with locked(directory.path / RUN, what=f"The run {directory.path}") if processes.leads else nullcontext():
+        yield
 
 
 @contextmanager
@@ -131,21 +215,50 @@ def resumed(
 
     Raises: VqtkError.
     """
+    with together(choose_device(device)) as processes:
+        asked = {"callbacks": callbacks, "given": given, "data_dir": data_dir, "keep_threads": keep_threads}
+        with _restored(path, processes, **asked) as prepared:  # type: ignore[arg-type]
+            yield prepared
+
+
+@contextmanager
+def _restored(
+    path: Path,
+    processes: Processes,
+    *,
+    callbacks: Sequence[Callback],
+    given: Given | None,
+    data_dir: Path | None,
+    keep_threads: bool = True,
+) -> Iterator[Prepared]:
     directory, recipe = RunDirectory.open(path)
-    with locked(path / RUN, what=f"The run {path}"):
+    with _held(directory, processes):
         manifest = directory.manifest()
-        threads = manifest.get("threads")
-        if keep_threads and isinstance(threads, int) and threads > 0:
+        before, threads = manifest.get("processes", 1), manifest.get("threads")
+        if keep_threads and before == processes.size and isinstance(threads, int) and threads > 0:
             torch.set_num_threads(threads)
-        chosen = choose_device(device)
         if given:
             splits = given.splits(recipe)[1]
         else:
-            splits = own_splits(recipe, directory, data_dir=data_dir, say=_saying(callbacks))
+            with processes.in_turn():
+                splits = own_splits(recipe, directory, data_dir=data_dir, say=_saying(callbacks))
         experiment = Experiment.of(
-            recipe, data_root=path, device=chosen, callbacks=callbacks, splits=splits, recorded=manifest
+            recipe,
+            data_root=path,
+            device=processes.device,
+            callbacks=callbacks,
+            splits=splits,
+            recorded=manifest,
+            processes=processes,
         )
-        go_on(experiment, directory)
+        if processes.leads:
+            go_on(experiment, directory)
+            if before != processes.size:
+                experiment.say(
+                    f"The run had {before} {'process' if before == 1 else 'processes'} and goes on with "
+                    f"{processes.size}: they train on the same batches, so only rounding differs."
+                )
+                directory.write_manifest({"processes": processes.size})
         yield experiment, directory
 
 
@@ -183,7 +296,7 @@ def carry_out(experiment: Experiment, directory: RunDirectory, display: PlainDis
     Raises: VqtkError.
     """
     experiment.say(f"Run directory: {directory.path}")
-    with display, stopping_on_signals(display) as received:
+    with display, stopping_on_signals(display, echo_s=ECHO_S if launch_id() else 0.0) as received:
         finished = run_experiment(experiment, directory)
     if finished:
         experiment.say(f"Done: {directory.path}\nLook at it: {directory.path / 'report.html'}")
@@ -191,3 +304,8 @@ def carry_out(experiment: Experiment, directory: RunDirectory, display: PlainDis
         done = experiment.trainer.done
         experiment.say(f"Stopped after update {done}, with a checkpoint. Resume: vqtk run --resume {directory.path}")
     return finished, received
+
+
+def display_of(*, quiet: bool = False, shorter: str | None = None) -> PlainDisplay:
+    """Return the display of this process, which shows nothing if another leads; `shorter` as of `make_display`."""
+    return PlainDisplay(Console(quiet=True), None) if quiet or follows() else make_display(shorter=shorter)

@@ -96,13 +96,19 @@ class Execution:
 
 
 def resolve(
-    recipe: Recipe, model: Model, *, recorded: dict[str, Any] | None = None, expected_s: float | None = None
+    recipe: Recipe,
+    model: Model,
+    *,
+    recorded: dict[str, Any] | None = None,
+    expected_s: float | None = None,
+    processes: int = 1,
 ) -> Execution:
     """Return how a recipe is computed on the model's device.
 
     Arguments:
         recorded: the record in the manifest of a resumed run, which takes precedence; runs of older versions have none.
         expected_s: how long the training will take, in seconds; by default estimated from the recipe.
+        processes: how many processes train together, each on its part of every batch.
     """
     own = Execution().recorded()
     if isinstance(recorded, dict) and {key: type(value) for key, value in recorded.items()} == {
@@ -113,12 +119,12 @@ def resolve(
     precision = recipe.train.precision
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16(device) else "float32"
-    inductor, graph, notes = _compilation(recipe, model, precision, expected_s)
+    inductor, graph, notes = _compilation(recipe, model, precision, expected_s, processes)
     return Execution(
         inductor=inductor,
         graph=graph,
         precision=precision,
-        recompute=_recomputed_stages(recipe, model, device),
+        recompute=_recomputed_stages(recipe, model, device, processes),
         channels_last=precision == "bfloat16" or prefers_channels_last(model),
         notes=tuple(notes),
     )
@@ -157,7 +163,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def _compilation(
-    recipe: Recipe, model: Model, precision: str, expected_s: float | None
+    recipe: Recipe, model: Model, precision: str, expected_s: float | None, processes: int
 ) -> tuple[bool, bool, list[str]]:
     """Return whether to compile and whether to capture, and lines for the user about it."""
     asked, device, notes = recipe.train.compile, model.device, []
@@ -180,7 +186,7 @@ def _compilation(
     if expected_s is None:
         # Counting operations takes a second for the largest recipes; a short run shows by its number of updates.
         short = recipe.train.updates * recipe.train.accumulate < WORTH_CAPTURING
-        expected_s = 0.0 if short else _training_s(recipe, device.type)
+        expected_s = 0.0 if short else _training_s(recipe, device.type) / processes
     worth = expected_s >= WORTH_COMPILING_S.get(device.type, float("inf"))
     if worth:
         notes.append("This is a long run, so its stages are compiled; the first update takes about a minute.")
@@ -226,7 +232,7 @@ def _training_s(recipe: Recipe, device: str) -> float:
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _recomputed_stages(recipe: Recipe, model: Model, device: torch.device) -> int:
+def _recomputed_stages(recipe: Recipe, model: Model, device: torch.device, processes: int) -> int:
     """Return how many of the first stages the backward pass recomputes."""
     asked, stages = recipe.train.gradient_checkpointing, model.stages
     if not isinstance(model, VQDraw) or asked is False:
@@ -234,7 +240,8 @@ def _recomputed_stages(recipe: Recipe, model: Model, device: torch.device) -> in
     if asked is True:
         return stages
     if asked == "auto":
-        piece = min(recipe.train.micro_batch or recipe.batch, recipe.batch)
+        rows = recipe.batch // processes
+        piece = min(recipe.train.micro_batch or rows, rows)
         each, most = _stage_bytes(recipe) * piece, MEMORY_SHARE * _memory(device)
         return 0 if each * stages <= most else stages - min(stages, max(1, int(most / each)))
     return max(0, stages - asked)

@@ -5,6 +5,7 @@ for each piece of a batch:                   the whole batch, or `micro_batch` e
     objective.prepare(piece)                 what has no gradient: draws, the path of a search
     passed = objective(piece)                forward: the encoding pass and its losses
     (passed.loss · share).backward()         backward: gradients add up
+add gradients                            over all processes, if there are several
 clip, optimizer.step()                       at the schedule's learning rate
 average the weights                          with `ema`
 log, evaluate, draw, save                    when due
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vqtk.augmentations import Augmentation
 from vqtk.callbacks import Callback as Callback
 from vqtk.callbacks import Progress as Progress
 from vqtk.callbacks import Row
@@ -33,13 +35,14 @@ from vqtk.io.weights import load
 from vqtk.models import Model, usage_of
 from vqtk.nn.graph import CudaRecorder, Recorder
 from vqtk.nn.stage import State, tree_map
-from vqtk.objectives import Pass
+from vqtk.objectives import Objective, Pass
 from vqtk.optimizers import Average, Averaging, copy_weights, evaluating
 from vqtk.process import generator
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe
 from vqtk.revivals import Revival
 from vqtk.training.capture import CapturedUpdate, rates_of, restore
+from vqtk.training.distributed import Processes
 from vqtk.training.execution import Execution, prepare, resolve
 
 LOG_EVERY = 10
@@ -50,28 +53,42 @@ _ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
 
 
 class Batches:
-    """The batches of each update from `done` on, augmented, in training units on the model's device."""
+    """The batches of each update from `done` on, augmented, in training units on the model's device.
 
-    def __init__(self, recipe: Recipe, model: Model, data: Split, *, done: int = 0):
+    Of several processes, each has its rows of every batch.
+    """
+
+    def __init__(self, recipe: Recipe, model: Model, data: Split, *, done: int = 0, processes: Processes | None = None):
         self.device = model.device
         self.normalise = model.data.normalise
         self.batch = recipe.batch
         self.examples_per_update = recipe.examples_per_update
         self.seed, self.done, self.augmentations = recipe.seed, done, recipe.augmentations()
+        self.processes = processes or Processes()
+        self.rows = self.processes.rows(self.batch)
         self._order = data.order(recipe.seed)
         self._raw = batches_of(data.to(self.device), self._indices(done))
 
     def _indices(self, done: int) -> Iterator[Tensor]:
         while True:
-            yield self._order(done * self.examples_per_update, self.examples_per_update)
+            indices = self._order(done * self.examples_per_update, self.examples_per_update)
+            yield indices.view(-1, self.batch)[:, self.rows].flatten()
             done += 1
 
     def __next__(self) -> list[Tensor]:
         raw = next(self._raw).to(self.device, non_blocking=True)
         for index, augmentation in enumerate(self.augmentations):
-            raw = augmentation(raw, generator(self.seed, "augment", self.done, index))
+            raw = self._augmented(augmentation, raw, generator(self.seed, "augment", self.done, index))
         self.done += 1
-        return list(map(self.normalise, raw.split(self.batch)))
+        return list(map(self.normalise, raw.split(self.batch // self.processes.size)))
+
+    def _augmented(self, augmentation: Augmentation, raw: Tensor, drawn_by: torch.Generator) -> Tensor:
+        """Augment these rows as in the whole batches, because it is for these that an augmentation draws."""
+        if self.processes.size == 1:
+            return augmentation(raw, drawn_by)
+        whole = raw.new_zeros(self.examples_per_update, *raw.shape[1:])
+        whole.unflatten(0, (-1, self.batch))[:, self.rows] = raw.unflatten(0, (-1, self.batch // self.processes.size))
+        return augmentation(whole, drawn_by).unflatten(0, (-1, self.batch))[:, self.rows].flatten(0, 1)
 
 
 def training_loop(
@@ -84,13 +101,14 @@ def training_loop(
     Raises: DivergenceError if the losses are no longer finite.
     """
     settings, updates = trainer.settings, trainer.settings.updates
-    batches = Batches(trainer.recipe, trainer.model, data, done=trainer.done)
+    processes = trainer.processes
+    batches = Batches(trainer.recipe, trainer.model, data, done=trainer.done, processes=processes)
     pictures_every, checkpoints_every = 60 * settings.picture_minutes, 60 * settings.checkpoint_minutes
     pictures_at = time.monotonic() + min(FIRST_PICTURES_S, pictures_every)
     checkpoint_at = time.monotonic() + checkpoints_every
     row = Row()
     spent, since = 0.0, 0
-    stopped = any(callback.stop for callback in callbacks)
+    stopped = processes.any(any(callback.stop for callback in callbacks))
     while trainer.done < updates and not stopped:
         started = time.perf_counter()
         trainer.update(next(batches), updates=updates)
@@ -118,6 +136,7 @@ def training_loop(
             if saves:
                 callback.on_checkpoint_due(done)
             stopped = stopped or callback.stop
+        stopped = processes.any(stopped)
         if draws:
             pictures_at = time.monotonic() + pictures_every
         if saves:
@@ -130,20 +149,30 @@ class Trainer:
 
     The model holds the weights that are trained. What evaluates, draws or saves it does so within `evaluated`.
 
-    `execution` says how updates are computed; by default as the recipe asks, on the model's device. `passes` holds the
-    passes of the last update, by batch, each with its piece's share of the batch. `sound` is False during the
+    `execution` says how updates are computed; by default as the recipe asks, on the model's device. `processes` train
+    together, by default this one alone. `passes` holds the passes of the last update over the rows of this process, by
+    batch, each with its piece's share of the batch. `sound` is False during the
     optimiser's step, and `logged` is the last update whose metrics were written if they were due: a failure in between
     must not become a checkpoint.
 
-    Raises: RecipeError if model and objective do not fit, an update needs more memory than this machine has, or weights
-    would be averaged twice.
+    Raises: RecipeError if model and objective do not fit, an update needs more memory than this machine has, weights
+    would be averaged twice, or the processes cannot take equal parts of a batch.
     """
 
-    def __init__(self, recipe: Recipe, model: Model, execution: Execution | None = None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: Model,
+        execution: Execution | None = None,
+        *,
+        processes: Processes | None = None,
+    ):
         check_update(recipe, model)
+        self.processes = processes or Processes()
+        self.processes.check_divides(recipe.batch)
         self.recipe, self.model, self.settings = recipe, model, recipe.train
         self.objective = recipe.train.objective(model, load)
-        self.execution = execution or resolve(recipe, model)
+        self.execution = execution or resolve(recipe, model, processes=self.processes.size)
         self.optimizer, self.schedule = recipe.train.optimizer(model), recipe.train.schedule()
         self.rates = rates_of(self.optimizer)
         self.average = None if recipe.train.ema is None else Average(recipe.train.ema)
@@ -164,7 +193,8 @@ class Trainer:
         self.passes: list[list[tuple[float, Pass]]] = []
         self.gradient_norm: Tensor | None = None
         self.captured: CapturedUpdate | None = None
-        prepare(self.execution, model, min(recipe.batch, recipe.train.micro_batch or recipe.batch))
+        rows = recipe.batch // self.processes.size
+        prepare(self.execution, model, min(rows, recipe.train.micro_batch or rows))
         if self.execution.graph:
             self.capture(CudaRecorder())
 
@@ -173,11 +203,15 @@ class Trainer:
         self.captured = CapturedUpdate(self.backward, self.step, self.optimizer, recorder)
 
     def update(self, batches: Sequence[Tensor], *, updates: int) -> None:
-        """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them."""
+        """Do one update of `updates` on batches (n, *data shape) in training units; gradients are summed over them.
+
+        Of several processes, each has its rows of the batches.
+        """
         if not self.model.training:
             self.model.train()
         if not self.done:
-            self.objective.start(batches, generator(self.recipe.seed, "start"))
+            self.objective.start(list(map(self.processes.gathered, batches)), generator(self.recipe.seed, "start"))
+            self.processes.copy_from_first(self.model)
         parts = self.captured
         backward = parts.backward if parts else self.backward
         (parts.zero_grad if parts else self.optimizer.zero_grad)()
@@ -191,6 +225,7 @@ class Trainer:
                 with torch.no_grad(), self._autocast(piece):
                     prepared = self.objective.prepare(piece, draws)
                 self.passes[-1].append((share, backward(piece, prepared, share)))
+        self.processes.add_gradients(self.model.parameters())
         self._set_rates(updates)
         self.sound = False
         self.gradient_norm = parts.step() if parts else self.step()
@@ -198,8 +233,7 @@ class Trainer:
             self.model.after_update(self.optimizer, self.usage())
         if self.revival:
             self._revive(self.revival, batches[-1])
-        passes = [passed for pieces in self.passes for _, passed in pieces]
-        self.objective.after_update(passes, generator(self.recipe.seed, "after update", self.done))
+        self.objective.after_update(self._all_passes(), generator(self.recipe.seed, "after update", self.done))
         self.done += 1
         if self.average:
             self.average.update(weights, self.done)
@@ -230,8 +264,12 @@ class Trainer:
         return found
 
     def _revive(self, revival: Revival, target: Tensor) -> None:
-        """Count the usage of options, and at the end of a window revive idle ones, in the average as well."""
+        """Count the usage of options, and at the end of a window revive idle ones, in the average as well.
+
+        Every process revives them by the same draws and the whole batch, so that the weights stay equal.
+        """
         weights = list(self.model.parameters())
+        target = self.processes.gathered(target) if revival.closes_window else target
         before = [weight.detach().clone() for weight in weights] if self.average and revival.closes_window else None
         drawn_by = generator(self.recipe.seed, "revive", self.done)
         revival.after_update(self.optimizer, self.usage(), target, drawn_by)
@@ -257,23 +295,32 @@ class Trainer:
     def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, State, float]]:
         """Yield the pieces of a batch, each with the selector's draws for it and its share of the batch.
 
-        The draws are made for the whole batch, so that they do not depend on `micro_batch`.
+        The draws are made for the whole batch of all processes, so that they depend neither on `micro_batch` nor on
+        these.
         """
-        draws = None
+        draws, whole = None, len(batch) * self.processes.size
         if self.explores:
             drawn_by = generator(self.recipe.seed, "explore", self.done, index)
-            draws = self.objective.draw(len(batch), drawn_by, progress=self.done / updates)
-            draws = tree_map(lambda value: value.to(batch.device, non_blocking=True), draws)
+            drawn = self.objective.draw(whole, drawn_by, progress=self.done / updates)
+            rows = self.processes.rows(whole)
+            draws = tree_map(lambda value: value[rows].to(batch.device, non_blocking=True), drawn)
         size = self.settings.micro_batch or len(batch)
         for start in range(0, len(batch), size):
             piece = batch[start : start + size]
             drawn = None if draws is None else tree_map(partial(_rows, start, start + size), draws)
-            yield piece, drawn, len(piece) / len(batch)
+            yield piece, drawn, len(piece) / whole
+
+    def _all_passes(self) -> list[Pass]:
+        """Return the passes of the last update; with several processes, one over each whole batch if it is read."""
+        own = [passed for pieces in self.passes for _, passed in pieces]
+        if self.processes.size == 1 or type(self.objective).after_update is Objective.after_update:
+            return own
+        return [_whole(pieces, self.processes) for pieces in self.passes]
 
     def usage(self) -> Tensor:
         """Return how often the examples of the last update used each option at each stage: (s, k), on the device."""
         codes = torch.cat([passed.codes for pieces in self.passes for _, passed in pieces])
-        return usage_of(codes, self.model.options)
+        return self.processes.total(usage_of(codes, self.model.options))
 
     def metrics(self) -> dict[str, float]:
         """Return the loss terms of the last update, as means over its batches before its step, and its code usage.
@@ -285,11 +332,7 @@ class Trainer:
         if not self.passes:
             return {}
         names = list(self.passes[0][0][1].terms)
-        batches = [
-            torch.stack([torch.stack([share * passed.terms[name] for share, passed in pieces]).sum() for name in names])
-            for pieces in self.passes
-        ]
-        means = torch.stack(batches).double().mean(0)
+        means = self.processes.total(self._terms(names).double().mean(0))
         counts = self.usage().sum(0)
         entropy, used = torch.special.entr(counts.double() / counts.sum()).sum(), (counts > 0).sum()
         found = {"entropy_pooled_nats": entropy, "used": used}
@@ -300,6 +343,22 @@ class Trainer:
         row["used"] = int(row["used"])
         _check_finite(row, self.done)
         return {**row, "lr": self.rate}
+
+    def _terms(self, names: Sequence[str]) -> Tensor:
+        """Return terms of each batch of the last update: (batches, names). Those of all processes add up to means."""
+        batches = [
+            torch.stack([torch.stack([share * passed.terms[name] for share, passed in pieces]).sum() for name in names])
+            for pieces in self.passes
+        ]
+        return torch.stack(batches)
+
+    def check_losses(self) -> None:
+        """Raise DivergenceError if a loss term of the last update is not finite in the rows of this process."""
+        if self.passes:
+            names = list(self.passes[0][0][1].terms)
+            row = dict(zip(names, self._terms(names).sum(0).tolist(), strict=True))
+            norm = {} if self.gradient_norm is None else {"grad_norm": self.gradient_norm.item()}
+            _check_finite({**row, **norm}, self.done)
 
     def check_finite(self) -> None:
         """Raise DivergenceError if a weight or a moment of the optimiser is not finite."""
@@ -331,6 +390,18 @@ class Trainer:
         restore(self.optimizer, state["optimizer"])
         if self.revival:
             self.revival.load_state_dict(state["revival"])
+
+
+def _whole(pieces: Sequence[tuple[float, Pass]], processes: Processes) -> Pass:
+    """Return the pass over a whole batch from those over its pieces in each process."""
+    found = [passed for _, passed in pieces]
+    encoded = [passed.encoded for passed in found if passed.encoded is not None]
+    names = list(found[0].terms)
+    shared = torch.stack([share * torch.stack([one.loss, *one.terms.values()]) for share, one in pieces])
+    loss, *terms = processes.total(shared.sum(0))
+    codes = processes.gathered(torch.cat([passed.codes for passed in found]))
+    vectors = processes.gathered(torch.cat(encoded)) if encoded else None
+    return Pass(loss, dict(zip(names, terms, strict=True)), codes, vectors)
 
 
 def _rows(start: int, stop: int, value: Tensor) -> Tensor:

@@ -1,0 +1,251 @@
+"""Several processes train one model as one process does: the same batches, draws, weights, metrics and files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig
+
+from tests.ranks import ROOT, result, train_all
+from tests.running import vqtk_main, without_data
+from tests.tiny import RECIPE
+from vqtk.errors import LostError, RecipeError, VqtkError
+from vqtk.process import stopping_on_signals
+from vqtk.runs.run import Run
+from vqtk.training.distributed import Processes, launch_id, together
+
+UPDATES = 5
+CODEBOOKS = """
+  name: vqvae
+  stages: 49
+  options: 8
+  loss: mse
+  width: 8
+  code_width: 4
+  blocks: 1
+"""
+TEXT = """name: text
+data: {name: text, path: words.txt, length: 16, vocabulary: 20, batch: 8}
+model:
+  stages: 2
+  options: 4
+  segment: 1
+  loss: categorical
+  refiner:
+    backbone: {name: conv, layers: [{width: 8, kernel: 1, then: [relu, positions]}]}
+    head: {name: conv, layers: [{width: 8, kernel: 1, then: [relu]}], kernel: 1}
+train: {updates: 5, optimizer: {eps: 1e-5}}
+"""
+VARIANTS = {
+    "augmented": "data: {augment: [{name: crop, padding: 2}]}\ntrain: {clip_norm: 0.1, ema: 0.9}",
+    "accumulated": "model: {selector: {name: epsilon, epsilon: 0.5}}\n"
+    "train: {accumulate: 2, micro_batch: 3, objective: {sampled: 2, final: 0.1}}",
+    "recomputed": "train: {gradient_checkpointing: true}",
+    "beam": "train: {objective: {path: {name: beam, width: 2}, all: 0}}",
+    "redrawn": "model: {stage_biases: true}\ntrain: {revive: {name: redraw, window: 2}, ema: 0.9}",
+    "copied": "train: {revive: {name: copy, window: 2}}",
+    "recurrent": "plugins: [PLUGINS/recurrent.py]\nmodel: {refiner: {name: recurrent, keep: true, memory: 6}}",
+    "ddn": "plugins: [PLUGINS/ddn.py]\nmodel: {refiner: {name: ddn, keep: true, channels: 4, pace: 1}}",
+    "codebooks": f"model:{CODEBOOKS}train: {{objective: {{name: quantisation}}}}",
+}
+
+
+def write_recipes(folder: Path) -> None:
+    """Write a recipe of each kind that keeps a state, draws, or computes over a whole batch."""
+    (folder / "mnist.yaml").write_text(RECIPE.replace("updates: 20", "updates: 20\n  optimizer: {eps: 1e-5}"))
+    for name, text in VARIANTS.items():
+        (folder / f"{name}.yaml").write_text(
+            f"extends: mnist.yaml\nname: {name}\n{text}\n".replace("PLUGINS", str(ROOT / "plugins"))
+        )
+    words = np.random.default_rng(0).choice(["all", "the", "sea", "ran", "by"], 800)
+    (folder / "words.txt").write_text(" ".join(words))
+    (folder / "text.yaml").write_text(TEXT)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun sets."""
+    launched = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own = {"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "test", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **own, **{name: str(value) for name, value in launched.items()}}
+
+
+SHORT = ["train.updates=6", "train.init=kmeans", "train.evaluate_every=3", "train.evaluate_items=10"]
+SHORT += ["train.final_items=21", "train.picture_items=2"]
+
+
+def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They train the recipes, and do a run by `vqtk run`. All in one test, because to start them takes seconds."""
+    write_recipes(tmp_path)
+    command = ["-m", "tests.ranks", str(tmp_path), str(UPDATES)]
+    run = ["run", str(tmp_path / "redrawn.yaml"), *SHORT, "--device", "cpu", "--out"]
+    port = free_port()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, *command, *run, str(tmp_path / "two")], env=environment(rank, 2, port), cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    without_data(monkeypatch, tmp_path)
+    train_all(tmp_path, Processes(), UPDATES)
+    assert vqtk_main(monkeypatch, *run, tmp_path / "one") == 0
+    said = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    for path in sorted(tmp_path.glob("*.yaml")):
+        check_equal(path)
+    check_runs(*(Run(next((tmp_path / which / "redrawn").iterdir())) for which in ("one", "two")))
+    assert "test after 6" in said[0]
+    assert said[1] == ""
+
+
+def check_equal(recipe: Path) -> None:
+    one, *two = [torch.load(result(recipe, *which)) for which in ((1, 0), (2, 0), (2, 1))]
+    for found in two:
+        assert found["weights"].keys() == one["weights"].keys()
+        for name, value in one["weights"].items():
+            torch.testing.assert_close(found["weights"][name], value, rtol=1e-5, atol=1e-5, msg=f"{recipe.stem} {name}")
+        for ours, theirs in zip(found["moments"], one["moments"], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        assert torch.equal(found["usage"], one["usage"])
+        for part in ("metrics", "test"):
+            assert found[part] == pytest.approx(one[part], rel=1e-5)
+    for ours, theirs in zip(*(found["weights"].values() for found in two), strict=True):
+        assert torch.equal(ours, theirs), recipe
+
+
+def check_runs(one: Run, two: Run) -> None:
+    assert [path.name for path in one.checkpoints] == [path.name for path in two.checkpoints]
+    assert len(one.metrics) == len(two.metrics)
+    for ours, theirs in zip(two.metrics, one.metrics, strict=True):
+        assert ours.pop("part") == theirs.pop("part")
+        assert {**ours, "step_ms": 0} == pytest.approx({**theirs, "step_ms": 0}, rel=1e-5)
+    assert two.summary["test"] == pytest.approx(one.summary["test"], rel=1e-5)
+    assert (two.manifest["processes"], one.manifest["processes"]) == (2, 1)
+
+
+# ── without other processes ──────────────────────────────────────────────────────────────────────
+
+
+def test_a_batch_without_equal_parts_is_refused_before_processes_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_recipes(tmp_path)
+    assert vqtk_main(monkeypatch, "run", tmp_path / "mnist.yaml", "--devices", "3", "--device", "cpu") == 2
+    assert "data.batch is 8, and 3 processes take equal parts of it" in capsys.readouterr().err
+
+
+def test_rows_of_processes_are_disjoint_and_complete() -> None:
+    for size in (1, 2, 4):
+        taken = [index for rank in range(size) for index in range(8)[Processes(rank, size).rows(8)]]
+        assert taken == list(range(8))
+    with pytest.raises(RecipeError, match="Use a multiple of 3"):
+        Processes(0, 3).check_divides(8)
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A group of one process, in which collective calls return what they are given."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_gradients_are_summed_in_buckets_and_those_that_no_process_has_stay_away(
+    group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqtk.training.distributed.BUCKET_BYTES", 10)
+    weights = [nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (4,), (1,), (5,))]
+    weights[1].data = weights[1].data.double()
+    weights[3].requires_grad_(False)
+    for weight in (weights[0], weights[1]):
+        weight.grad = torch.arange(float(weight.numel()), dtype=weight.dtype).view_as(weight)
+    kept = [weight.grad for weight in weights]
+    Processes(0, 2).add_gradients(weights)
+    assert [weight.grad is before for weight, before in zip(weights, kept, strict=True)] == [True] * 4
+    assert torch.equal(weights[0].grad, torch.arange(6.0).view(2, 3))  # type: ignore[arg-type]
+
+
+def test_a_lost_process_is_an_error_in_one_line(group: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise RuntimeError("[pair.cc:1] Connection closed by peer\nmore")
+
+    monkeypatch.setattr("torch.distributed.all_reduce", lost)
+    with pytest.raises(LostError, match=r"was lost \(\[pair\.cc:1\] Connection closed by peer\)"):
+        Processes(0, 2).any(True)
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for device, expected in (("cuda", "there are 1 GPUs for 2"), ("cuda:1", "GPU of its own"), ("mps", "CPUs or CUDA")):
+        with pytest.raises(VqtkError, match=expected), together(torch.device(device)):
+            pass
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(VqtkError, match="RANK is 'first'"), together(torch.device("cpu")):
+        pass
+
+
+def test_a_launch_is_known_by_its_id_or_by_the_process_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert launch_id() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job-7")
+    assert launch_id() == "job-7"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert launch_id() == f"{socket.gethostname()}:{os.getppid()}"
+
+
+def test_a_signal_that_a_launcher_repeats_does_not_interrupt() -> None:
+    class Task:
+        stop = False
+
+    it = Task()
+    with suppress(KeyboardInterrupt), stopping_on_signals(it, echo_s=60.0) as received:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert received == [signal.SIGINT, signal.SIGTERM]
+    assert it.stop
+
+
+def test_devices_start_this_command_in_processes_and_say_how_they_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[Any] = []
+    ends: list[Any] = [0, 3, -signal.SIGKILL]
+
+    def elastic_launch(config: LaunchConfig, entrypoint: str) -> Any:
+        def run(*arguments: str) -> None:
+            started.append((config.nproc_per_node, config.max_restarts, arguments))
+            code = ends.pop(0)
+            if code:
+                raise ChildFailedError("vqtk", {1: ProcessFailure(1, 7, code, "")})
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", elastic_launch)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    write_recipes(tmp_path)
+    command = ["run", str(tmp_path / "mnist.yaml"), "--devices", "2", "--max-restarts", "3", "--device", "cpu"]
+    assert [vqtk_main(monkeypatch, *command) for _ in range(3)] == [0, 3, 2]
+    assert started == [(2, 3, ("-m", "vqtk", *command))] * 3
+    assert "process 1 of 2 was ended by SIGKILL, and they were started again 3 times before" in capsys.readouterr().err

@@ -250,7 +250,7 @@ ARGUMENTS = {
     "run --resume folder": ["folder: not a run directory: it needs a recipe.yaml and a manifest.json."],
     "run": ["vqtk run: expected a recipe", "or --resume or --like with a run directory."],
     "sample run --stages 9": ["--stages 9: this model has 2 stages."],
-    "sample run -o folder": ["folder: the image cannot be written", "Choose another path with -o."],
+    "sample run -o folder": ["folder: the image cannot be written", "Choose another path with --out."],
     "proposals run --stage 3": ["--stage 3: this model has stages 1 to 2."],
     "proposals run --item 1000": ["--item 1000: the test split has examples 0 to 999."],
     "reconstruct run --item -1": ["--item -1: the test split has examples 0 to 999."],

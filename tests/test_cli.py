@@ -84,8 +84,10 @@ def test_looking_writes_a_picture(
     arguments: list[str], size: tuple[int, int], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command, *options = arguments
-    assert vqtk_main(monkeypatch, command, trained, *options, "-o", "out.png", "--show", "--device", "cpu") == 0
-    with Image.open("out.png") as picture:
+    for name, labels in (("out.png", []), ("bare.png", ["--bare"])):
+        assert vqtk_main(monkeypatch, command, trained, *options, *labels, "-o", name, "--show", "--device", "cpu") == 0
+    with Image.open("out.png") as labelled, Image.open("bare.png") as picture:
+        assert labelled.width > size[0]
         scale = picture.width // size[0]
         assert (picture.width, picture.height) == (scale * size[0], scale * size[1])
 

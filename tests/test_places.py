@@ -57,8 +57,8 @@ def test_where_nothing_can_be_written_results_are_printed_all_the_same(
     )
     told = vqtk("reconstruct", run, "-n", "2", "--json", code=2)
     assert told.index('"codes"') < told.index("error: ")
-    assert "Choose another path with -o" in told
-    assert "Choose another path with -o" in vqtk("report", run, code=2, device=False)
+    assert "Choose another path with --out" in told
+    assert "Choose another path with --out" in vqtk("report", run, code=2, device=False)
     assert "page.html" in vqtk("report", run, "-o", tmp_path / "page.html", device=False)
 
 

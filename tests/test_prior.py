@@ -180,7 +180,7 @@ def test_a_prior_of_a_weights_file_is_kept_in_the_cache_and_uniform_samples_are_
     sampled(weights_of(run), monkeypatch, capsys)
     (kept,) = (tmp_path / ".cache" / "vqtk" / "priors").iterdir()
     assert kept.name.startswith("update_00000000_")
-    assert vqtk_main(monkeypatch, "sample", run, "-n", "9", "--device", "cpu", "-o", tmp_path / "plain.png") == 0
+    assert vqtk_main(monkeypatch, "sample", run, "-n", "9", "--bare", "-o", tmp_path / "plain.png") == 0
     pictures.samples(load(run), count=9).write(tmp_path / "expected.png")
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 

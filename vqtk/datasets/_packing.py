@@ -45,7 +45,7 @@ def pack_images(folder: Path, output: Path, *, share: float, shard_bytes: int) -
     Raises: DataError if there are no images; VqtkError if `output` exists; OSError.
     """
     if output.exists():
-        raise VqtkError(f"{shown(output)} exists. Give a new folder with -o, or remove it.")
+        raise VqtkError(f"{shown(output)} exists. Give a new folder with --out, or remove it.")
     listing = indexed(folder, "images")
     if not listing:
         raise DataError(f"{shown(folder)} holds no images. Expected {', '.join(sorted(IMAGE_SUFFIXES))}, at any depth.")

@@ -132,7 +132,7 @@ def write_labelled(
             if sheet.sound:
                 sheet.sound.write(path.with_suffix(".wav"))
         except OSError as error:
-            raise VqtkError(f"{path}: the image cannot be written ({error}). Choose another path with -o.") from None
+            raise VqtkError(f"{path}: the image cannot be written ({error}). Choose another path with --out.") from None
 
 
 def labelled_figure(sheet: ImageSheet, title: str | None, *, dpi: int) -> Figure:

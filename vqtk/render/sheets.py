@@ -136,7 +136,7 @@ class ImageSheet:
             if self.sound:
                 self.sound.write(path.with_suffix(".wav"))
         except OSError as error:
-            raise VqtkError(f"{path}: the image cannot be written ({error}). Choose another path with -o.") from None
+            raise VqtkError(f"{path}: the image cannot be written ({error}). Choose another path with --out.") from None
 
     def drawn(self, columns: int) -> RenderableType:
         """Return the image as half blocks, scaled down to that many columns."""

@@ -52,7 +52,7 @@ class TextSheet:
         try:
             write_text(path, self.plain)
         except OSError as error:
-            raise VqtkError(f"{path}: the text cannot be written ({error}). Choose another path with -o.") from None
+            raise VqtkError(f"{path}: the text cannot be written ({error}). Choose another path with --out.") from None
 
     def drawn(self, columns: int) -> RenderableType:
         """Return the lines in colour, long ones wrapped with an indent."""

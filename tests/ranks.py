@@ -26,14 +26,18 @@ ROOT = Path(__file__).parent.parent
 
 
 def train(path: Path, processes: Processes, updates: int) -> dict[str, Any]:
-    """Train a recipe, and return its weights, averages, metrics and code usage, and an evaluation of 13 examples."""
+    """Train a recipe, and return its weights, moments, metrics and code usage, and an evaluation of 13 examples.
+
+    Those whose name ends in float64 are trained in it.
+    """
     recipe = load_recipe(path)
+    dtype = torch.float64 if path.stem.endswith("float64") else torch.float32
     splits = build_dataset(recipe).splits(data_root())
     torch.manual_seed(processes.rank)  # Nothing may depend on torch's own generator.
-    it = Trainer(recipe, build_model(recipe), processes=processes)
+    it = Trainer(recipe, build_model(recipe, dtype=dtype), processes=processes)
     batches = Batches(recipe, it.model, splits.train, processes=processes)
     for _ in range(updates):
-        it.update(next(batches), updates=updates)
+        it.update([batch.to(dtype) if batch.is_floating_point() else batch for batch in next(batches)], updates=updates)
     with it.evaluated() as model:
         found = evaluate(model, splits.test, items=torch.arange(min(13, len(splits.test))), processes=processes)
         weights = {name: value.clone() for name, value in model.state_dict().items()}

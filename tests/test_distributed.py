@@ -23,7 +23,7 @@ from tests.running import vqtk_main, without_data
 from tests.tiny import RECIPE
 from vqtk.errors import LostError, RecipeError, VqtkError
 from vqtk.process import stopping_on_signals
-from vqtk.runs.run import Run
+from vqtk.runs.python import Run
 from vqtk.training.distributed import Processes, launch_id, together
 
 UPDATES = 5
@@ -106,6 +106,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
     ]  # fmt: skip
     monkeypatch.chdir(tmp_path)
     without_data(monkeypatch, tmp_path)
+    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
     train_all(tmp_path, Processes(), UPDATES)
     assert vqtk_main(monkeypatch, *run, tmp_path / "one") == 0
     said = [rank.communicate(timeout=300)[0] for rank in ranks]

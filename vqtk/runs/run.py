@@ -19,7 +19,7 @@ from vqtk.callbacks import Callback, PlainDisplay, make_display
 from vqtk.datasets import Splits, Units, data_root, given_splits
 from vqtk.datasets.memory import KEPT, keep_examples
 from vqtk.errors import CheckpointError, RecipeError
-from vqtk.files import RUN, file_sha256, locked
+from vqtk.files import DEAD_S, RUN, file_sha256, locked
 from vqtk.io.weights import checkpoints, copy_into, read_weights, weights_of
 from vqtk.process import ECHO_S, stopping_on_signals
 from vqtk.recipe.build import build_dataset, unchanged
@@ -195,7 +195,9 @@ def _begun_before(out: Path, recipe: Recipe, budget: str | None) -> str | None:
 @contextmanager
 def _held(directory: RunDirectory, processes: Processes) -> Iterator[None]:
     """Hold the lock of a run, in the process that leads."""
-    with locked(directory.path / RUN, what=f"The run {directory.path}") if processes.leads else nullcontext():
+    wait_s = 2 * DEAD_S if launch_id() else 0.0  # After a restart it may be on another machine than before.
+    what = f"The run {directory.path}"
+    with locked(directory.path / RUN, what=what, wait_s=wait_s) if processes.leads else nullcontext():
         yield
 
 

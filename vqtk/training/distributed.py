@@ -279,7 +279,8 @@ def launch(devices: int, *, restarts: int, device: torch.device) -> int:
         there = torch.cuda.device_count()
         raise VqtkError(f"--devices {devices}: this machine has {there} GPUs. Give {there}, or use --device cpu.")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # The processes explain themselves.
+    for name in ("agent.server.api", "multiprocessing.api"):  # The processes explain themselves.
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

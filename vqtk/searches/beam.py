@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vqtk.models.vqdraw import VQDraw
 
 MOST_VALUES = 1 << 28
-"""Values of the deltas of distinct prefixes, or of all reconstructions, that are held at most."""
+"""Values of the deltas of shared prefixes, or of all reconstructions, that are held at most."""
 MOST_AT_ONCE = 1 << 14
 """Examples that are encoded together at most."""
 AT_ONCE = 1 << 21
@@ -68,14 +68,14 @@ class Beam:
         return kept.codes
 
     def _parts(self, model: VQDraw, kept: _Kept) -> list[Tensor]:
-        """Return the examples whose next stage is searched together: all, if the deltas of all prefixes can be held.
+        """Return the examples whose next stage is searched together: all, if they share prefixes and memory suffices.
 
-        Otherwise examples come together whose best prefixes are equal or alike.
+        Otherwise examples come together whose best prefixes are equal or alike, as many as a cache holds the deltas of.
         """
         each = model.options * prod(model.loss.shape)
-        if len(kept.x) * each <= MOST_VALUES:
+        if len(kept.x) * each <= MOST_VALUES and 2 * len(kept.x) <= kept.rows.numel():
             return [torch.arange(len(kept.rows), device=kept.rows.device)]
-        return list(kept.rows[:, 0].argsort().split(max(1, MOST_VALUES // (each * kept.rows.shape[1]))))
+        return list(kept.rows[:, 0].argsort().split(max(1, AT_ONCE // (each * kept.rows.shape[1]))))
 
     def _stage(self, model: VQDraw, stage: int, target: Tensor, before: _Kept) -> _Kept:
         """Return what is kept after a stage, of what was kept before."""

@@ -175,9 +175,9 @@ def results_command(
         build_search(search, origin="--search")
     store = out.with_suffix(".json")
 
-    def keep(rows: Sequence[Mapping[str, Any]]) -> None:
+    def keep(rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> None:
         try:
-            write_text(store, rows_as_json(rows))
+            write_text(store, rows_as_json([*rows, *others]))
             write_text(out, rows_as_markdown(rows))
         except OSError as error:
             raise VqtkError(f"{error.filename}: the table cannot be written ({error.strerror}).") from None

@@ -69,7 +69,7 @@ def measure_models(
     asked: ModelsRequest,
     *,
     kept: Sequence[Mapping[str, Any]] = (),
-    keep: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None,
+    keep: Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], None] = lambda rows, others: None,
     track: Track = untracked,
 ) -> list[dict[str, Any]]:
     """Measure models, and return a row of JSON values for each.
@@ -78,7 +78,7 @@ def measure_models(
         subjects: return the models, so that one at a time is held.
         asked: how they are measured.
         kept: rows measured before; those of the same weights, data and request are not measured again.
-        keep: called with all rows so far after each model.
+        keep: called after each model with the rows so far, and those kept that are not among them.
         track: shows the progress.
 
     Raises: VqtkError if two models have the same label; DataError if they have different data, or no images.
@@ -100,7 +100,8 @@ def measure_models(
                     subject.model, subject.splits, items=items, name=name, seed=SEED, track=track
                 )
             rows.append({"label": subject.label, "identity": identity, **_row(subject, asked, items, examples, track)})
-        keep(rows)
+        measured = [row["identity"] for row in rows]
+        keep(rows, [row for row in kept if row["identity"] not in measured])
     return rows
 
 

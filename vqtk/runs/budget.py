@@ -182,7 +182,7 @@ def _starts_at_centres(experiment: Experiment) -> bool:
 
 
 def _references_pay(experiment: Experiment, updates: int) -> bool:
-    """Return whether a run of so many updates will compute references."""
+    """Return whether a run of this many updates will compute references."""
     recipe = replace(experiment.recipe, train=replace(experiment.recipe.train, updates=updates))
     return are_worth_it([recipe], experiment.trainer.model, experiment.splits)
 

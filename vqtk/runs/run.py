@@ -183,7 +183,7 @@ def _begun_before(out: Path, recipe: Recipe, budget: str | None) -> str | None:
     for path in sorted((out / recipe.name).glob("*/manifest.json"), reverse=True) if launch else []:
         with suppress(CheckpointError):  # Another run's manifest is damaged.
             facts = RunDirectory(path.parent).manifest()
-            # A budget's updates, which the recipe of the run has, would be measured anew.
+            # A budget's updates, which the recipe of the run has, would be measured again.
             same = facts.get("budget") == budget and (
                 budget or facts["recipe"] == json.loads(json.dumps(recipe.plain()))
             )

@@ -262,7 +262,7 @@ def _number(name: str, default: int) -> int:
 
 
 def launch(devices: int, *, restarts: int, device: torch.device) -> int:
-    """Run this command in so many processes on this machine, as torchrun does; return its exit code.
+    """Run this command in `devices` processes on this machine, as torchrun does; return its exit code.
 
     Arguments:
         devices: the number of processes.

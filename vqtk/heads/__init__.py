@@ -1,5 +1,5 @@
 """Heads: from features to the deltas of every option, or of chosen ones."""
 
-from vqtk.heads._base import Head
+from vqtk.heads._base import Factors, Head
 
-__all__ = ["Head"]
+__all__ = ["Factors", "Head"]

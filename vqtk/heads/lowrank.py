@@ -1,10 +1,12 @@
 """A head whose options share a few maps."""
 
+from math import prod
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vqtk.heads._base import Head
+from vqtk.heads._base import Factors, Head
 from vqtk.nn.convolution import chosen_convolution, convolution
 from vqtk.nn.stage import OptionRows
 from vqtk.nn.types import Count, Size
@@ -72,6 +74,19 @@ class LowRankHead(Head):
         bias = rearrange(self.output.bias, "(r c) -> r c", c=self.out_channels)
         return chosen_convolution(
             self.layers(features, stage), torch.tensordot(mixtures, weight, 1), torch.tensordot(mixtures, bias, 1)
+        )
+
+    def factors(self, features: Tensor, stage: int, scale: Tensor) -> Factors | None:
+        """Return the mixtures and the maps as factors."""
+        (options, rank), channels, size = self.mixtures.shape[1:], self.out_channels, self.size
+        if not Factors.pay(len(features), options, 1, rank, channels * prod(size)):
+            return None
+        maps = rearrange(self.output(self.layers(features, stage)), "n (r c) ... -> n r (c ...)", c=channels)
+        return Factors(
+            (self._of(stage) * scale)[:, None],
+            maps,
+            arranged=lambda x: x.flatten(-1 - len(size))[..., None, :],
+            restored=lambda x: x[..., 0, :].unflatten(-1, (channels, *size)),
         )
 
     def option_rows(self, stage: int) -> list[OptionRows]:

@@ -1,10 +1,13 @@
 """A head that computes the finest pixels as channels at a coarser size."""
 
+from math import prod
+
+import torch
 from einops import rearrange
 from torch import Tensor
 
 from vqtk.errors import ShapeError
-from vqtk.heads._base import Head
+from vqtk.heads._base import Factors, Head
 from vqtk.nn.convolution import applied_with, chosen_convolution, convolution
 from vqtk.nn.stage import OptionRows
 from vqtk.nn.types import Count, Size
@@ -71,11 +74,34 @@ class SubpixelHead(Head):
         weight, bias = (value.unflatten(0, (self.options, -1)) for value in (self.output.weight, self.output.bias))
         return self._shuffled(chosen_convolution(self.layers(features, stage), weight[codes], bias[codes]))
 
+    def factors(self, features: Tensor, stage: int, scale: Tensor) -> Factors | None:
+        """Return the filters and the features as factors, if the filters have one tap."""
+        rows, width, positions = self.output.out_channels, self.layers.width, prod(self.layers.size)
+        of_option = rows // self.options
+        pay = Factors.pay(len(features), self.options, of_option, width + 1, positions)
+        if prod(self.output.kernel_size) > 1 or not pay:
+            return None
+        features = self.layers(features, stage).flatten(2)
+        maps = torch.cat([features, torch.ones_like(features[:, :1])], 1)
+        filters = torch.cat([self.output.weight.flatten(1), self.output.bias[:, None]], 1) * scale
+        return Factors(filters.unflatten(0, (self.options, -1)), maps, self._unshuffled, self._restored)
+
     def option_rows(self, stage: int) -> list[OptionRows]:
         """Return the filters and biases of each option."""
         return [OptionRows(self.output.weight), OptionRows(self.output.bias)]
 
     def _shuffled(self, x: Tensor) -> Tensor:
         """Rearrange channels to pixels: (…, c · factor^d, *size) → (…, c, *factor times the size)."""
-        dimensions = len(self.size)
-        return rearrange(x, _SHUFFLES[dimensions], **dict.fromkeys("ijl"[:dimensions], self.factor))
+        return rearrange(x, _SHUFFLES[len(self.size)], **self._lengths())
+
+    def _unshuffled(self, x: Tensor) -> Tensor:
+        """Rearrange pixels to channels: (…, c, *size) → (…, c · factor^d, positions)."""
+        channels, pixels = _SHUFFLES[len(self.size)].split(" -> ")
+        return rearrange(x, f"{pixels} -> {channels}", **self._lengths()).flatten(-len(self.size))
+
+    def _restored(self, x: Tensor) -> Tensor:
+        """Rearrange channels to pixels: (…, c · factor^d, positions) → (…, c, *size)."""
+        return self._shuffled(x.unflatten(-1, self.layers.size))
+
+    def _lengths(self) -> dict[str, int]:
+        return dict.fromkeys("ijl"[: len(self.size)], self.factor)

@@ -15,7 +15,7 @@ class Loss(nn.Module, ABC):
     """A reconstruction loss of every option, and the parameterisation of the reconstruction that it scores.
 
     A subclass sets `normalised` if the loss is a negative log-likelihood, in nats per value, of a distribution over the
-    possible data.
+    possible data, and `quadratic` if it has `grid_of_products`.
 
     Arguments:
         data: what the examples are.
@@ -26,6 +26,7 @@ class Loss(nn.Module, ABC):
     """
 
     normalised: ClassVar[bool] = False
+    quadratic: ClassVar[bool] = False
 
     def __init__(self, data: DataSpec, *, shape: Size, channels: int, out_channels: int, size: Size):
         super().__init__()
@@ -60,6 +61,16 @@ class Loss(nn.Module, ABC):
         return grid, x + (
             deltas[torch.arange(n, device=codes.device), codes] if deltas.shape[0] == n else deltas[0, codes]
         )
+
+    def grid_of_products(self, residual: Tensor, cross: Tensor, squares: Tensor) -> Tensor:
+        """Return the grid of a loss that is `quadratic`, from products of the deltas instead of the deltas.
+
+        Arguments:
+            residual: the result of `residual` (n, *shape).
+            cross: of every option, the sum of its delta's products with the residual (n, k).
+            squares: the sum of its squares (n, k), or (k,) if the deltas are the same for all examples.
+        """
+        raise NotImplementedError
 
     def residual(self, x: Tensor, target: Tensor) -> Tensor | None:
         """Return the change (n, *shape) that would make reconstructions (n, *shape) equal to the target, as a delta.

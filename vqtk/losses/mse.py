@@ -22,6 +22,8 @@ class MSE(Loss):
     Source: VQ-DRAW, image experiments.
     """
 
+    quadratic = True
+
     def __init__(self, data: DataSpec):
         channels, *size = data.shape
         super().__init__(data, shape=data.shape, channels=channels, out_channels=channels, size=tuple(size))
@@ -40,15 +42,20 @@ class MSE(Loss):
         It has a gradient only if one example's deltas serve the whole batch; otherwise `take` adds the gradient. The
         deltas may have any memory layout, and a lower precision than the residual.
         """
-        residual, values = x - target, tuple(range(2, deltas.dim()))
         if deltas.shape[0] < target.shape[0]:
-            # (r + d)² = r² + 2 r·d + d² needs only a product of two small matrices, not n × k images in memory.
-            rows, columns = residual.flatten(1), deltas[0].flatten(1).to(residual.dtype)
+            # A product of two small matrices, not n × k images in memory.
+            residual = self.residual(x, target)
+            columns = deltas[0].flatten(1).to(residual.dtype)
             with nullcontext() if deltas.is_meta else torch.autocast(deltas.device.type, enabled=False):
-                cross = rows @ columns.mT
-            return (columns.square().sum(1) + 2 * cross + rows.square().sum(1, keepdim=True)) / rows.shape[1]
+                cross = residual.flatten(1) @ columns.mT
+            return self.grid_of_products(residual, cross, columns.square().sum(1))
         with torch.no_grad():
-            return (deltas + residual[:, None]).square_().mean(values)
+            return (deltas + (x - target)[:, None]).square_().mean(tuple(range(2, deltas.dim())))
+
+    def grid_of_products(self, residual: Tensor, cross: Tensor, squares: Tensor) -> Tensor:
+        """Return the grid from (d - r)² = d² - 2 r·d + r²."""
+        rows = residual.flatten(1)
+        return (squares - 2 * cross + rows.square().sum(1, keepdim=True)) / rows.shape[1]
 
     def take(self, x: Tensor, deltas: Tensor, target: Tensor, grid: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the grid and the chosen reconstruction; one backward pass over the deltas serves both."""

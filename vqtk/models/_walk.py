@@ -22,7 +22,7 @@ class Walk:
         codes: (n, s), the path taken.
         reconstruction: (n, *shape) after the last stage.
         state: of the refiner, after the last stage.
-        led: whether the path was given, by a search, rather than chosen stage by stage.
+        led: whether the losses are those of the path: a search gave it, or only its options have a gradient.
         sampled: (n, s, m), the losses of options drawn for the gradient; if there are any, only they and each stage's
             best option, or the path's, have a gradient.
     """

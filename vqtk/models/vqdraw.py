@@ -22,12 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from vqtk.errors import ShapeError, VqtkError
+from vqtk.heads import Factors
 from vqtk.models._base import Model
 from vqtk.models._recompute import recomputed
 from vqtk.models._walk import Walk
 from vqtk.nn.graph import is_capturing
 from vqtk.nn.stage import OptionRows, State, chosen_of, decay_gradient, repeat_batch, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction, Options, Stages
+from vqtk.refiners import Scoring
 from vqtk.registry import ConditionFactory, LossFactory, RefinerFactory, SearchFactory, SelectorFactory, models
 
 if TYPE_CHECKING:
@@ -136,6 +138,38 @@ class VQDraw(Model):
             deltas = deltas + (bias if codes is None else bias[codes])
         return deltas, carry
 
+    def settle(
+        self, x: Tensor, state: State, stage: int, target: Tensor, choose: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """Score all options of a stage, choose one, and return the reconstruction with a gradient for it alone.
+
+        Arguments:
+            x: the reconstruction so far (n, *shape).
+            state: the refiner's state for the same n examples.
+            stage: the index of the stage.
+            target: (n, *data shape).
+            choose: grid (n, k) → codes (n,).
+
+        Shapes: → the new reconstruction (n, *shape), grid (n, k), codes (n,), and what its refiner passes to `advance`.
+        """
+        refiner, bias = self.refiners[stage // self.segment], self.bias_of(stage)
+        network = self.compiled.network(refiner) if self.compiled and self.compiled.takes(x) else refiner
+        loss = self.compiled or self.loss
+
+        def of_deltas(deltas: Tensor) -> Tensor:
+            deltas = self.loss.from_channels(deltas)
+            return loss.grid(x, deltas if bias is None else deltas + bias, target)
+
+        def of_factors(factors: Factors) -> Tensor:
+            residual = self.loss.residual(x, target)
+            assert residual is not None  # As for every quadratic loss.
+            return self.loss.grid_of_products(residual, *factors.products(residual, bias))
+
+        scoring = Scoring(of_deltas, of_factors if self.loss.quadratic else None, choose)
+        deltas, grid, codes, carry = network.settle(self.loss.to_channels(x), stage % self.segment, state, scoring)
+        deltas = self.loss.from_channels(deltas)
+        return x + (deltas if bias is None else deltas + bias[codes]), grid, codes, carry
+
     def bias_of(self, stage: int) -> Tensor | None:
         """Return what is added to the deltas of a stage, (k, *shape); None if it has no bias."""
         if self.stage_biases:
@@ -176,6 +210,7 @@ class VQDraw(Model):
         draws: Tensor | None = None,
         sampled: Tensor | None = None,
         along: Tensor | None = None,
+        chosen_only: bool = False,
         recompute: int = 0,
     ) -> Walk:
         """Encode a target, keeping the loss of every option.
@@ -189,7 +224,8 @@ class VQDraw(Model):
             sampled: (n, stages, m), options drawn for each example and stage. The backward pass then recomputes every
                 stage, but only for these options, the best and the chosen one; their losses are returned as well.
             along: (n, stages), codes that a search found; the path takes them instead of choosing.
-        recompute: how many of the first stages the backward pass recomputes. They keep only their input, so the
+            chosen_only: whether only the losses of the chosen options have a gradient, which saves most of the work.
+            recompute: how many of the first stages the backward pass recomputes. They keep only their input, so the
                 activations of the other stages, or of one, are all that is held at a time.
         """
         if tuple(target.shape[1:]) != self.data.shape or target.is_floating_point() == (self.data.classes is not None):
@@ -209,22 +245,30 @@ class VQDraw(Model):
                 continue
             if self.grad_decay:
                 x, state = self.decayed(x, state)
-            deltas, carry = self.step(x, state, stage)
-            grid = loss.grid(x, deltas, target)
             if along is not None:
-                codes = along[:, stage]
+                choose = _given(along[:, stage])
             elif selector is None:
-                codes = grid.argmin(1)
+                choose = _best
             else:
-                codes = selector(grid.detach(), None if draws is None else draws[:, stage])
-            grid, x = loss.take(x, deltas, target, grid, codes)
+                choose = partial(_selected, selector, None if draws is None else draws[:, stage])
+            settles = (chosen_only or not torch.is_grad_enabled()) and x.shape[0] == target.shape[0]
+            if settles:
+                x, grid, codes, carry = self.settle(x, state, stage, target, choose)
+                if torch.is_grad_enabled():
+                    grid = grid.scatter(1, codes[:, None], self.loss(x[:, None], target))
+            else:
+                deltas, carry = self.step(x, state, stage)
+                grid = loss.grid(x, deltas, target)
+                codes = choose(grid.detach())
+                grid, x = loss.take(x, deltas, target, grid, codes)
             state = self.advance(stage, carry, codes, x) if self.stateful else None
             grids.append(grid)
             path.append(codes)
             if options is not None:
                 drawn.append(grid.gather(1, options))
         every = torch.stack(drawn, 1) if drawn else None
-        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state, every, led=along is not None)
+        led = along is not None or chosen_only
+        return Walk(torch.stack(grids, 1), torch.stack(path, 1), x, state, every, led=led)
 
     def start(self, n: int) -> tuple[Tensor, State]:
         """Return reconstruction and state of n examples before any choice."""
@@ -353,3 +397,15 @@ class VQDraw(Model):
         """Let each refiner revive unused options after an update; usage (s, k) counts how often each was chosen."""
         for stage in range(0, self.stages, self.segment):
             self.refiners[stage // self.segment].after_update(optimizer, usage[stage : stage + self.segment])
+
+
+def _best(grid: Tensor) -> Tensor:
+    return grid.argmin(1)
+
+
+def _given(codes: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda grid: codes
+
+
+def _selected(selector: SelectorFactory, draws: Tensor | None, grid: Tensor) -> Tensor:
+    return selector(grid, draws)

@@ -11,6 +11,7 @@ from vqtk.nn.stage import State
 from vqtk.nn.types import Count, NonNegative
 from vqtk.objectives._base import Load, Objective, Pass
 from vqtk.registry import SearchFactory, objectives
+from vqtk.searches.greedy import Greedy
 from vqtk.searches.preselect import Preselect
 from vqtk.selectors import Selector
 from vqtk.selectors.argmin import Argmin
@@ -27,7 +28,8 @@ class Stages(Objective):
     With a `path`, such as `{name: beam, width: 4}`, that search first encodes the batch, and `choice` and `final` are
     the losses along its codes instead of those of the best options: training for encoding by this search. With
     `all: 0` only the deltas of these codes are computed then, a K-th of the pass; with the search `preselect`, training
-    computes a few options of each stage, and `preselect_recall` is how often the best one is among them.
+    computes a few options of each stage, and `preselect_recall` is how often the best one is among them. With `path:
+    greedy` and `all: 0` one pass chooses the codes and has the gradient.
 
     Raises: ShapeError if the model does not work stage by stage, or its selector explores although there is a `path`.
     Source: Nichol 2020, arXiv 2003.01599, section 3; the path, Vallaeys et al. 2025, QINCo2, arXiv 2501.03078.
@@ -63,6 +65,11 @@ class Stages(Objective):
             )
 
     @property
+    def settles(self) -> bool:
+        """Whether one pass chooses greedily and has a gradient for the chosen options alone."""
+        return isinstance(self.path, Greedy) and not self.weights["all"]
+
+    @property
     def explores(self) -> bool:
         """Whether the recipe's selector draws anything, or options are sampled."""
         return self.sampled is not None or self._selector_explores
@@ -80,14 +87,16 @@ class Stages(Objective):
         return {"draws": chosen, "sampled": torch.randint(self.model.options, shape, generator=generator)}
 
     def prepare(self, batch: Tensor, draws: State) -> State:
-        """Add the codes of the path (n, stages), if there is one."""
-        return {**(draws or {}), "along": self.path(self.model, batch)} if self.path else draws
+        """Add the codes of the path (n, stages), if a search has to find it."""
+        return {**(draws or {}), "along": self.path(self.model, batch)} if self.path and not self.settles else draws
 
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
         """Encode the batch through the stages; along a path, if no other option has a weight, decode it."""
-        if self.path and not self.weights["all"]:
+        if self.path and not self.weights["all"] and not self.settles:
             return self._of_path(batch, draws["along"])
-        walk = self.model.walk(batch, selector=self.selector, recompute=recompute, **(draws or {}))
+        walk = self.model.walk(
+            batch, selector=self.selector, chosen_only=self.settles, recompute=recompute, **(draws or {})
+        )
         terms = {"choice": walk.choice, "final": walk.final, "all": walk.all}
         minimised = terms if walk.sampled is None else {**terms, "all": walk.sampled.mean()}
         weighted = [weight * minimised[name] for name, weight in self.weights.items() if weight]

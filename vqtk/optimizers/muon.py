@@ -68,6 +68,7 @@ class Muon(torch.optim.AdamW):
         finally:
             self.param_groups = groups
         lr, momentum, decay = (groups[1][name] for name in ("lr", "momentum", "weight_decay"))
+        of_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for weight in groups[1]["params"]:
             if weight.grad is None:
                 continue
@@ -75,19 +76,25 @@ class Muon(torch.optim.AdamW):
             if not state:  # Torch's AdamW loads no state without a `step`.
                 state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(weight))
             average = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-            step = orthogonal(weight.grad.lerp(average, momentum).flatten(1)).view_as(weight)
-            weight.mul_(1 - lr * decay).sub_(step * lr)
+            ahead = weight.grad.lerp(average, momentum).flatten(1)
+            of_shape.setdefault(ahead.shape, []).append((weight, ahead))
+        for alike in of_shape.values():  # Segments have matrices of the same shapes, which are iterated together.
+            steps = orthogonal(torch.stack([ahead for _, ahead in alike]))
+            for (weight, _), step in zip(alike, steps, strict=True):
+                weight.mul_(1 - lr * decay).sub_(step.view_as(weight) * lr)
         return loss
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return approximately the nearest orthogonal matrix (n, m), times 0.2 √max(n, m), so that its RMS is Adam's."""
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return approximately the nearest orthogonal matrices (…, n, m), times 0.2 √max(n, m): their RMS is Adam's."""
     from timm.optim.muon import get_lr_scale, zeropower_via_newtonschulz  # It imports torchvision: seconds.
 
     coefficients = [(4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037),
                     (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012)]  # fmt: skip
-    made = zeropower_via_newtonschulz(matrix, ITERATIONS, coefficients)
-    return made.to(matrix.dtype).contiguous() * get_lr_scale(matrix.shape)
+    # A CPU without bfloat16 products emulates them, at a tenth of the speed.
+    dtype = torch.float32 if matrices.device.type == "cpu" else torch.bfloat16
+    made = zeropower_via_newtonschulz(matrices, ITERATIONS, coefficients, dtype=dtype)
+    return made.to(matrices.dtype).contiguous() * get_lr_scale(matrices.shape[-2:])
 
 
 def matrices_of(model: nn.Module) -> list[nn.Parameter]:

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from vqtk.heads import Factors
 from vqtk.nn.stage import OptionRows, State, chosen_of
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the options of a stage are scored, and one is chosen.
+
+    Arguments:
+        of_deltas: the refiner's deltas (n, k, out_channels, *size) → grid (n, k).
+        of_factors: the same from the deltas as factors; None if the loss needs the deltas themselves.
+        choose: grid → codes (n,).
+    """
+
+    of_deltas: Callable[[Tensor], Tensor]
+    of_factors: Callable[[Factors], Tensor] | None
+    choose: Callable[[Tensor], Tensor]
+
+
+Settled = tuple[Tensor, Tensor, Tensor, State]
+"""The chosen deltas (n, out_channels, *size), the grid (n, k), the codes (n,), and what `advance` needs."""
 
 
 class Refiner(nn.Module, ABC):
@@ -53,6 +75,13 @@ class Refiner(nn.Module, ABC):
         deltas, carry = self.propose(x, stage, state)
         return chosen_of(deltas, codes), carry
 
+    def settle(self, x: Tensor, stage: int, state: State, scoring: Scoring) -> Settled:
+        """Score all options, choose one, and return its deltas, with a gradient for them alone.
+
+        A refiner should override this if its features serve both, or it can score options without their deltas.
+        """
+        return settled(self.propose, self.choose, x, stage, state, scoring)
+
     def guess(self, x: Tensor, stage: int, state: State) -> Tensor:
         """Return cheap guesses of all deltas, by which a search pre-selects options; by default the deltas themselves.
 
@@ -80,3 +109,22 @@ class Refiner(nn.Module, ABC):
 
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
         """Revive unused options after an update; usage (stages, k) counts how often each option was the best."""
+
+
+def settled(
+    propose: Callable[[Tensor, int, State], tuple[Tensor, State]],
+    choose: Callable[[Tensor, int, State, Tensor], tuple[Tensor, State]],
+    x: Tensor,
+    stage: int,
+    state: State,
+    scoring: Scoring,
+) -> Settled:
+    """Settle a stage by two of a refiner's functions: with a gradient, the network is computed a second time."""
+    with torch.no_grad():
+        deltas, carry = propose(x, stage, state)
+        grid = scoring.of_deltas(deltas)
+        codes = scoring.choose(grid)
+    if not torch.is_grad_enabled():
+        return chosen_of(deltas, codes), grid, codes, carry
+    chosen, carry = choose(x, stage, state, codes)
+    return chosen, grid, codes, carry

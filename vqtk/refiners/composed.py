@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from vqtk.backbones import Rise, SkipBackbone
 from vqtk.errors import ShapeError
-from vqtk.nn.stage import OptionRows, StageSequential, State
+from vqtk.nn.stage import OptionRows, StageSequential, State, chosen_of
 from vqtk.nn.types import Size
-from vqtk.refiners._base import Refiner
+from vqtk.refiners._base import Refiner, Scoring, Settled
 from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
@@ -110,3 +110,25 @@ class Composed(Refiner):
         if type(self).propose is not Composed.propose:
             return super().choose_many(x, stage, state, codes)
         return self.choose(x, stage, state, codes)
+
+    def settle(self, x: Tensor, stage: int, state: State, scoring: Scoring) -> Settled:
+        """Score all options and choose one; the features are computed once, and no deltas if the head has factors.
+
+        A subclass that overrides `propose` gets the general way, as in `choose_many`.
+        """
+        if type(self).propose is not Composed.propose:
+            return super().settle(x, stage, state, scoring)
+        features = self.features(x, stage, state)
+        carry = self.carry(features, stage, state)
+        if scoring.of_factors and (factors := self.head.factors(features, stage, self.output_scale)):
+            with torch.no_grad():
+                grid = scoring.of_factors(factors)
+            codes = scoring.choose(grid)
+            return factors.chosen(codes), grid, codes, carry
+        with torch.no_grad():
+            deltas = self.head.scaled(features, stage, self.output_scale)
+            grid = scoring.of_deltas(deltas)
+        codes = scoring.choose(grid)
+        if not torch.is_grad_enabled():
+            return chosen_of(deltas, codes), grid, codes, carry
+        return self.head.choose(features, stage, codes) * self.output_scale, grid, codes, carry

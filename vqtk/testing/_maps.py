@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from vqtk.nn.stage import leaves_of
+from vqtk.heads import Factors
+from vqtk.nn.stage import leaves_of, tree_map
+from vqtk.refiners import Scoring
 from vqtk.testing._case import (
     EXAMPLES,
     OPTIONS,
@@ -227,6 +230,65 @@ def chooses_the_same_deltas_as_it_proposes(case: Case) -> None:
                     state = _advanced(case, module, carry, kept, stage=stage, codes=codes, x=x)
 
 
+def has_the_same_deltas_as_factors(case: Case) -> None:
+    """The `factors` of a head, if it has any, give the deltas, their products with a residual, and their norms."""
+    for module, x in tried_maps(case):
+        scale, shape = draw(1, seed=2)[0], (CHANNELS, *module.size)
+        residual, bias = draw(EXAMPLES, *shape, seed=3), draw(OPTIONS, *shape, seed=4)
+        for stage in range(STAGES):
+            with patch.object(Factors, "pay", lambda *sizes: True):
+                factors = module.factors(x, stage, scale)
+            if factors is None:
+                continue
+            deltas = module.scaled(x, stage, scale)
+            codes = CODES[:, stage]
+            found = [factors.chosen(codes), *factors.products(residual, bias)]
+            biased = (deltas + bias).flatten(2)
+            expected = [
+                deltas[torch.arange(EXAMPLES), codes],
+                (biased * residual.flatten(1)[:, None]).sum(2),
+                biased.square().sum(2),
+            ]
+            for part, one, other in zip(("deltas", "products", "norms"), found, expected, strict=True):
+                if not near(one, other):
+                    case.fail(
+                        f"at stage {stage} the {part} of its `factors` are not those of its deltas: "
+                        f"{apart(one, other)}.",
+                        "An encoder would choose by other deltas. Compute the same, or let `factors` return None.",
+                    )
+
+
+def settles_on_the_deltas_that_it_proposes(case: Case) -> None:
+    """`settle` scores the deltas of `propose`, and returns those that are chosen, with the gradient of `choose`."""
+    for module, x in tried_maps(case):
+        state = module.initial_state(x)
+        residual = draw(EXAMPLES, CHANNELS, *_shape(case, module, x)[3:], seed=3)
+        for stage in range(STAGES):
+            codes = CODES[:, stage]
+            scoring = _squared_error(residual, codes)
+            with patch.object(Factors, "pay", lambda *sizes: True):
+                settled, grid, _, kept = module.settle(x, stage, state, scoring)
+            every, carry, chosen, _ = _both(case, module, x, stage=stage, state=state, codes=codes)
+            expected = scoring.of_deltas(every)
+            if not near(settled, chosen) or not near(grid, expected):
+                case.fail(
+                    f"at stage {stage} `settle` returns other deltas or scores than `propose` and `choose`: "
+                    f"{apart(settled, chosen)}; {apart(grid, expected)}.",
+                    "Encoding and decoding would disagree. Compute the same, or leave `settle` to the base class.",
+                )
+            own = [weight for weight in module.parameters() if weight.requires_grad]
+            gradients = [
+                torch.autograd.grad((one * residual).sum(), own, allow_unused=True) for one in (settled, chosen)
+            ]
+            for one, other in zip(*gradients, strict=True):
+                if (one is None) != (other is None) or not (one is None or near(one, other)):
+                    case.fail(
+                        f"at stage {stage} the gradient of what `settle` returns is not that of `choose`.",
+                        "Give the chosen deltas the gradient that decoding has, and no others one.",
+                    )
+            state = tree_map(Tensor.detach, _advanced(case, module, carry, kept, stage=stage, codes=codes, x=x))
+
+
 def keeps_a_state_of_batch_first_tensors(case: Case) -> None:
     """A state is None, a tensor, or a tuple, list or dict of states; the first axis of every tensor is the batch."""
     for module, x in tried_maps(case):
@@ -253,9 +315,10 @@ def does_not_modify_the_state_or_the_codes(case: Case) -> None:
             carried.check("advance")
 
 
-HEAD_CHECKS: list[Clause] = [chooses_the_same_deltas_as_it_proposes]
+HEAD_CHECKS: list[Clause] = [chooses_the_same_deltas_as_it_proposes, has_the_same_deltas_as_factors]
 REFINER_CHECKS: list[Clause] = [
     chooses_the_same_deltas_as_it_proposes,
+    settles_on_the_deltas_that_it_proposes,
     keeps_a_state_of_batch_first_tensors,
     does_not_modify_the_state_or_the_codes,
 ]
@@ -272,6 +335,19 @@ def _both(
         found = *module.propose(x, stage, state), *module.choose(x, stage, state, codes)
     inputs.check("choose")
     return found
+
+
+def _squared_error(residual: Tensor, codes: Tensor) -> Scoring:
+    """Return the scoring by squared errors that chooses given codes."""
+
+    def of_factors(factors: Factors) -> Tensor:
+        cross, squares = factors.products(residual, None)
+        return squares - 2 * cross + residual.square().flatten(1).sum(1, keepdim=True)
+
+    def of_deltas(deltas: Tensor) -> Tensor:
+        return (deltas - residual[:, None]).square().flatten(2).sum(2)
+
+    return Scoring(of_deltas, of_factors, lambda grid: codes)
 
 
 def _advanced(case: Case, module: Any, carry: Any, kept: Any, *, stage: int, codes: Tensor, x: Tensor) -> Any:

@@ -90,12 +90,16 @@ class Head(nn.Module, ABC):
         """
         return chosen_of(self(features, stage), codes)
 
-    def factors(self, features: Tensor, stage: int, scale: Tensor) -> Factors | None:
-        """Return all deltas, multiplied by a scalar tensor, as factors; None if that is impossible or does not pay.
+    def has_factors(self, n: int) -> bool:
+        """Return whether `factors` gives the deltas for n examples, and scoring by them takes less work."""
+        return False
 
-        A head whose options differ in a linear map of the same features should override this.
+    def factors(self, features: Tensor, stage: int, scale: Tensor) -> Factors:
+        """Return all deltas, multiplied by a scalar tensor, as factors.
+
+        A head whose options differ in a linear map of the same features should have them.
         """
-        return None
+        raise NotImplementedError
 
     def option_rows(self, stage: int) -> list[OptionRows]:
         """Return the rows of each option in the parameters that end the computation of a stage's deltas.

@@ -76,11 +76,14 @@ class LowRankHead(Head):
             self.layers(features, stage), torch.tensordot(mixtures, weight, 1), torch.tensordot(mixtures, bias, 1)
         )
 
-    def factors(self, features: Tensor, stage: int, scale: Tensor) -> Factors | None:
+    def has_factors(self, n: int) -> bool:
+        """Return whether scoring by the mixtures pays."""
+        options, rank = self.mixtures.shape[1:]
+        return Factors.pay(n, options, 1, rank, self.out_channels * prod(self.size))
+
+    def factors(self, features: Tensor, stage: int, scale: Tensor) -> Factors:
         """Return the mixtures and the maps as factors."""
-        (options, rank), channels, size = self.mixtures.shape[1:], self.out_channels, self.size
-        if not Factors.pay(len(features), options, 1, rank, channels * prod(size)):
-            return None
+        channels, size = self.out_channels, self.size
         maps = rearrange(self.output(self.layers(features, stage)), "n (r c) ... -> n r (c ...)", c=channels)
         return Factors(
             (self._of(stage) * scale)[:, None],

@@ -74,13 +74,13 @@ class SubpixelHead(Head):
         weight, bias = (value.unflatten(0, (self.options, -1)) for value in (self.output.weight, self.output.bias))
         return self._shuffled(chosen_convolution(self.layers(features, stage), weight[codes], bias[codes]))
 
-    def factors(self, features: Tensor, stage: int, scale: Tensor) -> Factors | None:
-        """Return the filters and the features as factors, if the filters have one tap."""
-        rows, width, positions = self.output.out_channels, self.layers.width, prod(self.layers.size)
-        of_option = rows // self.options
-        pay = Factors.pay(len(features), self.options, of_option, width + 1, positions)
-        if prod(self.output.kernel_size) > 1 or not pay:
-            return None
+    def has_factors(self, n: int) -> bool:
+        """Return whether the filters have one tap, and it pays."""
+        q, width, positions = self.output.out_channels // self.options, self.layers.width, prod(self.layers.size)
+        return prod(self.output.kernel_size) == 1 and Factors.pay(n, self.options, q, width + 1, positions)
+
+    def factors(self, features: Tensor, stage: int, scale: Tensor) -> Factors:
+        """Return the filters and the features as factors."""
         features = self.layers(features, stage).flatten(2)
         maps = torch.cat([features, torch.ones_like(features[:, :1])], 1)
         filters = torch.cat([self.output.weight.flatten(1), self.output.bias[:, None]], 1) * scale

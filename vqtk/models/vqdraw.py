@@ -22,14 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from vqtk.errors import ShapeError, VqtkError
-from vqtk.heads import Factors
 from vqtk.models._base import Model
 from vqtk.models._recompute import recomputed
+from vqtk.models._settle import settle
 from vqtk.models._walk import Walk
 from vqtk.nn.graph import is_capturing
 from vqtk.nn.stage import OptionRows, State, chosen_of, decay_gradient, repeat_batch, tree_map
 from vqtk.nn.types import Count, DataSpec, Fraction, Options, Stages
-from vqtk.refiners import Scoring
 from vqtk.registry import ConditionFactory, LossFactory, RefinerFactory, SearchFactory, SelectorFactory, models
 
 if TYPE_CHECKING:
@@ -138,38 +137,6 @@ class VQDraw(Model):
             deltas = deltas + (bias if codes is None else bias[codes])
         return deltas, carry
 
-    def settle(
-        self, x: Tensor, state: State, stage: int, target: Tensor, choose: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """Score all options of a stage, choose one, and return the reconstruction with a gradient for it alone.
-
-        Arguments:
-            x: the reconstruction so far (n, *shape).
-            state: the refiner's state for the same n examples.
-            stage: the index of the stage.
-            target: (n, *data shape).
-            choose: grid (n, k) → codes (n,).
-
-        Shapes: → the new reconstruction (n, *shape), grid (n, k), codes (n,), and what its refiner passes to `advance`.
-        """
-        refiner, bias = self.refiners[stage // self.segment], self.bias_of(stage)
-        network = self.compiled.network(refiner) if self.compiled and self.compiled.takes(x) else refiner
-        loss = self.compiled or self.loss
-
-        def of_deltas(deltas: Tensor) -> Tensor:
-            deltas = self.loss.from_channels(deltas)
-            return loss.grid(x, deltas if bias is None else deltas + bias, target)
-
-        def of_factors(factors: Factors) -> Tensor:
-            residual = self.loss.residual(x, target)
-            assert residual is not None  # As for every quadratic loss.
-            return self.loss.grid_of_products(residual, *factors.products(residual, bias))
-
-        scoring = Scoring(of_deltas, of_factors if self.loss.quadratic else None, choose)
-        deltas, grid, codes, carry = network.settle(self.loss.to_channels(x), stage % self.segment, state, scoring)
-        deltas = self.loss.from_channels(deltas)
-        return x + (deltas if bias is None else deltas + bias[codes]), grid, codes, carry
-
     def bias_of(self, stage: int) -> Tensor | None:
         """Return what is added to the deltas of a stage, (k, *shape); None if it has no bias."""
         if self.stage_biases:
@@ -232,7 +199,7 @@ class VQDraw(Model):
             raise self._unfit(target)
         # Before the first choice all examples have the same reconstruction: its deltas are computed once.
         x, state = start or self.start(min(target.shape[0], 1))
-        loss, grids, path, drawn = self.compiled or self.loss, [], [], []
+        grids, path, drawn = [], [], []
         for index, stage in enumerate(range(self.stages) if stages is None else stages):
             options = None if sampled is None else sampled[:, stage]
             if torch.is_grad_enabled() and (index < recompute or options is not None):
@@ -251,16 +218,7 @@ class VQDraw(Model):
                 choose = _best
             else:
                 choose = partial(_selected, selector, None if draws is None else draws[:, stage])
-            settles = (chosen_only or not torch.is_grad_enabled()) and x.shape[0] == target.shape[0]
-            if settles:
-                x, grid, codes, carry = self.settle(x, state, stage, target, choose)
-                if torch.is_grad_enabled():
-                    grid = grid.scatter(1, codes[:, None], self.loss(x[:, None], target))
-            else:
-                deltas, carry = self.step(x, state, stage)
-                grid = loss.grid(x, deltas, target)
-                codes = choose(grid.detach())
-                grid, x = loss.take(x, deltas, target, grid, codes)
+            x, grid, codes, carry = settle(self, x, state, stage, target, choose, chosen_only=chosen_only)
             state = self.advance(stage, carry, codes, x) if self.stateful else None
             grids.append(grid)
             path.append(codes)

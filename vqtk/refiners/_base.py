@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +11,10 @@ from torch import Tensor, nn
 from vqtk.heads import Factors
 from vqtk.nn.stage import OptionRows, State, chosen_of
 
-
-@dataclass(frozen=True)
-class Scoring:
-    """How the options of a stage are scored, and one is chosen.
-
-    Arguments:
-        of_deltas: the refiner's deltas (n, k, out_channels, *size) → grid (n, k).
-        of_factors: the same from the deltas as factors; None if the loss needs the deltas themselves.
-        choose: grid → codes (n,).
-    """
-
-    of_deltas: Callable[[Tensor], Tensor]
-    of_factors: Callable[[Factors], Tensor] | None
-    choose: Callable[[Tensor], Tensor]
-
-
 Settled = tuple[Tensor, Tensor, Tensor, State]
 """The chosen deltas (n, out_channels, *size), the grid (n, k), the codes (n,), and what `advance` needs."""
+Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Scores the deltas of a stage and chooses: (n, k, out_channels, *size) → the grid (n, k) and the codes (n,)."""
 
 
 class Refiner(nn.Module, ABC):
@@ -75,12 +60,20 @@ class Refiner(nn.Module, ABC):
         deltas, carry = self.propose(x, stage, state)
         return chosen_of(deltas, codes), carry
 
-    def settle(self, x: Tensor, stage: int, state: State, scoring: Scoring) -> Settled:
-        """Score all options, choose one, and return its deltas, with a gradient for them alone.
+    def settle(self, x: Tensor, stage: int, state: State, judge: Judge) -> Settled:
+        """Propose, choose by the judge, and return the chosen deltas, with a gradient for them alone.
 
-        A refiner should override this if its features serve both, or it can score options without their deltas.
+        A refiner should override this if it can compute its features once for both.
         """
-        return settled(self.propose, self.choose, x, stage, state, scoring)
+        return settled(self.propose, self.choose, x, stage, state, judge)
+
+    def has_factors(self, n: int) -> bool:
+        """Return whether `factors` gives the deltas for n examples, and scoring by them takes less work."""
+        return False
+
+    def factors(self, x: Tensor, stage: int, state: State) -> tuple[Factors, State]:
+        """Return all deltas as factors, and what `advance` needs."""
+        raise NotImplementedError
 
     def guess(self, x: Tensor, stage: int, state: State) -> Tensor:
         """Return cheap guesses of all deltas, by which a search pre-selects options; by default the deltas themselves.
@@ -117,13 +110,12 @@ def settled(
     x: Tensor,
     stage: int,
     state: State,
-    scoring: Scoring,
+    judge: Judge,
 ) -> Settled:
     """Settle a stage by two of a refiner's functions: with a gradient, the network is computed a second time."""
     with torch.no_grad():
         deltas, carry = propose(x, stage, state)
-        grid = scoring.of_deltas(deltas)
-        codes = scoring.choose(grid)
+        grid, codes = judge(deltas)
     if not torch.is_grad_enabled():
         return chosen_of(deltas, codes), grid, codes, carry
     chosen, carry = choose(x, stage, state, codes)

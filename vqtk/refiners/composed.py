@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from vqtk.backbones import Rise, SkipBackbone
 from vqtk.errors import ShapeError
+from vqtk.heads import Factors
 from vqtk.nn.stage import OptionRows, StageSequential, State, chosen_of
 from vqtk.nn.types import Size
-from vqtk.refiners._base import Refiner, Scoring, Settled
+from vqtk.refiners._base import Judge, Refiner, Settled
 from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
@@ -111,24 +112,27 @@ class Composed(Refiner):
             return super().choose_many(x, stage, state, codes)
         return self.choose(x, stage, state, codes)
 
-    def settle(self, x: Tensor, stage: int, state: State, scoring: Scoring) -> Settled:
-        """Score all options and choose one; the features are computed once, and no deltas if the head has factors.
+    def settle(self, x: Tensor, stage: int, state: State, judge: Judge) -> Settled:
+        """Propose, choose by the judge, and return the chosen deltas; the features are computed once.
 
         A subclass that overrides `propose` gets the general way, as in `choose_many`.
         """
         if type(self).propose is not Composed.propose:
-            return super().settle(x, stage, state, scoring)
+            return super().settle(x, stage, state, judge)
         features = self.features(x, stage, state)
         carry = self.carry(features, stage, state)
-        if scoring.of_factors and (factors := self.head.factors(features, stage, self.output_scale)):
-            with torch.no_grad():
-                grid = scoring.of_factors(factors)
-            codes = scoring.choose(grid)
-            return factors.chosen(codes), grid, codes, carry
         with torch.no_grad():
             deltas = self.head.scaled(features, stage, self.output_scale)
-            grid = scoring.of_deltas(deltas)
-        codes = scoring.choose(grid)
+            grid, codes = judge(deltas)
         if not torch.is_grad_enabled():
             return chosen_of(deltas, codes), grid, codes, carry
         return self.head.choose(features, stage, codes) * self.output_scale, grid, codes, carry
+
+    def has_factors(self, n: int) -> bool:
+        """Return whether the head has them."""
+        return type(self).propose is Composed.propose and self.head.has_factors(n)
+
+    def factors(self, x: Tensor, stage: int, state: State) -> tuple[Factors, State]:
+        """Return all deltas as the head's factors, and what `advance` needs."""
+        features = self.features(x, stage, state)
+        return self.head.factors(features, stage, self.output_scale), self.carry(features, stage, state)

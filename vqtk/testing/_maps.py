@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from vqtk.heads import Factors
 from vqtk.nn.stage import leaves_of, tree_map
-from vqtk.refiners import Scoring
 from vqtk.testing._case import (
     EXAMPLES,
     OPTIONS,
@@ -237,9 +236,9 @@ def has_the_same_deltas_as_factors(case: Case) -> None:
         residual, bias = draw(EXAMPLES, *shape, seed=3), draw(OPTIONS, *shape, seed=4)
         for stage in range(STAGES):
             with patch.object(Factors, "pay", lambda *sizes: True):
-                factors = module.factors(x, stage, scale)
-            if factors is None:
-                continue
+                if not module.has_factors(EXAMPLES):
+                    continue
+            factors = module.factors(x, stage, scale)
             deltas = module.scaled(x, stage, scale)
             codes = CODES[:, stage]
             found = [factors.chosen(codes), *factors.products(residual, bias)]
@@ -265,11 +264,9 @@ def settles_on_the_deltas_that_it_proposes(case: Case) -> None:
         residual = draw(EXAMPLES, CHANNELS, *_shape(case, module, x)[3:], seed=3)
         for stage in range(STAGES):
             codes = CODES[:, stage]
-            scoring = _squared_error(residual, codes)
-            with patch.object(Factors, "pay", lambda *sizes: True):
-                settled, grid, _, kept = module.settle(x, stage, state, scoring)
+            settled, grid, _, kept = module.settle(x, stage, state, partial(_judged, residual, codes))
             every, carry, chosen, _ = _both(case, module, x, stage=stage, state=state, codes=codes)
-            expected = scoring.of_deltas(every)
+            expected, _ = _judged(residual, codes, every)
             if not near(settled, chosen) or not near(grid, expected):
                 case.fail(
                     f"at stage {stage} `settle` returns other deltas or scores than `propose` and `choose`: "
@@ -337,17 +334,9 @@ def _both(
     return found
 
 
-def _squared_error(residual: Tensor, codes: Tensor) -> Scoring:
-    """Return the scoring by squared errors that chooses given codes."""
-
-    def of_factors(factors: Factors) -> Tensor:
-        cross, squares = factors.products(residual, None)
-        return squares - 2 * cross + residual.square().flatten(1).sum(1, keepdim=True)
-
-    def of_deltas(deltas: Tensor) -> Tensor:
-        return (deltas - residual[:, None]).square().flatten(2).sum(2)
-
-    return Scoring(of_deltas, of_factors, lambda grid: codes)
+def _judged(residual: Tensor, codes: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the squared errors of the deltas, and given codes."""
+    return (deltas - residual[:, None]).square().flatten(2).sum(2), codes
 
 
 def _advanced(case: Case, module: Any, carry: Any, kept: Any, *, stage: int, codes: Tensor, x: Tensor) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from vqtk.errors import VqtkWarning
 from vqtk.losses import Loss
 from vqtk.nn.stage import State
-from vqtk.refiners import Judge, Refiner, Settled, settled
+from vqtk.refiners import Choice, Judge, Refiner, choose_in_two_passes
 
 _SHIFT = 2
 """Added to stages: the compiler treats the integers 0 and 1 as constants, and would make a graph for each."""
@@ -55,9 +55,9 @@ class CompiledRefiner:
         """Return the chosen deltas, and what `advance` needs."""
         return self.choose_shifted(x, stage + _SHIFT, state, codes)
 
-    def settle(self, x: Tensor, stage: int, state: State, judge: Judge) -> Settled:
+    def choose_by(self, x: Tensor, stage: int, state: State, judge: Judge) -> Choice:
         """Propose, choose by the judge, and return the chosen deltas."""
-        return settled(self.propose, self.choose, x, stage, state, judge)
+        return choose_in_two_passes(self.propose, self.choose, x, stage, state, judge)
 
 
 class CompiledStage:

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from vqtk.errors import ShapeError, VqtkError
 from vqtk.models._base import Model
+from vqtk.models._choose import choose_option
 from vqtk.models._recompute import recomputed
-from vqtk.models._settle import settle
 from vqtk.models._walk import Walk
 from vqtk.nn.graph import is_capturing
 from vqtk.nn.stage import OptionRows, State, chosen_of, decay_gradient, repeat_batch, tree_map
@@ -218,7 +218,7 @@ class VQDraw(Model):
                 choose = _best
             else:
                 choose = partial(_selected, selector, None if draws is None else draws[:, stage])
-            x, grid, codes, carry = settle(self, x, state, stage, target, choose, chosen_only=chosen_only)
+            x, grid, codes, carry = choose_option(self, x, state, stage, target, choose, chosen_only=chosen_only)
             state = self.advance(stage, carry, codes, x) if self.stateful else None
             grids.append(grid)
             path.append(codes)

@@ -65,7 +65,7 @@ class Stages(Objective):
             )
 
     @property
-    def settles(self) -> bool:
+    def in_one_pass(self) -> bool:
         """Whether one pass chooses greedily and has a gradient for the chosen options alone."""
         return isinstance(self.path, Greedy) and not self.weights["all"]
 
@@ -88,14 +88,14 @@ class Stages(Objective):
 
     def prepare(self, batch: Tensor, draws: State) -> State:
         """Add the codes of the path (n, stages), if a search has to find it."""
-        return {**(draws or {}), "along": self.path(self.model, batch)} if self.path and not self.settles else draws
+        return {**(draws or {}), "along": self.path(self.model, batch)} if self.path and not self.in_one_pass else draws
 
     def __call__(self, batch: Tensor, *, draws: State, recompute: int) -> Pass:
         """Encode the batch through the stages; along a path, if no other option has a weight, decode it."""
-        if self.path and not self.weights["all"] and not self.settles:
+        if self.path and not self.weights["all"] and not self.in_one_pass:
             return self._of_path(batch, draws["along"])
         walk = self.model.walk(
-            batch, selector=self.selector, chosen_only=self.settles, recompute=recompute, **(draws or {})
+            batch, selector=self.selector, chosen_only=self.in_one_pass, recompute=recompute, **(draws or {})
         )
         terms = {"choice": walk.choice, "final": walk.final, "all": walk.all}
         minimised = terms if walk.sampled is None else {**terms, "all": walk.sampled.mean()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vqtk.heads import Factors
 from vqtk.nn.stage import OptionRows, State, chosen_of
 
-Settled = tuple[Tensor, Tensor, Tensor, State]
+Choice = tuple[Tensor, Tensor, Tensor, State]
 """The chosen deltas (n, out_channels, *size), the grid (n, k), the codes (n,), and what `advance` needs."""
 Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Scores the deltas of a stage and chooses: (n, k, out_channels, *size) → the grid (n, k) and the codes (n,)."""
@@ -60,12 +60,12 @@ class Refiner(nn.Module, ABC):
         deltas, carry = self.propose(x, stage, state)
         return chosen_of(deltas, codes), carry
 
-    def settle(self, x: Tensor, stage: int, state: State, judge: Judge) -> Settled:
+    def choose_by(self, x: Tensor, stage: int, state: State, judge: Judge) -> Choice:
         """Propose, choose by the judge, and return the chosen deltas, with a gradient for them alone.
 
         A refiner should override this if it can compute its features once for both.
         """
-        return settled(self.propose, self.choose, x, stage, state, judge)
+        return choose_in_two_passes(self.propose, self.choose, x, stage, state, judge)
 
     def has_factors(self, n: int) -> bool:
         """Return whether `factors` gives the deltas for n examples, and scoring by them takes less work."""
@@ -104,15 +104,15 @@ class Refiner(nn.Module, ABC):
         """Revive unused options after an update; usage (stages, k) counts how often each option was the best."""
 
 
-def settled(
+def choose_in_two_passes(
     propose: Callable[[Tensor, int, State], tuple[Tensor, State]],
     choose: Callable[[Tensor, int, State, Tensor], tuple[Tensor, State]],
     x: Tensor,
     stage: int,
     state: State,
     judge: Judge,
-) -> Settled:
-    """Settle a stage by two of a refiner's functions: with a gradient, the network is computed a second time."""
+) -> Choice:
+    """Choose by two of a refiner's functions: with a gradient, the network is computed a second time."""
     with torch.no_grad():
         deltas, carry = propose(x, stage, state)
         grid, codes = judge(deltas)

@@ -8,7 +8,7 @@ from vqtk.errors import ShapeError
 from vqtk.heads import Factors
 from vqtk.nn.stage import OptionRows, StageSequential, State, chosen_of
 from vqtk.nn.types import Size
-from vqtk.refiners._base import Judge, Refiner, Settled
+from vqtk.refiners._base import Choice, Judge, Refiner
 from vqtk.registry import BackboneFactory, BlockFactory, HeadFactory, refiners
 
 _EXAMPLE = {
@@ -112,13 +112,13 @@ class Composed(Refiner):
             return super().choose_many(x, stage, state, codes)
         return self.choose(x, stage, state, codes)
 
-    def settle(self, x: Tensor, stage: int, state: State, judge: Judge) -> Settled:
+    def choose_by(self, x: Tensor, stage: int, state: State, judge: Judge) -> Choice:
         """Propose, choose by the judge, and return the chosen deltas; the features are computed once.
 
         A subclass that overrides `propose` gets the general way, as in `choose_many`.
         """
         if type(self).propose is not Composed.propose:
-            return super().settle(x, stage, state, judge)
+            return super().choose_by(x, stage, state, judge)
         features = self.features(x, stage, state)
         carry = self.carry(features, stage, state)
         with torch.no_grad():

@@ -257,21 +257,21 @@ def has_the_same_deltas_as_factors(case: Case) -> None:
                     )
 
 
-def settles_on_the_deltas_that_it_proposes(case: Case) -> None:
-    """`settle` scores the deltas of `propose`, and returns those that are chosen, with the gradient of `choose`."""
+def chooses_by_a_judge_what_it_proposes(case: Case) -> None:
+    """`choose_by` scores the deltas of `propose`, and returns those that are chosen, with the gradient of `choose`."""
     for module, x in tried_maps(case):
         state = module.initial_state(x)
         residual = draw(EXAMPLES, CHANNELS, *_shape(case, module, x)[3:], seed=3)
         for stage in range(STAGES):
             codes = CODES[:, stage]
-            settled, grid, _, kept = module.settle(x, stage, state, partial(_judged, residual, codes))
+            settled, grid, _, kept = module.choose_by(x, stage, state, partial(_judged, residual, codes))
             every, carry, chosen, _ = _both(case, module, x, stage=stage, state=state, codes=codes)
             expected, _ = _judged(residual, codes, every)
             if not near(settled, chosen) or not near(grid, expected):
                 case.fail(
-                    f"at stage {stage} `settle` returns other deltas or scores than `propose` and `choose`: "
+                    f"at stage {stage} `choose_by` returns other deltas or scores than `propose` and `choose`: "
                     f"{apart(settled, chosen)}; {apart(grid, expected)}.",
-                    "Encoding and decoding would disagree. Compute the same, or leave `settle` to the base class.",
+                    "Encoding and decoding would disagree. Compute the same, or leave `choose_by` to the base class.",
                 )
             own = [weight for weight in module.parameters() if weight.requires_grad]
             gradients = [
@@ -280,7 +280,7 @@ def settles_on_the_deltas_that_it_proposes(case: Case) -> None:
             for one, other in zip(*gradients, strict=True):
                 if (one is None) != (other is None) or not (one is None or near(one, other)):
                     case.fail(
-                        f"at stage {stage} the gradient of what `settle` returns is not that of `choose`.",
+                        f"at stage {stage} the gradient of what `choose_by` returns is not that of `choose`.",
                         "Give the chosen deltas the gradient that decoding has, and no others one.",
                     )
             state = tree_map(Tensor.detach, _advanced(case, module, carry, kept, stage=stage, codes=codes, x=x))
@@ -315,7 +315,7 @@ def does_not_modify_the_state_or_the_codes(case: Case) -> None:
 HEAD_CHECKS: list[Clause] = [chooses_the_same_deltas_as_it_proposes, has_the_same_deltas_as_factors]
 REFINER_CHECKS: list[Clause] = [
     chooses_the_same_deltas_as_it_proposes,
-    settles_on_the_deltas_that_it_proposes,
+    chooses_by_a_judge_what_it_proposes,
     keeps_a_state_of_batch_first_tensors,
     does_not_modify_the_state_or_the_codes,
 ]

@@ -22,7 +22,7 @@ Choose = Callable[[Tensor], Tensor]
 """grid (n, k) → codes (n,)."""
 
 
-def settle(
+def choose_option(
     model: VQDraw, x: Tensor, state: State, stage: int, target: Tensor, choose: Choose, *, chosen_only: bool
 ) -> tuple[Tensor, Tensor, Tensor, State]:
     """Score all options of a stage and choose one.
@@ -82,7 +82,7 @@ def _chosen_again(
         grid = loss.grid(x, deltas if bias is None else deltas + bias, target)
         return grid, choose(grid)
 
-    delta, grid, codes, carry = network.settle(model.loss.to_channels(x), stage % model.segment, state, judge)
+    delta, grid, codes, carry = network.choose_by(model.loss.to_channels(x), stage % model.segment, state, judge)
     return _changed(model, x, delta, bias, codes), grid, codes, carry
 
 

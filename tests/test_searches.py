@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.parity import ROOT
 from tests.running import vqtk_main, without_data
 from vqtk.errors import RecipeError
+from vqtk.heads import Factors
 from vqtk.models.vqdraw import VQDraw
 from vqtk.recipe.build import build_model, build_search
 from vqtk.recipe.recipe import load_recipe
@@ -24,13 +25,14 @@ UNITS = "[{width: 6, kernel: 3, stride: 2}, {width: 6, kernel: 3, stride: 2}]"
 PARTS = f"backbone: {{name: conv, layers: {UNITS}}}, blocks: [], head: {{name: conv, layers: {UNITS}}}"
 PARTS = "upsample: 2".join(PARTS.rsplit("stride: 2", 2))  # The head's units.
 SMALL = ["model.stages=4", "model.options=5"]
-REFINERS = {"mnist": "{", "mnist_recurrent": "{name: recurrent, memory: 3, "}
+REFINERS = {"mnist": "{", "mnist_lowrank": "{", "mnist_recurrent": "{name: recurrent, memory: 3, "}
 
 
 def model_of(name: str, *overrides: str) -> VQDraw:
     """A small untrained model of a recipe, whose deltas differ enough for searches to matter."""
     torch.manual_seed(0)
-    refiner = f"model.refiner={REFINERS[name]}{PARTS}, output_scale: 3}}"
+    parts = PARTS.replace("head: {name: conv", "head: {name: lowrank, rank: 3") if name == "mnist_lowrank" else PARTS
+    refiner = f"model.refiner={REFINERS[name]}{parts}, output_scale: 3}}"
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", [*SMALL, refiner, *overrides])
     model = build_model(recipe).eval()
     assert isinstance(model, VQDraw)
@@ -61,9 +63,11 @@ def loss_of(model: VQDraw, codes: Tensor, target: Tensor) -> Tensor:
     return model.loss(model.decode(codes)[:, None], target)[:, 0]
 
 
-@pytest.fixture(params=["mnist", "mnist_recurrent"])
-def model(request: pytest.FixtureRequest) -> VQDraw:
-    """Without a state, and with one."""
+@pytest.fixture(params=["mnist", "mnist_lowrank", "mnist_recurrent"])
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> VQDraw:
+    """Without a state, with options that are scored by factors, and with a state."""
+    if request.param == "mnist_lowrank":  # Factors would not pay for so few options.
+        monkeypatch.setattr(Factors, "pay", lambda *sizes: True)
     return model_of(request.param)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.parity import pooled_shares
 from tests.textbook import Textbook
+from vqtk.heads import Factors
 from vqtk.losses.mse import MSE
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.types import DataSpec
@@ -39,6 +40,8 @@ train: {updates: 1}
 PER_STAGE = "model.refiner.head={name: conv_per_stage, layers: [{width: 4, upsample: 2}], kernel: 3}"
 TEXT = ["data={name: wikitext2, length: 8, vocabulary: 5}", "model.loss=categorical"]
 VOXELS = ["data={name: modelnet, size: 4}", "model.loss=bernoulli"]
+SUBPIXEL = "model.refiner.head={name: subpixel, layers: [{width: 4}], factor: 2, kernel: 1}"
+LOW_RANK = "model.refiner.head={name: lowrank, layers: [{width: 4, upsample: 2}], rank: 2}"
 DECAY, SEGMENTS = "model.grad_decay=0.3", "model.segment=2"
 VARIANTS = {
     "mse": [],
@@ -52,6 +55,8 @@ VARIANTS = {
     "mse, gradient decay": [DECAY],
     "mse, no gradient between stages": ["model.grad_decay=1.0"],
     "mse, digits": ["data={name: mnist}"],
+    "mse, by factors of filters": [SUBPIXEL],
+    "mse, by factors of maps, decay": [LOW_RANK, DECAY],
     "gaussian": ["model.loss=gaussian"],
     "gaussian, decay, segments": ["model.loss=gaussian", DECAY, SEGMENTS],
     "categorical": TEXT,
@@ -93,7 +98,9 @@ def _float64() -> Iterator[None]:
 
 
 @pytest.fixture(params=[*VARIANTS, "a refiner with a state"])
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    if "by factors" in request.param:  # They would not pay for so few options.
+        monkeypatch.setattr(Factors, "pay", lambda *sizes: True)
     if request.param in VARIANTS:
         recipe = tmp_path / "tiny.yaml"
         recipe.write_text(RECIPE)

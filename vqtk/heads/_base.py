@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,34 +35,43 @@ class Factors:
 
     @staticmethod
     def pay(n: int, k: int, q: int, d: int, p: int) -> bool:
-        """Return whether `products` take less than half the work of the deltas."""
+        """Return whether `cross` and `squares` take less than half the work of the deltas."""
         of_each, of_all = d * (d + q) * (p + k) + k * d * p, k * q * d * (d + p)
         return 2 * (n * of_each + of_all) < n * k * q * d * p
 
-    def products(self, residual: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the product of every option's delta with the residual, and its squared norm, (n, k) both.
+    def cross(self, residual: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the product of every option's delta with the residual, (n, k).
 
-        With mixture A, maps M, residual R and bias B, ⟨R, AM + B⟩ = ⟨A, RMᵀ⟩ + ⟨R, B⟩, and ‖AM + B‖² = ⟨AᵀA, MMᵀ⟩ +
-        2 ⟨AᵀB, M⟩ + ‖B‖²: one factor depends on the option, the other on the example.
+        With mixture A, maps M, residual R and bias B it is ⟨R, AM + B⟩ = ⟨A, RMᵀ⟩ + ⟨R, B⟩: one factor depends on the
+        option, the other on the example.
 
         Arguments:
             residual: (n, out_channels, *size).
             bias: (k, out_channels, *size), added to the deltas; None without one.
         """
-        with nullcontext() if self.maps.is_meta else torch.autocast(self.maps.device.type, enabled=False):
-            mixtures, maps, rest = self.mixtures, self.maps.to(self.mixtures.dtype), self.arranged(residual)
-            cross = (rest @ maps.mT).flatten(1) @ mixtures.flatten(1).mT
+        with _in_full_precision(self.maps):
+            rest = self.arranged(residual)
+            cross = (rest @ self.maps.to(rest.dtype).mT).flatten(1) @ self.mixtures.flatten(1).mT
+            return cross if bias is None else cross + rest.flatten(1) @ self.arranged(bias).flatten(1).mT
+
+    def squares(self, bias: Tensor | None) -> Tensor:
+        """Return the squared norm of every option's delta, (n, k): ‖AM + B‖² = ⟨AᵀA, MMᵀ⟩ + 2 ⟨AᵀB, M⟩ + ‖B‖²."""
+        with _in_full_precision(self.maps):
+            mixtures, maps = self.mixtures, self.maps.to(self.mixtures.dtype)
             squares = (maps @ maps.mT).flatten(1) @ (mixtures.mT @ mixtures).flatten(1).mT
-            if bias is not None:
-                added = self.arranged(bias)
-                cross = cross + rest.flatten(1) @ added.flatten(1).mT
-                squares = squares + 2 * maps.flatten(1) @ (mixtures.mT @ added).flatten(1).mT
-                squares = squares + added.flatten(1).square().sum(1)
-            return cross, squares
+            if bias is None:
+                return squares
+            added = self.arranged(bias)
+            linear = maps.flatten(1) @ (mixtures.mT @ added).flatten(1).mT
+            return squares + 2 * linear + added.flatten(1).square().sum(1)
 
     def chosen(self, codes: Tensor) -> Tensor:
         """Return the chosen deltas, codes (n,) → (n, out_channels, *size), without a bias."""
         return self.restored(self.mixtures[codes] @ self.maps)
+
+
+def _in_full_precision(value: Tensor) -> AbstractContextManager[Any]:
+    return nullcontext() if value.is_meta else torch.autocast(value.device.type, enabled=False)
 
 
 class Head(nn.Module, ABC):

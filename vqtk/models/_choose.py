@@ -66,7 +66,7 @@ def _by_factors(
     assert residual is not None  # As for every quadratic loss.
     factors, carry = refiner.factors(model.loss.to_channels(x), stage % model.segment, state)
     with torch.set_grad_enabled(not chosen_only):
-        grid = model.loss.grid_of_products(residual, *factors.products(residual, bias))
+        grid = model.loss.grid_of_products(residual, factors.cross(residual, bias), factors.squares(bias))
     codes = choose(grid.detach())
     return _changed(model, x, factors.chosen(codes), bias, codes), grid, codes, carry
 

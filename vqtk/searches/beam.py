@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 from operator import itemgetter
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vqtk.heads import Factors
 from vqtk.nn.stage import State, leaves_of, tree_map, with_leaves
 from vqtk.nn.types import Count
 from vqtk.registry import searches
@@ -25,6 +26,8 @@ MOST_AT_ONCE = 1 << 14
 """Examples that are encoded together at most."""
 AT_ONCE = 1 << 21
 """Values of deltas that are computed at a time: on a CPU they should fit its cache."""
+_OF_FACTORS = 16
+"""About how many times as many values as a reconstruction has a stage takes for a prefix if it works with factors."""
 
 
 @searches.register("beam", example={"width": 2})
@@ -62,17 +65,17 @@ class Beam:
         nothing = torch.zeros(len(target), 1, 0, dtype=torch.int64, device=target.device)
         kept = _Kept(nothing, nothing.new_zeros(len(target), 1), *model.start(1))
         for stage in range(model.stages):
-            parts = self._parts(model, kept)
+            parts = self._parts(model, stage, kept)
             order = torch.cat(parts).argsort()
             kept = _joined([self._stage(model, stage, target[part], kept.of(part)) for part in parts], order)
         return kept.codes
 
-    def _parts(self, model: VQDraw, kept: _Kept) -> list[Tensor]:
+    def _parts(self, model: VQDraw, stage: int, kept: _Kept) -> list[Tensor]:
         """Return the examples whose next stage is searched together: all, if they share prefixes and memory suffices.
 
         Otherwise examples come together whose best prefixes are equal or alike, as many as a cache holds the deltas of.
         """
-        each = model.options * prod(model.loss.shape)
+        each = _values_of_each(model, stage, len(kept.x))
         if len(kept.x) * each <= MOST_VALUES and 2 * len(kept.x) <= kept.rows.numel():
             return [torch.arange(len(kept.rows), device=kept.rows.device)]
         return list(kept.rows[:, 0].argsort().split(max(1, AT_ONCE // (each * kept.rows.shape[1]))))
@@ -80,15 +83,15 @@ class Beam:
     def _stage(self, model: VQDraw, stage: int, target: Tensor, before: _Kept) -> _Kept:
         """Return what is kept after a stage, of what was kept before."""
         k, x, state = model.options, before.x, before.state
-        deltas, carry = _proposed(model, x, state, stage)
-        grid = _scored(model, x, deltas, target, before.rows).flatten(1)  # (n, w · k)
+        proposed = _proposed(model, x, state, stage)
+        grid = proposed.scored(target, before.rows).flatten(1)  # (n, w · k)
         best = grid.sort(dim=1, stable=True).indices[:, : self.width]
         beam, option = best // k, best % k
         distinct, rows = torch.unique(before.rows.gather(1, beam) * k + option, return_inverse=True)
         row, chosen = distinct // k, distinct % k
-        x = x[row] + deltas[row, chosen]
+        x = x[row] + proposed.chosen(row, chosen)
         if model.stateful:
-            state = model.advance(stage, tree_map(itemgetter(row), carry), chosen, x)
+            state = model.advance(stage, tree_map(itemgetter(row), proposed.carry), chosen, x)
         along = before.codes.gather(1, beam[..., None].expand(-1, -1, stage))
         return _Kept(torch.cat([along, option[..., None]], 2), rows, x, state)
 
@@ -119,15 +122,87 @@ def _joined(parts: Sequence[_Kept], order: Tensor) -> _Kept:
     return _Kept(codes[order], rows[order], x, _joined_states([part.state for part in parts]))
 
 
-def _proposed(model: VQDraw, x: Tensor, state: State, stage: int) -> tuple[Tensor, State]:
-    """Return the deltas of every reconstruction (u, k, *shape), and what the refiner carries on, part by part."""
-    size = _rows_at_once(model)
-    deltas, carries = x.new_empty(len(x), model.options, *model.loss.shape), []
-    for start in range(0, len(x), size):
-        rows = slice(start, start + size)
+@dataclass(frozen=True)
+class _Deltas:
+    """What a stage proposes for u prefixes: the deltas of every option (u, k, *shape).
+
+    Arguments:
+        carry: what the refiner carries on, for the same prefixes.
+    """
+
+    model: VQDraw
+    x: Tensor
+    deltas: Tensor
+    carry: State
+
+    def scored(self, target: Tensor, kept: Tensor) -> Tensor:
+        """Return the loss of every option of the prefixes kept (n, w) for the targets: (n, w, k)."""
+        if len(self.x) == 1:
+            return self.model.loss.grid(self.x, self.deltas, target)[:, None]
+        parts = _pairs(target, kept, max(1, AT_ONCE // self.deltas[0].numel()))
+        scored = [self.model.loss.grid(self.x[row], self.deltas[row], aim) for row, aim in parts]
+        return torch.cat(scored).unflatten(0, kept.shape)
+
+    def chosen(self, row: Tensor, option: Tensor) -> Tensor:
+        """Return the deltas of options of prefixes, (m,) both → (m, *shape)."""
+        return self.deltas[row, option]
+
+
+@dataclass(frozen=True)
+class _Factored:
+    """What a stage proposes for u prefixes: its deltas as factors, and the squared norms of these (u, k)."""
+
+    model: VQDraw
+    x: Tensor
+    factors: Factors
+    squares: Tensor
+    bias: Tensor | None
+    carry: State
+
+    def scored(self, target: Tensor, kept: Tensor) -> Tensor:
+        """Return the loss of every option of the prefixes kept (n, w) for the targets: (n, w, k)."""
+        loss, scored = self.model.loss, []
+        for row, aim in _pairs(target, kept, max(1, AT_ONCE // (_OF_FACTORS * self.x[0].numel()))):
+            residual = loss.residual(self.x[row], aim)
+            assert residual is not None  # As for every quadratic loss.
+            cross = replace(self.factors, maps=self.factors.maps[row]).cross(residual, self.bias)
+            scored.append(loss.grid_of_products(residual, cross, self.squares[row]))
+        return torch.cat(scored).unflatten(0, kept.shape)
+
+    def chosen(self, row: Tensor, option: Tensor) -> Tensor:
+        """Return the deltas of options of prefixes, (m,) both → (m, *shape)."""
+        deltas = replace(self.factors, maps=self.factors.maps[row]).chosen(option)
+        deltas = self.model.loss.from_channels(deltas)
+        return deltas if self.bias is None else deltas + self.bias[option]
+
+
+def _proposed(model: VQDraw, x: Tensor, state: State, stage: int) -> _Deltas | _Factored:
+    """Return what a stage proposes for every reconstruction (u, *shape), computed part by part."""
+    refiner, bias, carries = model.refiners[stage // model.segment], model.bias_of(stage), []
+    size = max(1, AT_ONCE // _values_of_each(model, stage, len(x)))
+    parts = [slice(start, start + size) for start in range(0, len(x), size)]
+    if _has_factors(model, stage, len(x)):
+        every, squares = [], []
+        for rows in parts:
+            channels = model.loss.to_channels(x[rows])
+            factors, carry = refiner.factors(channels, stage % model.segment, tree_map(itemgetter(rows), state))
+            every.append(factors)
+            squares.append(factors.squares(bias))
+            carries.append(carry)
+        whole = replace(every[0], maps=torch.cat([factors.maps for factors in every]))
+        return _Factored(model, x, whole, torch.cat(squares), bias, _joined_states(carries))
+    deltas = x.new_empty(len(x), model.options, *model.loss.shape)
+    for rows in parts:
         deltas[rows], carry = model.step(x[rows], tree_map(itemgetter(rows), state), stage)
         carries.append(carry)
-    return deltas, _joined_states(carries)
+    return _Deltas(model, x, deltas, _joined_states(carries))
+
+
+def _pairs(target: Tensor, kept: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the prefixes kept (n, w) beside the target that each is kept for, `size` of them at a time."""
+    examples = torch.arange(len(target), device=target.device).repeat_interleave(kept.shape[1])
+    for row, one in zip(kept.flatten().split(size), examples.split(size), strict=True):
+        yield row, target[one]
 
 
 def _joined_states(states: Sequence[State]) -> State:
@@ -135,15 +210,10 @@ def _joined_states(states: Sequence[State]) -> State:
     return with_leaves(states[0], [torch.cat(leaves) for leaves in zip(*map(leaves_of, states), strict=True)])
 
 
-def _scored(model: VQDraw, x: Tensor, deltas: Tensor, target: Tensor, kept: Tensor) -> Tensor:
-    """Return the loss of every option of every prefix kept: kept (n, w), rows of x and deltas → (n, w, k)."""
-    if len(x) == 1:
-        return model.loss.grid(x, deltas, target)[:, None]
-    examples = torch.arange(len(target), device=target.device).repeat_interleave(kept.shape[1])
-    size = _rows_at_once(model)
-    parts = zip(kept.flatten().split(size), examples.split(size), strict=True)
-    return torch.cat([model.loss.grid(x[row], deltas[row], target[one]) for row, one in parts]).unflatten(0, kept.shape)
+def _has_factors(model: VQDraw, stage: int, prefixes: int) -> bool:
+    return model.loss.quadratic and model.refiners[stage // model.segment].has_factors(prefixes)
 
 
-def _rows_at_once(model: VQDraw) -> int:
-    return max(1, AT_ONCE // (model.options * prod(model.loss.shape)))
+def _values_of_each(model: VQDraw, stage: int, prefixes: int) -> int:
+    """Return how many values a prefix takes while its options are scored: their deltas, or far fewer as factors."""
+    return (_OF_FACTORS if _has_factors(model, stage, prefixes) else model.options) * prod(model.loss.shape)

@@ -241,7 +241,7 @@ def has_the_same_deltas_as_factors(case: Case) -> None:
             factors = module.factors(x, stage, scale)
             deltas = module.scaled(x, stage, scale)
             codes = CODES[:, stage]
-            found = [factors.chosen(codes), *factors.products(residual, bias)]
+            found = [factors.chosen(codes), factors.cross(residual, bias), factors.squares(bias)]
             biased = (deltas + bias).flatten(2)
             expected = [
                 deltas[torch.arange(EXAMPLES), codes],

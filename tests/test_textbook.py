@@ -171,6 +171,20 @@ def test_every_prefix_decodes_as_in_the_textbook(model: Any) -> None:
         close(after[:, stages - 1], expected)
 
 
+def test_the_gradient_of_the_chosen_options_alone_is_that_of_decoding_them(model: Any) -> None:
+    target = targets(model.data)
+    walk = model.walk(target, chosen_only=True)
+    found = torch.autograd.grad(walk.choice + walk.final, [*model.parameters()], allow_unused=True)
+    again = model.loss(model.along(walk.codes), target)
+    expected = torch.autograd.grad(again.mean() + again[:, -1].mean(), [*model.parameters()], allow_unused=True)
+    assert torch.equal(walk.codes, model.walk(target).codes)
+    close(walk.all, model.walk(target).all)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            close(one, other)
+
+
 @pytest.mark.parametrize(("explores", "checkpoint"), [(False, False), (True, False), (True, True)], ids=str)
 def test_gradients_equal_the_textbook(model: Any, explores: bool, checkpoint: bool) -> None:
     target, path = targets(model.data), random_codes(model)

@@ -70,6 +70,7 @@ def test_data_that_cannot_be_downloaded_are_named(
 ) -> None:
     offline(monkeypatch, tmp_path)
     assert name in message(dataset, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir()]
 
 
 def test_torchvisions_data_sets_are_read_by_name(tmp_path: Path) -> None:

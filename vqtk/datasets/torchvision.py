@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +71,9 @@ class Torchvision(OtherImages):
                 except Exception as raised:
                     error = raised
         assert error
+        for left in (root / self.dataset / "raw", root / self.dataset):
+            with suppress(OSError):
+                left.rmdir()  # Empty: torchvision makes them before it downloads.
         raise DataError(
             f"torchvision's {self.dataset} is not in {root}, and could not be downloaded ({because(error)}). Put its "
             "files there as torchvision does, or set VQTK_DATA or --data-dir to the folder of the data sets."

@@ -1,6 +1,10 @@
 """Patch embedding, which divides the size in one step, as at the start of vision transformers."""
 
+from typing import Any
+
+from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vqtk.errors import ShapeError
 from vqtk.nn.stage import StageModule
@@ -9,6 +13,12 @@ from vqtk.nn.unit import LayerUnit, Operation, Unit
 from vqtk.registry import ConditionFactory, backbones
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PATCHES = {
+    1: "n c (x i) -> n x (c i)",
+    2: "n c (y i) (x j) -> n y x (c i j)",
+    3: "n c (z i) (y j) (x l) -> n z y x (c i j l)",
+}
+"""For each number of dimensions, how a position's patch becomes a row."""
 
 
 @backbones.register("patch", example={"patch": 2, "width": 8})
@@ -46,9 +56,13 @@ class PatchBackbone(StageModule):
             )
         coarser = tuple(length // patch for length in size)
         super().__init__(width, coarser)
-        self.embed = _CONVOLUTIONS[len(size) - 1](in_width, width, patch, stride=patch)
+        self.patch = patch
+        self.embed: Any = _CONVOLUTIONS[len(size) - 1](in_width, width, patch, stride=patch)
         self.then = LayerUnit(width, coarser, stages, Unit(then=then), condition)
 
     def forward(self, features: Tensor, stage: int) -> Tensor:
         """Map each patch, and apply the operations."""
-        return self.then(self.embed(features), stage)
+        # A product with each patch as a row: as a convolution, its backward pass takes four times as long on a CPU.
+        rows = rearrange(features, _PATCHES[len(self.size)], **dict.fromkeys("ijl"[: len(self.size)], self.patch))
+        embedded = F.linear(rows, self.embed.weight.flatten(1), self.embed.bias)
+        return self.then(rearrange(embedded, "n ... w -> n w ..."), stage)

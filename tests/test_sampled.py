@@ -64,7 +64,7 @@ class Here:
 
 
 def ablate(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("vqtk.study.executors.Local", Here)
+    monkeypatch.setattr("vqtk.study.runner.Local", Here)
     return vqtk_main(monkeypatch, "ablate", "study.yaml", "--device", "cpu", "--threads", "1")
 
 

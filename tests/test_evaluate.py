@@ -396,9 +396,16 @@ def test_eval_writes_into_a_run_what_it_prints(
     assert "NOT the standard FID" in told
     assert "not a bound on a likelihood" in told
     assert (run / "images" / "rate_distortion.png").stat().st_size > 1000
+    assert vqtk_main(monkeypatch, "eval", run, "--items", "30", "--format", "svg", "--device", "cpu") == 0
+    drawn = (run / "images" / "rate_distortion.svg").read_text()
+    assert "bits" in drawn
+    assert "xlink:href=\"#" in drawn
+    assert "<a " not in drawn
 
 
-def test_eval_of_a_weights_file_writes_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eval_of_a_weights_file_writes_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     without_data(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     (weights,) = (run / "checkpoints").glob("*.safetensors")
@@ -406,6 +413,9 @@ def test_eval_of_a_weights_file_writes_nothing(run: Path, tmp_path: Path, monkey
     assert vqtk_main(monkeypatch, "eval", weights, "--items", "4", "--json") == 0
     assert {*weights.parent.iterdir()} == beside
     assert not any(tmp_path.iterdir())
+    capsys.readouterr()
+    assert vqtk_main(monkeypatch, "eval", weights, "--format", "pdf") == 2
+    assert "--format pdf is that of the plot in a run directory" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_limit_for_a_probe_that_is_not_asked_for_is_refused(

@@ -16,6 +16,7 @@ from vqtk.cli.options import (
     ModelPath,
     Opened,
     OtherData,
+    PictureFormat,
     Plugins,
     Searched,
     open_model,
@@ -89,6 +90,9 @@ def eval_command(
     data_dir: DataDir = None,
     data: OtherData = None,
     plugin: Plugins = None,
+    format: Annotated[
+        PictureFormat | None, typer.Option("--format", help="Format of the plot in a run directory. Default: png.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure rate, distortion and code usage on the test split.
@@ -99,6 +103,8 @@ def eval_command(
     from vqtk.errors import VqtkError
     from vqtk.evaluate.overview import EvaluationRequest, overview
 
+    if format and not model.is_dir():
+        raise VqtkError(f"--format {format.value} is that of the plot in a run directory, and {model} is none.")
     if probe_items and not probe:
         raise VqtkError("--probe-items limits the training examples of --probe. Give both.")
     if threads:
@@ -120,7 +126,7 @@ def eval_command(
         print_json(found)
     else:
         print_evaluation(found, metrics)
-    written = _kept(found, opened.folder, unkept) if opened.folder else []
+    written = _kept(found, opened.folder, (format or PictureFormat.png).value, unkept) if opened.folder else []
     if not json:
         for path in written:
             print(f"Written: {path}")
@@ -235,24 +241,24 @@ def _codec(opened: Opened, unkept: list[str], evaluation: Evaluation, items: Ten
     return {"codec": codec_figures(opened.model, evaluation, test, items, fitted=fitted, track=tracked)}
 
 
-def _kept(found: dict[str, Any], folder: Path, unkept: list[str]) -> list[Path]:
+def _kept(found: dict[str, Any], folder: Path, format: str, unkept: list[str]) -> list[Path]:
     """Write the results into a run's folder. Return the files, or [] if they cannot be written."""
     from vqtk.errors import VqtkError
 
     try:
-        return _write(found, folder)
+        return _write(found, folder, format)
     except (OSError, VqtkError) as error:
         unkept.append(f"{folder}: the results cannot be written there ({error}).")
         return []
 
 
-def _write(found: dict[str, Any], run: Path) -> list[Path]:
+def _write(found: dict[str, Any], run: Path, format: str) -> list[Path]:
     from json import dumps
 
     from vqtk.files import write_text
     from vqtk.report.plots import run_rate_distortion, write_plot
 
-    figures, plot = run / "eval.json", run / "images" / "rate_distortion.png"
+    figures, plot = run / "eval.json", run / "images" / f"rate_distortion.{format}"
     write_text(figures, dumps(found, indent=2, ensure_ascii=False) + "\n")
     write_plot(run_rate_distortion(found["stages"], found["kind"], references=found.get("references")), plot)
     return [figures, plot]

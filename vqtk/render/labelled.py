@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf, log2
 from pathlib import Path
@@ -113,6 +114,24 @@ def write_labelled(
 
     Raises: VqtkError if the file cannot be written, or there are too many images for one sheet.
     """
+    try:
+        with _typeset():
+            save_figure(labelled_figure(sheet, title, dpi=dpi or _DPI), path, format=format)
+        if sheet.sound:
+            sheet.sound.write(path.with_suffix(".wav"))
+    except OSError as error:
+        raise VqtkError(f"{path}: the image cannot be written ({error}). Choose another path with --out.") from None
+
+
+def save_figure(figure: Figure, path: Path, *, format: str) -> None:
+    """Write a figure as png, svg or pdf at its own resolution, replacing the file atomically; no date is in it."""
+    left_out = {"png": ("Software",), "svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer")}
+    with _typeset(), replacing(path) as temporary:
+        figure.savefig(temporary, format=format, dpi=figure.dpi, metadata=dict.fromkeys(left_out[format]))
+
+
+def _typeset() -> AbstractContextManager[None]:
+    """Return a context in which figures are laid out and written with text as text."""
     import matplotlib
 
     settings: dict[Any, Any] = {
@@ -123,16 +142,7 @@ def write_labelled(
         "svg.hashsalt": "vqtk",
         "text.usetex": False,
     }
-    left_out = {"png": ("Software",), "svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer")}
-    with matplotlib.rc_context(settings):
-        figure = labelled_figure(sheet, title, dpi=dpi or _DPI)
-        try:
-            with replacing(path) as temporary:
-                figure.savefig(temporary, format=format, dpi=figure.dpi, metadata=dict.fromkeys(left_out[format]))
-            if sheet.sound:
-                sheet.sound.write(path.with_suffix(".wav"))
-        except OSError as error:
-            raise VqtkError(f"{path}: the image cannot be written ({error}). Choose another path with --out.") from None
+    return matplotlib.rc_context(settings)
 
 
 def labelled_figure(sheet: ImageSheet, title: str | None, *, dpi: int) -> Figure:

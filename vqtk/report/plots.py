@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vqtk.errors import VqtkError
-from vqtk.files import replacing
 from vqtk.io.run_files import watched_of
+from vqtk.render.labelled import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -208,10 +208,14 @@ def usage_plot(usage: Sequence[Sequence[int]]) -> Figure:
 
 
 def write_plot(figure: Figure, path: Path) -> None:
-    """Write a plot as PNG, atomically. Raises: VqtkError if it cannot be written."""
+    """Write a plot as its suffix says, png, svg or pdf, atomically. Raises: VqtkError if it cannot be written."""
+    from matplotlib.collections import Collection
+
+    figure.set_dpi(150)
+    for points in figure.findobj(Collection):
+        points.set_urls([None])  # On a page these are the values under the pointer; in a file they would be links.
     try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=150)
+        save_figure(figure, path, format=path.suffix[1:])
     except OSError as error:
         raise VqtkError(f"{path}: the plot cannot be written ({error}).") from None
 

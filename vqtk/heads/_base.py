@@ -36,6 +36,8 @@ class Factors:
     @staticmethod
     def pay(n: int, k: int, q: int, d: int, p: int) -> bool:
         """Return whether `cross` and `squares` take less than half the work of the deltas."""
+        if isinstance(n, torch.SymInt):  # An exported program takes any number of examples, which must not branch.
+            return False
         of_each, of_all = d * (d + q) * (p + k) + k * d * p, k * q * d * (d + p)
         return 2 * (n * of_each + of_all) < n * k * q * d * p
 

@@ -41,7 +41,7 @@ def choose_option(
     chosen_only = chosen_only or not torch.is_grad_enabled()
     shared = x.shape[0] < target.shape[0]  # Then the deltas of one example serve all of them.
     compiled = model.compiled if model.compiled and model.compiled.takes(x) else None
-    factors = model.loss.quadratic and model.refiners[stage // model.segment].has_factors(len(x))
+    factors = model.loss.quadratic and model.refiners[stage // model.segment].has_factors(x.shape[0])
     if factors and not shared and not compiled:
         new, grid, codes, carry = _by_factors(model, x, state, stage, target, choose, chosen_only=chosen_only)
     elif chosen_only and not shared:

@@ -42,6 +42,7 @@ runs_app = typer.Typer(
     help="List, filter, compare, tag and delete runs.",
     rich_markup_mode=None,
     subcommand_metavar="[FOLDER] [FILTER]... | COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},  # A help option that was once made is kept.
 )
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 

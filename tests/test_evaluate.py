@@ -399,7 +399,7 @@ def test_eval_writes_into_a_run_what_it_prints(
     assert vqtk_main(monkeypatch, "eval", run, "--items", "30", "--format", "svg", "--device", "cpu") == 0
     drawn = (run / "images" / "rate_distortion.svg").read_text()
     assert "bits" in drawn
-    assert "xlink:href=\"#" in drawn
+    assert 'xlink:href="#' in drawn
     assert "<a " not in drawn
 
 

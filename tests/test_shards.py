@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,10 +118,11 @@ def test_batches_do_not_depend_on_the_workers_or_on_where_a_run_resumes(
     model: Any = SimpleNamespace(device=torch.device("cpu"), data=data.spec)
     order = split.order(3)
     split.workers = workers
-    batches = Batches(recipe, model, split, done=4)
-    for update in range(4, 9):
-        expected = data.spec.normalise(split[order(8 * update, 8)])
-        assert torch.equal(torch.cat(next(batches)), expected)
+    with closing(Batches(recipe, model, split, done=4)) as batches:
+        for update in range(4, 9):
+            expected = data.spec.normalise(split[order(8 * update, 8)])
+            assert torch.equal(torch.cat(next(batches)), expected)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize(("items", "block"), [(1000, 4), (1001, 4), (7, 4), (130, 1), (3, 100)])

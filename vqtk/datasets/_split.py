@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +265,8 @@ class _Fetched(TorchDataset):
             return str(error), self.split.skipped
 
 
-def batches_of(split: Split, indices: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield the examples of each batch of indices, read ahead by workers if the split has any.
+def batches_of(split: Split, indices: Iterable[Tensor]) -> Generator[Tensor, None, None]:
+    """Yield the examples of each batch of indices, read ahead by workers if the split has any; to close it ends them.
 
     The names that workers skip are added to the split's `skipped`.
     """

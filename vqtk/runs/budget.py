@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,9 @@ def durations(
         trial.update(next(batches), updates=10**9)
         synchronize(batches.device)
 
-    while len(times) < WARM_UP and (len(times) < 2 or sum(times) + times[-1] < most_s):
-        times.append(_timed(update))
+    with closing(batches):
+        while len(times) < WARM_UP and (len(times) < 2 or sum(times) + times[-1] < most_s):
+            times.append(_timed(update))
     step_s = statistics.mean(times[max(1, len(times) // 4) :])
     return Durations(step_s, _timed(evaluate), _timed(picture))
 

@@ -41,7 +41,8 @@ def train(path: Path, processes: Processes, updates: int) -> dict[str, Any]:
         it.update([batch.to(dtype) if batch.is_floating_point() else batch for batch in next(batches)], updates=updates)
     with it.evaluated() as model:
         found = evaluate(model, splits.test, items=torch.arange(min(13, len(splits.test))), processes=processes)
-        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        state = it.held.state_dict() if it.held else model.state_dict()
+        weights = {name: value.clone() for name, value in state.items()}
     return {
         "weights": weights,
         "moments": moments(it),

@@ -341,9 +341,9 @@ def _opened(path: Path) -> tuple[dict[str, Any], Callable[[Trainer], None]]:
     return metadata["recipe"], restore
 
 
-def _set_aside(weights: Path) -> None:
+def _set_aside(checkpoint: Path) -> None:
     """Rename a damaged checkpoint, so that it no longer counts as the newest one."""
-    for path in (weights, _state_of(weights)):
+    for path in {checkpoint, checkpoint.with_suffix(".safetensors"), _state_of(checkpoint)}:
         if path.exists():
             path.replace(path.with_name(path.name + ".damaged"))
 

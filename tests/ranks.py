@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.distributed.tensor import DTensor
 import vqtk.datasets.mnist
 import vqtk.runs.experiment
 from vqtk.cli import main as vqtk_main
-from vqtk.datasets import data_root
+from vqtk.datasets import Splits, data_root
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
@@ -41,8 +42,10 @@ def train(path: Path, processes: Processes, updates: int) -> dict[str, Any]:
     splits = build_dataset(recipe).splits(data_root())
     torch.manual_seed(processes.rank)  # Nothing may depend on torch's own generator.
     it = Trainer(recipe, build_model(recipe, dtype=dtype), processes=processes)
-    batches = Batches(recipe, it.model, splits.train, processes=processes)
-    for _ in range(updates):
+    if path.stem == "handed_over" and processes.size > 1:
+        hand_over(it, splits, updates)
+    batches = Batches(recipe, it.model, splits.train, done=it.done, processes=processes)
+    for _ in range(updates - it.done):
         it.update([batch.to(dtype) if batch.is_floating_point() else batch for batch in next(batches)], updates=updates)
     with it.evaluated() as model:
         found = evaluate(model, splits.test, items=torch.arange(min(13, len(splits.test))), processes=processes)
@@ -55,6 +58,18 @@ def train(path: Path, processes: Processes, updates: int) -> dict[str, Any]:
         "usage": it.usage(),
         "test": found.row(),
     }
+
+
+def hand_over(it: Trainer, splits: Splits, updates: int) -> None:
+    """Do two updates by one process alone, and let the trainer go on from them."""
+    alone = Trainer(it.recipe, build_model(it.recipe))
+    batches = Batches(it.recipe, alone.model, splits.train)
+    for _ in range(2):
+        alone.update(next(batches), updates=updates)
+    kept = deepcopy(alone.state())
+    with alone.evaluated() as model:
+        it.model.load_state_dict(model.state_dict())
+    it.restore(kept)
 
 
 def moments(it: Trainer) -> list[Tensor]:

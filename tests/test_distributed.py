@@ -67,6 +67,7 @@ VARIANTS = {
     "recurrent": "plugins: [PLUGINS/recurrent.py]\nmodel: {refiner: {name: recurrent, keep: true, memory: 6}}",
     "ddn": "plugins: [PLUGINS/ddn.py]\nmodel: {refiner: {name: ddn, keep: true, channels: 4, pace: 1}}",
     "sharded": "model: {stages: 3, segment: 2}\ntrain: {shard: true, clip_norm: 0.1, ema: 0.9}",
+    "handed_over": "train: {shard: true, ema: 0.9}",
     "sharded_pieces": "plugins: [PLUGINS/recurrent.py]\n"
     "model: {stages: 3, segment: 2, refiner: {name: recurrent, keep: true, memory: 6}, selector: {name: epsilon, "
     "epsilon: 0.5}}\n"

@@ -299,12 +299,13 @@ def _agree(experiment: Experiment) -> None:
         trainer.resumes_at = Path(parts)
         trainer.shard()
         return
+    state = trainer.processes.of_first(trainer.state())  # Before the averaged weights replace those that are trained.
     with trainer.evaluated() if trainer.done else nullcontext(trainer.model) as model:
-        state = trainer.processes.of_first({"model": model.state_dict(), "trainer": trainer.state()})
+        weights = trainer.processes.of_first(model.state_dict())
     if not trainer.processes.leads:
-        trainer.model.load_state_dict(state["model"])
-        if state["trainer"]["done"]:
-            trainer.restore(state["trainer"])
+        trainer.model.load_state_dict(weights)
+        if state["done"]:
+            trainer.restore(state)
     trainer.shard()
 
 

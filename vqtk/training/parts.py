@@ -140,7 +140,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: the manifest is missing.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: not the manifest of a checkpoint ({type(error).__name__}).") from None
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT or not isinstance(facts.get("files"), dict):
+    kinds: dict[str, Any] = {"files": dict, "recipe": dict, "optimizer": list, "update": int, "seconds": (int, float)}
+    whole = isinstance(facts, dict) and all(isinstance(facts.get(key), kind) for key, kind in kinds.items())
+    if not whole or facts["format"] != FORMAT:
         raise CheckpointError(f"{path}: not the manifest of a checkpoint of this version.")
     return facts
 

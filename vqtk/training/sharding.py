@@ -173,7 +173,8 @@ class HeldParts:
             return value
         parts = value.chunk(self.processes.size)
         part = parts[self.processes.rank] if self.processes.rank < len(parts) else value[:0]
-        return part.to(self.processes.device, copy=True)
+        # A fused step reads moments in the order of memory, which for a weight's part is the usual one.
+        return part.to(self.processes.device, copy=True, memory_format=torch.contiguous_format)
 
     def parts_of_state(self, state: dict[str, Any]) -> dict[str, Any]:
         """Return this process's part of an optimiser's state for whole weights."""

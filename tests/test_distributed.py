@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,16 @@ from torch.distributed.launcher.api import LaunchConfig
 from tests.ranks import ROOT, result, train_all
 from tests.running import vqtk_main, without_data
 from tests.tiny import RECIPE
-from vqtk.errors import LostError, RecipeError, VqtkError
+from vqtk.errors import CheckpointError, LostError, RecipeError, VqtkError
+from vqtk.io.weights import read_weights, weights_of
 from vqtk.process import stopping_on_signals
+from vqtk.recipe.build import build_model
+from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.python import Run
-from vqtk.training.distributed import Processes, launch_id, together
+from vqtk.training.distributed import Processes, computing, launch_id, together
+from vqtk.training.execution import Execution
+from vqtk.training.loop import Trainer
+from vqtk.training.parts import check_parts, write_manifest
 
 UPDATES = 5
 CODEBOOKS = """
@@ -58,6 +66,12 @@ VARIANTS = {
     "copied": "train: {revive: {name: copy, window: 2}}",
     "recurrent": "plugins: [PLUGINS/recurrent.py]\nmodel: {refiner: {name: recurrent, keep: true, memory: 6}}",
     "ddn": "plugins: [PLUGINS/ddn.py]\nmodel: {refiner: {name: ddn, keep: true, channels: 4, pace: 1}}",
+    "sharded": "model: {stages: 3, segment: 2}\ntrain: {shard: true, clip_norm: 0.1, ema: 0.9}",
+    "handed_over": "train: {shard: true, ema: 0.9}",
+    "sharded_pieces": "plugins: [PLUGINS/recurrent.py]\n"
+    "model: {stages: 3, segment: 2, refiner: {name: recurrent, keep: true, memory: 6}, selector: {name: epsilon, "
+    "epsilon: 0.5}}\n"
+    "train: {shard: true, accumulate: 2, micro_batch: 3, gradient_checkpointing: 1, objective: {sampled: 2}}",
     "codebooks": f"model:{CODEBOOKS}train: {{objective: {{name: quantisation}}}}",
 }
 
@@ -88,18 +102,22 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
 
 
 SHORT = ["train.updates=6", "train.init=kmeans", "train.evaluate_every=3", "train.evaluate_items=10"]
-SHORT += ["train.final_items=21", "train.picture_items=2"]
+SHORT += ["train.final_items=21", "train.picture_items=2", "train.checkpoint_minutes=0.0001"]
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They train the recipes, and do a run by `vqtk run`. All in one test, because to start them takes seconds."""
+def test_two_processes_do_what_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They train the recipes, and do runs by `vqtk run`. All in one test, because to start them takes seconds."""
     write_recipes(tmp_path)
     command = ["-m", "tests.ranks", str(tmp_path), str(UPDATES)]
-    run = ["run", str(tmp_path / "redrawn.yaml"), *SHORT, "--device", "cpu", "--out"]
+    runs = [["run", str(tmp_path / f"{name}.yaml"), *SHORT, "--device", "cpu"] for name in ("redrawn", "sharded")]
+    two = [*runs[0], "--out", "two", ";", *runs[1], "--out", "two", ";", "back", "two/sharded/*", ";"]
+    two += ["run", "--resume", "two/sharded/*", "--device", "cpu"]
     port = free_port()
     ranks = [
         subprocess.Popen(
-            [sys.executable, *command, *run, str(tmp_path / "two")], env=environment(rank, 2, port), cwd=tmp_path,
+            [sys.executable, *command, *two], env=environment(rank, 2, port), cwd=tmp_path,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
@@ -108,14 +126,94 @@ def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
     without_data(monkeypatch, tmp_path)
     monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
     train_all(tmp_path, Processes(), UPDATES)
-    assert vqtk_main(monkeypatch, *run, tmp_path / "one") == 0
+    for run in runs:
+        assert vqtk_main(monkeypatch, *run, "--out", "one") == 0
     said = [rank.communicate(timeout=300)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     for path in sorted(tmp_path.glob("*.yaml")):
         check_equal(path)
-    check_runs(*(Run(next((tmp_path / which / "redrawn").iterdir())) for which in ("one", "two")))
+    for name in ("redrawn", "sharded"):
+        check_runs(*(Run(next((tmp_path / which / name).iterdir())) for which in ("one", "two")))
     assert "test after 6" in said[0]
+    assert "Resuming after update 5 of 6" in said[0]
     assert said[1] == ""
+    run_in_parts = next((tmp_path / "two" / "sharded").iterdir())
+    check_damage_is_found(next((run_in_parts / "checkpoints").glob("*05.dist")), tmp_path)
+    check_resumed(run_in_parts, monkeypatch, capsys)
+
+
+def check_resumed(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes resumed it, bit for bit. One process passes over damaged parts, and differs by rounding."""
+    weights = run / "checkpoints" / "update_00000006.safetensors"
+    first, again = read_weights(run / "first.safetensors")[0], read_weights(weights)[0]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    (run / "summary.json").unlink()
+    part = sorted(weights.with_suffix(".dist").glob("*.safetensors"))[1]
+    part.write_bytes(part.read_bytes()[:-1] + bytes([part.read_bytes()[-1] ^ 1]))
+    assert vqtk_main(monkeypatch, "run", "--resume", run, "--device", "cpu") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "update_00000006.dist is damaged" in shown
+    assert "its checksum does not match its contents); went back to update 5" in shown
+    assert weights.with_suffix(".dist.damaged").is_dir()
+    alone = read_weights(weights)[0]
+    for name, value in first.items():
+        torch.testing.assert_close(alone[name], value, rtol=1e-5, atol=1e-6)
+
+
+def check_damage_is_found(whole: Path, folder: Path) -> None:
+    assert check_parts(whole)["processes"] == 2
+    files = sorted(path.name for path in whole.iterdir())
+    assert files == ["parts.json", *(f"shard-0000{number}-model-00001-of-00001.safetensors" for number in (1, 2))]
+    manifest, part = files[:2]
+    damage: dict[str, Callable[[Path], object]] = {
+        "this part is missing": lambda harmed: (harmed / part).unlink(),
+        "this part does not belong here": lambda harmed: shutil.copy(harmed / part, harmed / "more.safetensors"),
+        "the manifest is missing": lambda harmed: (harmed / manifest).unlink(),
+        "its checksum does not match": lambda harmed: change(harmed / manifest, "seconds", "minutes"),
+        "not the manifest of a checkpoint": lambda harmed: (harmed / manifest).write_text("[1]"),
+        "of this version": lambda harmed: write_manifest(harmed, {"format": "vqtk parts 9"}),
+    }
+    for number, (message, harm) in enumerate(damage.items()):
+        harmed = folder / f"harmed{number}"
+        shutil.copytree(whole, harmed)
+        harm(harmed)
+        with pytest.raises(CheckpointError, match=message):
+            check_parts(harmed)
+
+
+def change(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_a_run_whose_checkpoints_are_parts_alone_says_when_it_has_a_weights_file(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "update_00000005.dist").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="are parts of weights"):
+        weights_of(tmp_path)
+
+
+REFUSED = {
+    "train.revive": "train: {revive: {name: copy, window: 2}}",
+    "train.compile": "train: {compile: inductor}",
+    "train.optimizer": "train: {optimizer: {name: muon}}",
+    "model.refiner": "plugins: [PLUGINS/ddn.py]\nmodel: {refiner: {name: ddn, keep: true, channels: 4, pace: 1}}",
+    "model": f"model:{CODEBOOKS}train: {{objective: {{name: quantisation}}}}",
+}
+
+
+@pytest.mark.parametrize("setting", REFUSED)
+def test_what_does_not_work_with_parts_is_refused_by_name_and_with_one_process_nothing_is(
+    setting: str, tmp_path: Path
+) -> None:
+    write_recipes(tmp_path)
+    path = tmp_path / "refused.yaml"
+    path.write_text(f"extends: mnist.yaml\n{REFUSED[setting]}\n".replace("PLUGINS", str(ROOT / "plugins")))
+    recipe = load_recipe(path, ["train.shard=true"])
+    model = build_model(recipe)
+    with pytest.raises(RecipeError, match=f"train.shard: {setting} does not work with it"):
+        Trainer(recipe, model, processes=Processes(0, 2))
+    alone = Trainer(recipe, model, Execution())
+    alone.shard()
+    assert alone.held is None
 
 
 def check_equal(recipe: Path) -> None:
@@ -134,7 +232,7 @@ def check_equal(recipe: Path) -> None:
 
 
 def check_runs(one: Run, two: Run) -> None:
-    assert [path.name for path in one.checkpoints] == [path.name for path in two.checkpoints]
+    assert one.checkpoints[-1].name == two.checkpoints[-1].name
     assert len(one.metrics) == len(two.metrics)
     for ours, theirs in zip(two.metrics, one.metrics, strict=True):
         assert ours.pop("part") == theirs.pop("part")
@@ -192,6 +290,10 @@ def test_a_lost_process_is_an_error_in_one_line(group: None, monkeypatch: pytest
     monkeypatch.setattr("torch.distributed.all_reduce", lost)
     with pytest.raises(LostError, match=r"was lost \(\[pair\.cc:1\] Connection closed by peer\)"):
         Processes(0, 2).any(True)
+    with pytest.raises(LostError, match="was lost"), computing():
+        raise RuntimeError("[third_party/gloo/transport/pair.cc:1] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="a bug"), computing():
+        raise RuntimeError("a bug")
 
 
 def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

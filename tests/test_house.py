@@ -128,9 +128,9 @@ def test_the_house_has_few_rooms() -> None:
     """Outside the folders of components: 85 for what there was when the house was put in order; what came later, the
     explorer, files of codes, exports and the hub, the list of runs, studies that adapt, the table of models, sheets
     with labels, the commands for folders of very many files, Slurm,
-    the states that machines share, and several processes, has 17 more."""
+    the states that machines share, and several processes, has 17 more; weights in parts, and their checkpoints, 2."""
     outside = [path for path in SOURCES if path.parent.name not in COMPONENTS.split() and path.name != "__init__.py"]
-    assert len(outside) <= 102
+    assert len(outside) <= 104
 
 
 def test_the_package_shows_its_public_names_and_each_is_there() -> None:

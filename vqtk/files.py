@@ -67,13 +67,19 @@ def write_bytes(path: Path, content: bytes) -> None:
 @contextmanager
 def new_folder(parent: Path) -> Iterator[Path]:
     """Yield a temporary folder in `parent`, which the caller fills and then renames. Raises: OSError."""
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=_prefix(), suffix=".tmp"))
+    temporary = temporary_folder(parent)
     try:
-        temporary.chmod(0o777 & ~_umask())
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_folder(parent: Path) -> Path:
+    """Return a new folder in `parent`, which `sweep` removes once this process has ended. Raises: OSError."""
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=_prefix(), suffix=".tmp"))
+    temporary.chmod(0o777 & ~_umask())
+    return temporary
 
 
 def sweep(folder: Path, *, deep: bool = True) -> None:
@@ -128,7 +134,11 @@ def _prefix() -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes. Raises: OSError."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

@@ -33,12 +33,22 @@ FORMAT, _WITHOUT_CHECKSUM = "vqtk 2", "vqtk"
 """The format that a weights file states; files of the first one have no checksum."""
 STORED = (torch.float32, torch.float16)
 """The types that weights are stored in: those of training, and of `export --half`."""
+PARTS = ".dist"
+"""How the name of a checkpoint ends that is a folder of parts."""
 NAMED = 5
 """The most tensors that do not fit that a message names."""
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
-def save_weights(path: Path, model: Model, recipe: Recipe, *, trainer_sha256: str = "", **facts: Any) -> None:
+def save_weights(
+    path: Path,
+    model: Model,
+    recipe: Recipe,
+    *,
+    trainer_sha256: str = "",
+    state: dict[str, Tensor] | None = None,
+    **facts: Any,
+) -> None:
     """Write a model's weights with its recipe and a checksum over everything, replacing the file atomically.
 
     Arguments:
@@ -46,12 +56,13 @@ def save_weights(path: Path, model: Model, recipe: Recipe, *, trainer_sha256: st
         model: the model.
         recipe: its recipe.
         trainer_sha256: the checksum of the trainer's state that belongs to the weights, if any.
+        state: the model's state, if its own method does not return it.
         facts: further JSON values to store.
 
     Raises: CheckpointError if the file cannot be written.
     """
     known = {"characters": model.data.characters} if model.data.characters else {}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in (state or model.state_dict()).items()}
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -213,6 +224,11 @@ def weights_of(path: Path) -> Path:
     found = checkpoints(path)
     if not found and (path / BUNDLED).is_file():
         return path / BUNDLED
+    if not found and resumable(path):
+        raise CheckpointError(
+            f"{path}: the checkpoints of this run are parts of weights (train.shard). It writes a weights file when it "
+            "ends or is stopped: stop it, or resume it."
+        )
     if not found:
         raise CheckpointError(
             f"{path}: not a run directory with a checkpoint: it has no checkpoints/update_*.safetensors. "
@@ -243,6 +259,16 @@ def nearest_run(path: Path) -> str:
 def checkpoints(run: Path) -> list[Path]:
     """Return a run's weights files, oldest first."""
     return sorted((run / "checkpoints").glob("update_*.safetensors"))
+
+
+def resumable(run: Path) -> list[Path]:
+    """Return the checkpoints that a run can be resumed from, oldest first: weights files, and folders of parts.
+
+    A run that holds its weights in parts resumes from these; the weights file of the same update is for others.
+    """
+    parts = {path.stem: path for path in (run / "checkpoints").glob(f"update_*{PARTS}")}
+    whole = {path.stem: path for path in checkpoints(run)}
+    return [path for _, path in sorted({**whole, **parts}.items())]
 
 
 def load(path: str | Path, *, device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Model:

@@ -351,6 +351,13 @@ class VQDraw(Model):
             self.decode(walk.codes[:, :1])
         return walk.choice + walk.all
 
+    def move_rest(self, device: torch.device) -> None:
+        """Move everything but the refiners to a device."""
+        for name, child in self.named_children():
+            if name != "refiners":
+                child.to(device)
+        self.bias.data = self.bias.data.to(device)
+
     def after_update(self, optimizer: torch.optim.Optimizer, usage: Tensor) -> None:
         """Let each refiner revive unused options after an update; usage (s, k) counts how often each was chosen."""
         for stage in range(0, self.stages, self.segment):

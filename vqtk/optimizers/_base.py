@@ -3,6 +3,9 @@
 An optimiser is a `torch.optim.Optimizer` that is built from a model. Training sets `lr` in its parameter groups before
 every step. If all groups have `capturable: True`, the step is captured as a CUDA graph and `lr` is a tensor on the
 device; otherwise `lr` is a number.
+
+An optimiser with the attribute `elementwise = True` changes each value by that value's gradient and moments alone, so
+that `train.shard` may give it parts of the weights.
 """
 
 from __future__ import annotations

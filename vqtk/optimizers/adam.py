@@ -20,6 +20,8 @@ class Adam(torch.optim.Adam):
     Source: Kingma and Ba 2014, arXiv 1412.6980; the defaults are those of the original implementation of VQ-DRAW.
     """
 
+    elementwise = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -17,6 +17,8 @@ class AdamW(torch.optim.AdamW):
     Source: Loshchilov and Hutter 2017, arXiv 1711.05101.
     """
 
+    elementwise = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -36,6 +36,8 @@ class ScheduleFree(_AdamW):
     Source: Defazio et al. 2024, arXiv 2405.15682, and its package schedulefree.
     """
 
+    elementwise = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -20,6 +20,8 @@ class SGD(torch.optim.SGD):
     Source: Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
     """
 
+    elementwise = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -62,6 +62,8 @@ class Train:
     - `precision` is the number format of the networks; losses and sums are always float32.
     - `compile` compiles the stages by inductor, and captures updates as a CUDA graph; auto does what pays off for the
       length of the run.
+    - `shard` lets several processes hold the weights of the refiners, their gradients and the optimiser's moments in
+      parts, for refiners that are too large for one device. With one process it changes nothing.
     - `evaluate_every` is the number of updates between evaluations, which are on a fixed subset of `evaluate_items`
       test examples. The last update is followed by one on `final_items` of them, by default the whole test split.
     - `metrics` are measured at every evaluation, besides those of the kind of data; null: no others.
@@ -83,6 +85,7 @@ class Train:
     gradient_checkpointing: bool | Count | Literal["auto"] = field(default="auto", metadata=BESIDE)
     precision: Literal["float32", "tf32", "bfloat16", "auto"] = "float32"
     compile: Literal["auto", "off", "inductor", "graph", "inductor+graph"] = field(default="auto", metadata=BESIDE)
+    shard: bool = field(default=False, metadata=BESIDE)
     evaluate_every: Count = field(default=200, metadata=BESIDE)
     evaluate_items: Count = field(default=500, metadata=BESIDE)
     final_items: Count | None = None

@@ -25,6 +25,7 @@ from vqtk.io.run_files import (
     SummaryFile,
     read_file,
 )
+from vqtk.io.weights import resumable
 from vqtk.recipe.node import read
 
 LABELS = "labels.json"
@@ -133,7 +134,7 @@ class ListedRun:
 
     def _saved(self) -> int | None:
         """Return the updates of the newest checkpoint; None if there is none."""
-        numbers = [path.stem.removeprefix("update_") for path in self.path.glob("checkpoints/update_*.safetensors")]
+        numbers = [path.stem.removeprefix("update_") for path in resumable(self.path)]
         return max((int(number) for number in numbers if number.isdecimal()), default=None)
 
     def _fact(self, key: str) -> Any:

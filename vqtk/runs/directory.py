@@ -7,16 +7,18 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.files import file_sha256, new_folder, sweep, write_bytes, write_text
+from vqtk.files import file_sha256, new_folder, set_apart, sweep, write_bytes, write_text
 from vqtk.io.run_files import ManifestFile, SummaryFile, read_file, read_metrics, read_rows, watched_of
-from vqtk.io.weights import checkpoints, copy_into, nearest_run, read_weights, save_weights
+from vqtk.io.weights import PARTS, copy_into, nearest_run, read_weights, resumable, save_weights
 from vqtk.plugin.sources import check_copies, keep
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
@@ -171,11 +173,14 @@ class RunDirectory:
     def save(self, trainer: Trainer) -> Path:
         """Write the trainer's state and then the weights: once these exist, the checkpoint is complete.
 
-        An existing checkpoint of this update is kept: its two files could not be replaced in one step.
+        An existing checkpoint of this update is kept: its two files could not be replaced in one step. If the processes
+        hold the weights in parts, all call this, and the parts are written while training goes on.
 
         Raises: DivergenceError if a value is not finite, VqtkError if it cannot be written.
         """
-        weights = self.path / "checkpoints" / f"update_{trainer.done:08d}.safetensors"
+        if trainer.held:
+            return self._save_parts(trainer)
+        weights = self._weights_at(trainer.done)
         if weights.exists():
             return weights
         trainer.check_finite()
@@ -184,16 +189,51 @@ class RunDirectory:
         sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
         try:
             write_bytes(state, buffer.getvalue())
-            facts = {"update": trainer.done, "data_sha256": self.manifest().get("data", {}).get("sha256")}
             with trainer.evaluated() as model:
-                save_weights(weights, model, trainer.recipe, trainer_sha256=sha256, **facts)
+                save_weights(weights, model, trainer.recipe, trainer_sha256=sha256, **self._facts(trainer))
         except BaseException:
             state.unlink(missing_ok=True)
             raise
-        for old in checkpoints(self.path)[:-KEPT]:
-            old.unlink()
-            _state_of(old).unlink(missing_ok=True)
+        self._prune()
         return weights
+
+    def _save_parts(self, trainer: Trainer) -> Path:
+        from vqtk.training.parts import settings_of, tensors_of
+
+        assert trainer.held is not None
+        folder = self._weights_at(trainer.done).with_suffix(PARTS)
+        trainer.check_finite()
+        facts = {"seconds": trainer.seconds, "recipe": trainer.recipe.plain(), **self._facts(trainer)}
+        facts |= {"optimizer": settings_of(trainer.optimizer), "processes": trainer.processes.size}
+        trainer.held.writer.write(folder, tensors_of(trainer), facts, self._prune)
+        return folder
+
+    def finish(self, trainer: Trainer) -> None:
+        """If weights are held in parts, wait for their checkpoint, and write the weights file; all processes call this.
+
+        Raises: VqtkError if one of them cannot be written.
+        """
+        if not trainer.held:
+            return
+        trainer.held.writer.wait()
+        weights = self._weights_at(trainer.done)
+        with trainer.evaluated() as model:
+            if trainer.processes.leads and not weights.exists():
+                save_weights(weights, model, trainer.recipe, state=trainer.held.state_dict(), **self._facts(trainer))
+
+    def _weights_at(self, update: int) -> Path:
+        return self.path / "checkpoints" / f"update_{update:08d}.safetensors"
+
+    def _facts(self, trainer: Trainer) -> dict[str, Any]:
+        return {"update": trainer.done, "data_sha256": self.manifest().get("data", {}).get("sha256")}
+
+    def _prune(self) -> None:
+        """Remove all checkpoints but the newest."""
+        for old in resumable(self.path)[:-KEPT]:
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+            _state_of(old).unlink(missing_ok=True)
+            if old.suffix == PARTS:
+                shutil.rmtree(set_apart(old))
 
     def sweep(self) -> None:
         """Remove what killed processes left behind: temporary files, and trainers' states without weights."""
@@ -218,36 +258,37 @@ class RunDirectory:
         """
         damage: list[str] = []
         passed: list[Path] = []
-        for weights in reversed(checkpoints(self.path)):
+        for path in reversed(resumable(self.path)):
             try:
-                tensors, metadata = read_weights(weights)
-                state = _read_state(_state_of(weights), metadata["trainer_sha256"])
+                plain, restore = _opened(path)
             except CheckpointError as error:
                 reason = str(error).partition(". ")[0].rstrip(".")
-                damage.append(f"{weights.name} is damaged ({reason})")
-                passed.append(weights)
+                damage.append(f"{path.name} is damaged ({reason})")
+                passed.append(path)
                 continue
-            # Parsing it adds the defaults of settings that are newer than the checkpoint.
-            plugins = [plugin.path for plugin in trainer.recipe.plugins]
-            recipe = from_plain(metadata["recipe"], str(weights), plugins=plugins).plain()
-            if recipe != trainer.recipe.plain():
-                raise CheckpointError(
-                    f"{weights}: this checkpoint's recipe is not that of {self.path / 'recipe.yaml'}: "
-                    f"{_difference(recipe, trainer.recipe.plain())}. Undo the change to resume this run, or start "
-                    f"another from its weights: vqtk run --from {self.path} {self.path / 'recipe.yaml'}."
-                )
-            copy_into(trainer.model, tensors, weights)
+            self._check_same_recipe(path, plain, trainer)
             try:
-                trainer.restore(state)
-            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-                state_path = _state_of(weights)
-                raise CheckpointError(f"{state_path}: not the state of this run's trainer. {self._restart()}") from None
+                restore(trainer)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error} {self._restart()}") from None
             for damaged in passed:
                 _set_aside(damaged)
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
         reason = "; ".join(damage) or "the run stopped before its first one"
         restart = self._restart(self.manifest())
         raise CheckpointError(f"{self.path}: no checkpoint to resume from: {reason}. {restart}")
+
+    def _check_same_recipe(self, path: Path, plain: dict[str, Any], trainer: Trainer) -> None:
+        """Raise CheckpointError if a checkpoint's recipe is not the trainer's."""
+        # Parsing it adds the defaults of settings that are newer than the checkpoint.
+        plugins = [plugin.path for plugin in trainer.recipe.plugins]
+        recipe = from_plain(plain, str(path), plugins=plugins).plain()
+        if recipe != trainer.recipe.plain():
+            raise CheckpointError(
+                f"{path}: this checkpoint's recipe is not that of {self.path / 'recipe.yaml'}: "
+                f"{_difference(recipe, trainer.recipe.plain())}. Undo the change to resume this run, or start "
+                f"another from its weights: vqtk run --from {self.path} {self.path / 'recipe.yaml'}."
+            )
 
 
 def _unwritable(path: Path, error: OSError) -> str:
@@ -277,9 +318,32 @@ def _state_of(weights: Path) -> Path:
     return weights.with_suffix(_STATE)
 
 
-def _set_aside(weights: Path) -> None:
+def _opened(path: Path) -> tuple[dict[str, Any], Callable[[Trainer], None]]:
+    """Return the recipe of a checkpoint, as plain values, and what restores a trainer to it.
+
+    Raises: CheckpointError if it is damaged; what is returned does if it is not the state of such a trainer.
+    """
+    if path.suffix == PARTS:
+        from vqtk.training.parts import check_parts, read_parts
+
+        facts = check_parts(path)
+        return facts["recipe"], partial(read_parts, folder=path, facts=facts)
+    tensors, metadata = read_weights(path)
+    state = _read_state(_state_of(path), metadata["trainer_sha256"])
+
+    def restore(trainer: Trainer) -> None:
+        copy_into(trainer.model, tensors, path)
+        try:
+            trainer.restore(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            raise CheckpointError(f"{_state_of(path)}: not the state of this run's trainer.") from None
+
+    return metadata["recipe"], restore
+
+
+def _set_aside(checkpoint: Path) -> None:
     """Rename a damaged checkpoint, so that it no longer counts as the newest one."""
-    for path in (weights, _state_of(weights)):
+    for path in {checkpoint, checkpoint.with_suffix(".safetensors"), _state_of(checkpoint)}:
         if path.exists():
             path.replace(path.with_name(path.name + ".damaged"))
 

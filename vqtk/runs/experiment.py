@@ -18,8 +18,9 @@ from vqtk.datasets import Split, Splits, fixed_subset
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.overview import of_reconstructions
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references, start_at_centres
-from vqtk.io.weights import checkpoints
+from vqtk.io.weights import resumable
 from vqtk.metrics import retrieval_metrics
+from vqtk.models.vqdraw import VQDraw
 from vqtk.plugin.sources import records
 from vqtk.process import environment
 from vqtk.recipe.build import build_dataset, build_metrics, build_model
@@ -106,7 +107,11 @@ class Experiment:
         processes = processes or Processes()
         named = (*recipe.train.callbacks, *recipe.train.track) if processes.leads else ()
         callbacks = [*callbacks, *(make() for make in named)]
-        model, dataset = build_model(recipe, device=device), build_dataset(recipe)
+        # Of refiners that are held in parts, a device need not hold the whole.
+        waits = recipe.train.shard and processes.size > 1
+        model, dataset = build_model(recipe, device="cpu" if waits else device), build_dataset(recipe)
+        if waits and isinstance(model, VQDraw):
+            model.move_rest(device)
         if splits is None:
             with processes.in_turn():
                 splits = dataset.splits(data_root)
@@ -219,7 +224,7 @@ def go_on(experiment: Experiment, directory: RunDirectory, *, from_start: bool =
 
     Raises: CheckpointError if no checkpoint can be read, DataError if the data are not the same.
     """
-    note = None if from_start and not checkpoints(directory.path) else directory.restore(experiment.trainer)
+    note = None if from_start and not resumable(directory.path) else directory.restore(experiment.trainer)
     if note:
         experiment.say(note)
     experiment.check_same_data(directory.manifest())
@@ -238,7 +243,7 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
     """
     trainer = experiment.trainer
     if not trainer.processes.leads:
-        return _follow(experiment)
+        return _follow(experiment, directory)
     directory.sweep()
     for line in trainer.execution.notes:
         experiment.say(line)
@@ -253,6 +258,7 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
         finished = training_loop(trainer, experiment.splits.train, directory.log, callbacks)
         _unite_skipped(experiment)
         _save(trainer, directory)
+        directory.finish(trainer)
         if finished:
             _finish(experiment, directory)
     except Exception as error:
@@ -288,39 +294,60 @@ def _agree(experiment: Experiment) -> None:
     if trainer.processes.size == 1:
         return
     require_same(trainer.processes.of_first(splits.fingerprint()), splits)
+    parts = trainer.processes.of_first(str(trainer.resumes_at or ""))
+    if parts:
+        trainer.resumes_at = Path(parts)
+        trainer.shard()
+        return
+    state = trainer.processes.of_first(trainer.state())  # Before the averaged weights replace those that are trained.
     with trainer.evaluated() if trainer.done else nullcontext(trainer.model) as model:
-        state = trainer.processes.of_first({"model": model.state_dict(), "trainer": trainer.state()})
+        weights = trainer.processes.of_first(model.state_dict())
     if not trainer.processes.leads:
-        trainer.model.load_state_dict(state["model"])
-        if state["trainer"]["done"]:
-            trainer.restore(state["trainer"])
+        trainer.model.load_state_dict(weights)
+        if state["done"]:
+            trainer.restore(state)
+    trainer.shard()
 
 
-def _follow(experiment: Experiment) -> bool:
+def _follow(experiment: Experiment, directory: RunDirectory) -> bool:
     """Train and evaluate with the process that leads; return whether all updates are done."""
-    processes, following = experiment.trainer.processes, _Following(experiment)
+    processes, following = experiment.trainer.processes, _Following(experiment, directory)
     _agree(experiment)
     if processes.of_first(False):
         experiment.evaluate()
     callbacks = [*experiment.callbacks, following]
     finished = training_loop(experiment.trainer, experiment.splits.train, lambda row: None, callbacks)
     _unite_skipped(experiment)
+    following.on_checkpoint_due(experiment.trainer.done)
+    directory.finish(experiment.trainer)
     if finished:
         experiment.evaluate()
         if experiment.ends_with_more:
             experiment.evaluate(experiment.final)
+        following.on_pictures_due(experiment.trainer.done)
     return finished
 
 
 class _Following(Callback):
-    """Takes part in the evaluations of the process that leads."""
+    """Takes part in the evaluations of the process that leads, and gives it the parts of weights that it needs."""
 
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, directory: RunDirectory):
+        self.experiment, self.directory = experiment, directory
 
     def on_evaluation_due(self, update: int) -> None:
         """Evaluate a part of the examples."""
         self.experiment.evaluate()
+
+    def on_pictures_due(self, update: int) -> None:
+        """Let the process that leads gather the weights."""
+        if self.experiment.trainer.held:
+            with self.experiment.trainer.evaluated():
+                pass
+
+    def on_checkpoint_due(self, update: int) -> None:
+        """Write this process's parts."""
+        if self.experiment.trainer.held:
+            self.directory.save(self.experiment.trainer)
 
 
 def _unite_skipped(experiment: Experiment) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.errors import CheckpointError, DataError, DivergenceError, VqtkError, is_out_of_memory, told_by_system
-from vqtk.io.weights import checkpoints, read_weights
+from vqtk.io.weights import PARTS, read_weights, resumable
 from vqtk.plugin.loading import in_plugin
 from vqtk.runs.directory import RunDirectory
 from vqtk.training.loop import Trainer
@@ -114,7 +114,10 @@ def _rescued(
 ) -> tuple[int, str] | None:
     """Try to write a checkpoint if the state is sound; return the update and path of the newest one, if any."""
     whole = trainer.sound and (trainer.logged == trainer.done or directory.is_gone())
-    if whole and trainer.done:
+    if trainer.held:  # The other processes, which have the other parts, may have ended.
+        with suppress(VqtkError):
+            trainer.held.writer.wait()
+    elif whole and trainer.done:
         with suppress(Exception):  # What failed, such as a full disk, may prevent this as well: use the one before.
             if directory.is_gone():
                 RunDirectory.create_at(directory.path, trainer.recipe)
@@ -124,19 +127,24 @@ def _rescued(
 
 
 def _newest(directory: RunDirectory) -> tuple[int, str] | None:
-    return next((found for found in map(_sound, reversed(checkpoints(directory.path))) if found), None)
+    return next((found for found in map(_sound, reversed(resumable(directory.path))) if found), None)
 
 
-def _sound(weights: Path) -> tuple[int, str] | None:
+def _sound(path: Path) -> tuple[int, str] | None:
     """Return the update and path of a checkpoint; None if damaged. Without memory to read it, assume it is sound."""
     try:
-        read_weights(weights)
+        if path.suffix == PARTS:
+            from vqtk.training.parts import check_parts
+
+            check_parts(path)
+        else:
+            read_weights(path)
     except CheckpointError:
         return None
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    return int(weights.stem.removeprefix("update_")), str(weights)
+    return int(path.stem.removeprefix("update_")), str(path)
 
 
 def _left(kept: tuple[int, str] | None, directory: RunDirectory, again: str, *, diverged: bool) -> str:

@@ -20,7 +20,7 @@ from vqtk.datasets import Splits, Units, data_root, given_splits
 from vqtk.datasets.memory import KEPT, keep_examples
 from vqtk.errors import CheckpointError, RecipeError
 from vqtk.files import DEAD_S, RUN, file_sha256, locked
-from vqtk.io.weights import checkpoints, copy_into, read_weights, weights_of
+from vqtk.io.weights import copy_into, read_weights, resumable, weights_of
 from vqtk.process import ECHO_S, stopping_on_signals
 from vqtk.recipe.build import build_dataset, unchanged
 from vqtk.recipe.recipe import Recipe, load_recipe
@@ -187,7 +187,7 @@ def _begun_before(out: Path, recipe: Recipe, budget: str | None) -> str | None:
             same = facts.get("budget") == budget and (
                 budget or facts["recipe"] == json.loads(json.dumps(recipe.plain()))
             )
-            if facts.get("launch") == launch and same and checkpoints(path.parent):
+            if facts.get("launch") == launch and same and resumable(path.parent):
                 return None if (path.parent / "summary.json").exists() else str(path.parent)
     return None
 

@@ -184,11 +184,29 @@ def _exchanging() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise LostError(
-            f"the connection to another process of this run was lost ({reason[:200]}): it failed, was stopped, or the "
-            "network did."
-        ) from error
+        raise _lost(error) from error
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Explain, among other errors of a computation, what torch raises when another process has ended.
+
+    Raises: LostError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or any(library in str(error) for library in ("gloo", "NCCL")):
+            raise _lost(error) from error
+        raise
+
+
+def _lost(error: RuntimeError) -> LostError:
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    return LostError(
+        f"the connection to another process of this run was lost ({reason[:200]}): it failed, was stopped, or the "
+        "network did."
+    )
 
 
 # ── joining ──────────────────────────────────────────────────────────────────────────────────────

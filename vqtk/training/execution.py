@@ -110,17 +110,20 @@ def resolve(
         expected_s: how long the training will take, in seconds; by default estimated from the recipe.
         processes: how many processes train together, each on its part of every batch.
     """
+    shards = recipe.train.shard and processes > 1
     own = Execution().recorded()
     if isinstance(recorded, dict) and {key: type(value) for key, value in recorded.items()} == {
         key: type(own[key]) for key in own
     }:
-        return _supported_on(model.device, Execution(**recorded))
+        return _supported_on(model.device, Execution(**recorded), shards=shards)
     device = model.device
     precision = recipe.train.precision
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16(device) else "float32"
     inductor, graph, notes = _compilation(recipe, model, precision, expected_s, processes)
-    return Execution(
+    if recipe.train.shard and processes == 1:
+        notes.append("`shard`: this run has one process, which holds all weights.")
+    execution = Execution(
         inductor=inductor,
         graph=graph,
         precision=precision,
@@ -128,14 +131,19 @@ def resolve(
         channels_last=precision == "bfloat16" or prefers_channels_last(model),
         notes=tuple(notes),
     )
+    return _supported_on(device, execution, shards=shards)
 
 
-def _supported_on(device: torch.device, execution: Execution) -> Execution:
-    """Return the part of an execution that this device supports; the run may have been started on another one."""
+def _supported_on(device: torch.device, execution: Execution, *, shards: bool) -> Execution:
+    """Return the part of an execution that this device supports; the run may have been started on another one.
+
+    With `shards`, weights are held in parts: they are contiguous, and have no fixed place in memory.
+    """
     return replace(
         execution,
-        graph=execution.graph and device.type == "cuda",
-        inductor=execution.inductor and _no_compiler(device.type) is None,
+        graph=execution.graph and device.type == "cuda" and not shards,
+        inductor=execution.inductor and not shards and _no_compiler(device.type) is None,
+        channels_last=execution.channels_last and not shards,
     )
 
 
@@ -166,7 +174,9 @@ def _compilation(
     recipe: Recipe, model: Model, precision: str, expected_s: float | None, processes: int
 ) -> tuple[bool, bool, list[str]]:
     """Return whether to compile and whether to capture, and lines for the user about it."""
-    asked, device, notes = recipe.train.compile, model.device, []
+    asked, device, notes = recipe.train.compile, model.device, list[str]()
+    if recipe.train.shard and processes > 1:
+        return False, False, notes
     graph = device.type == "cuda" and (
         "graph" in asked or (asked == "auto" and recipe.train.updates >= WORTH_CAPTURING)
     )

@@ -17,9 +17,10 @@ import math
 import operator
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from vqtk.datasets import Split, batches_of
 from vqtk.errors import DivergenceError, RecipeError
 from vqtk.io.weights import load
 from vqtk.models import Model, usage_of
+from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.graph import CudaRecorder, Recorder
 from vqtk.nn.stage import State, tree_map
 from vqtk.objectives import Objective, Pass
@@ -42,8 +44,11 @@ from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe
 from vqtk.revivals import Revival
 from vqtk.training.capture import CapturedUpdate, rates_of, restore
-from vqtk.training.distributed import Processes
+from vqtk.training.distributed import Processes, computing
 from vqtk.training.execution import Execution, prepare, resolve
+
+if TYPE_CHECKING:
+    from vqtk.training.sharding import HeldParts
 
 LOG_EVERY = 10
 """Updates between two readings of the training metrics; to read them is to wait for the device."""
@@ -131,6 +136,8 @@ def training_loop(
 
             now = time.monotonic()
             evaluates, draws, saves = done % settings.evaluate_every == 0, now >= pictures_at, now >= checkpoint_at
+            if trainer.held:  # All take part, and their clocks differ.
+                draws, saves = processes.any(draws), processes.any(saves)
             for callback in callbacks:
                 callback.on_update(progress)
                 if evaluates and done < updates:
@@ -154,10 +161,11 @@ class Trainer:
     The model holds the weights that are trained. What evaluates, draws or saves it does so within `evaluated`.
 
     `execution` says how updates are computed; by default as the recipe asks, on the model's device. `processes` train
-    together, by default this one alone. `passes` holds the passes of the last update over the rows of this process, by
-    batch, each with its piece's share of the batch. `sound` is False during the
-    optimiser's step, and `logged` is the last update whose metrics were written if they were due: a failure in between
-    must not become a checkpoint.
+    together, by default this one alone. `trained` holds the parameters that the optimiser changes: the model's, or with
+    `held` this process's parts of them; `resumes_at` is the checkpoint that it will read these from. `passes` holds the
+    passes of the last update over the rows of this process, by batch, each with its piece's share of the batch. `sound`
+    is False during the optimiser's step, and `logged` is the last update whose metrics were written if they were due: a
+    failure in between must not become a checkpoint.
 
     Raises: RecipeError if model and objective do not fit, an update needs more memory than this machine has, weights
     would be averaged twice, or the processes cannot take equal parts of a batch.
@@ -174,6 +182,9 @@ class Trainer:
         check_update(recipe, model)
         self.processes = processes or Processes()
         self.processes.check_divides(recipe.batch)
+        self.trained: nn.Module = model
+        self.held: HeldParts | None = None
+        self.resumes_at: Path | None = None
         self.recipe, self.model, self.settings = recipe, model, recipe.train
         self.objective = recipe.train.objective(model, load)
         self.execution = execution or resolve(recipe, model, processes=self.processes.size)
@@ -191,6 +202,10 @@ class Trainer:
                 f"train.revive: the optimizer averages weights itself ({type(self.optimizer).__name__}), so options "
                 "cannot be replaced. Set `revive` to null, or choose another optimizer."
             )
+        if self.is_sharded:
+            from vqtk.training.sharding import check_shards
+
+            check_shards(recipe, model, self.optimizer)
         self.explores, self.bfloat16 = self.objective.explores, self.execution.precision == "bfloat16"
         self.done, self.seconds, self.rate = 0, 0.0, 0.0
         self.sound, self.logged = True, 0
@@ -201,6 +216,34 @@ class Trainer:
         prepare(self.execution, model, min(rows, recipe.train.micro_batch or rows))
         if self.execution.graph:
             self.capture(CudaRecorder())
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes hold the refiners in parts, from the first update on."""
+        return self.settings.shard and self.processes.size > 1
+
+    def shard(self) -> None:
+        """Keep this process's parts of the refiners, if they are to be held in parts; all processes do so together.
+
+        Their models, and what is restored of the optimiser, must be equal.
+        """
+        if not self.is_sharded or self.held:
+            return
+        from vqtk.training.parts import read_manifest, read_parts
+        from vqtk.training.sharding import HeldParts  # It imports torch's fully_shard, which takes a second.
+
+        self.processes.copy_from_first(self.model)
+        model, state = cast(VQDraw, self.model), self.optimizer.state_dict()
+        self.held = held = HeldParts(model, self.processes)
+        self.trained = held.trained
+        self.optimizer = self.settings.optimizer(self.trained)
+        self.rates = rates_of(self.optimizer)
+        if state["state"]:
+            restore(self.optimizer, held.parts_of_state(state))
+        if self.average:
+            self.average.values = [held.own(index, value) for index, value in enumerate(self.average.values)]
+        if self.resumes_at:
+            read_parts(self, self.resumes_at, read_manifest(self.resumes_at))
 
     def capture(self, recorder: Recorder) -> None:
         """Capture updates from the next one on; if that fails, compute them without graphs, with a warning."""
@@ -215,21 +258,27 @@ class Trainer:
             self.model.train()
         if not self.done:
             self.objective.start(list(map(self.processes.gathered, batches)), generator(self.recipe.seed, "start"))
-            self.processes.copy_from_first(self.model)
+            if not self.is_sharded:
+                self.processes.copy_from_first(self.model)
+        self.shard()
         parts = self.captured
         backward = parts.backward if parts else self.backward
-        (parts.zero_grad if parts else self.optimizer.zero_grad)()
-        weights = list(self.model.parameters()) if self.average else []
+        (parts.zero_grad if parts else self.model.zero_grad)()
+        weights = list(self.trained.parameters()) if self.average else []
         if self.average and not self.average.values:
             self.average.start(weights)
         self.passes = []
         for index, batch in enumerate(batches):
             self.passes.append([])
             for piece, draws, share in self._pieces(batch, index, updates):
-                with torch.no_grad(), self._autocast(piece):
-                    prepared = self.objective.prepare(piece, draws)
-                self.passes[-1].append((share, backward(piece, prepared, share)))
-        self.processes.add_gradients(self.model.parameters())
+                with computing():
+                    with torch.no_grad(), self._autocast(piece):
+                        prepared = self.objective.prepare(piece, draws)
+                    self.passes[-1].append((share, backward(piece, prepared, share)))
+        if self.held:
+            self.held.add_gradients()
+        else:
+            self.processes.add_gradients(self.model.parameters())
         self._set_rates(updates)
         self.sound = False
         self.gradient_norm = parts.step() if parts else self.step()
@@ -261,9 +310,13 @@ class Trainer:
         It is that of the gradient after its values were limited, if they are. Does not wait for the device.
         """
         value, norm = self.settings.clip_value, self.settings.clip_norm
+        weights, found = list(self.trained.parameters()), None
         if value is not None:
-            nn.utils.clip_grad_value_(self.model.parameters(), value)
-        found = None if norm is None else nn.utils.clip_grad_norm_(self.model.parameters(), norm)
+            nn.utils.clip_grad_value_(weights, value)
+        if norm is not None:
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            found = self.held.gradient_norm() if self.held else nn.utils.get_total_norm(gradients)
+            nn.utils.clip_grads_with_norm_(weights, norm, found)
         self.optimizer.step()
         return found
 
@@ -292,8 +345,12 @@ class Trainer:
 
     @contextmanager
     def evaluated(self) -> Iterator[Model]:
-        """Return the model with the weights to evaluate, draw or save, for the context: averaged ones, if there are."""
-        with evaluating(self.model, self.optimizer, self.average):
+        """Return the model with the weights to evaluate, draw or save, for the context: averaged ones, if there are.
+
+        With `held`, all processes enter it together.
+        """
+        whole = self.held.gathered() if self.held else nullcontext()
+        with evaluating(self.trained, self.optimizer, self.average), whole:
             yield self.model
 
     def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, State, float]]:
@@ -369,8 +426,10 @@ class Trainer:
         state = self.optimizer.state
         kept = [value for moments in state.values() for value in moments.values() if isinstance(value, Tensor)]
         kept += self.average.values if self.average else []
-        floating = [value for value in [*self.model.state_dict().values(), *kept] if value.is_floating_point()]
-        if floating and not torch.stack([value.isfinite().all() for value in floating]).all():
+        own = [value.detach() for value in [*self.trained.parameters(), *self.model.buffers()]]
+        floating = [value for value in [*own, *kept] if value.is_floating_point()]
+        broken = bool(floating) and not torch.stack([value.isfinite().all() for value in floating]).all()
+        if self.processes.any(broken) if self.held else broken:
             raise DivergenceError(f"training diverged: after update {self.done} the weights are not finite. {_ADVICE}")
 
     def state(self) -> dict[str, Any]:

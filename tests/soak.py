@@ -32,7 +32,7 @@ from tests.soaking.comparing import Found, compare, leftovers
 from tests.soaking.damage import damage
 from tests.soaking.kinds import KINDS, write_kind
 from tests.soaking.processes import LIMIT_S, Moment, end_of, kill, start
-from vqtk.io.weights import checkpoints
+from vqtk.io.run_files import checkpoints
 from vqtk.recipe.recipe import load_recipe
 from vqtk.training.execution import _no_compiler
 

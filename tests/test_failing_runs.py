@@ -15,7 +15,8 @@ from tests.images import write_images
 from tests.running import TINY, vqtk_main, without_data
 from tests.soaking.comparing import Found, compare, leftovers
 from vqtk.errors import VqtkError, is_out_of_memory
-from vqtk.io.weights import checkpoints, read_weights
+from vqtk.io.run_files import checkpoints
+from vqtk.io.weights import read_weights
 from vqtk.optimizers.adam import Adam
 from vqtk.runs.directory import RunDirectory
 from vqtk.training.loop import Trainer

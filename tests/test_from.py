@@ -11,7 +11,8 @@ import torch
 from tests.refusing import Refusing
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.files import file_sha256
-from vqtk.io.weights import checkpoints, read_weights, weights_of
+from vqtk.io.run_files import checkpoints
+from vqtk.io.weights import read_weights, weights_of
 
 STILL = ["train.optimizer.lr=1e-30", "train.updates=1", "train.evaluate_items=4", "train.picture_items=2"]
 """Training that leaves the weights as they are."""

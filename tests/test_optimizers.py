@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tests.test_update import batch, trainer
 from tests.tiny import RECIPE, experiment, few, shipped, train
 from vqtk.errors import RecipeError, VqtkError
-from vqtk.io.weights import checkpoints, load_weights
+from vqtk.io.run_files import checkpoints
+from vqtk.io.weights import load_weights
 from vqtk.optimizers import muon
 from vqtk.plugin.sources import new_plugin
 from vqtk.recipe.build import build_model, validate

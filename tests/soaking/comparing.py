@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from vqtk.io.weights import checkpoints, read_weights
+from vqtk.io.run_files import checkpoints
+from vqtk.io.weights import read_weights
 
 
 @dataclass

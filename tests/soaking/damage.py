@@ -11,7 +11,8 @@ from tests.soaking.comparing import Found, compare
 from tests.soaking.kinds import write_kind
 from tests.soaking.processes import Moment, end_of, start
 from vqtk.errors import CheckpointError
-from vqtk.io.weights import checkpoints, load_weights, read_weights
+from vqtk.io.run_files import checkpoints
+from vqtk.io.weights import load_weights, read_weights
 from vqtk.recipe.build import build_model
 from vqtk.runs.directory import RunDirectory
 from vqtk.training.loop import Trainer

@@ -25,7 +25,7 @@ from torch import Tensor
 from tests.images import write_images
 from tests.ranks import ROOT, result, train_all, without_download
 from tests.test_distributed import write_recipes
-from vqtk.io.weights import checkpoints
+from vqtk.io.run_files import checkpoints
 from vqtk.training.distributed import Processes
 
 UPDATES = 50

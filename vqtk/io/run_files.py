@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vqtk.errors import CheckpointError
 
+PARTS = ".dist"
+"""How the name of a checkpoint ends that is a folder of parts."""
 Number = float | None
 """A metric; None if it does not apply to the kind of data."""
 
@@ -363,6 +365,21 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     rows = read_rows(lines)
     unfinished = bool(text) and not text.endswith("\n") and not read_rows(lines[-1:])
     return rows, len(lines) - len(rows) - unfinished
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Return a run's weights files, oldest first."""
+    return sorted((run / "checkpoints").glob("update_*.safetensors"))
+
+
+def resumable(run: Path) -> list[Path]:
+    """Return the checkpoints that a run can be resumed from, oldest first: weights files, and folders of parts.
+
+    A run that holds its weights in parts resumes from these; the weights file of the same update is for others.
+    """
+    parts = {path.stem: path for path in (run / "checkpoints").glob(f"update_*{PARTS}")}
+    whole = {path.stem: path for path in checkpoints(run)}
+    return [path for _, path in sorted({**whole, **parts}.items())]
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vqtk.errors import CheckpointError, VqtkError, nearest
 from vqtk.files import write_bytes
 from vqtk.io.hub import BUNDLED, SCHEME, fetched_weights
-from vqtk.io.run_files import parse_json
+from vqtk.io.run_files import checkpoints, parse_json, resumable
 from vqtk.models import Model
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.convolution import channels_last, prefers_channels_last
@@ -33,8 +33,6 @@ FORMAT, _WITHOUT_CHECKSUM = "vqtk 2", "vqtk"
 """The format that a weights file states; files of the first one have no checksum."""
 STORED = (torch.float32, torch.float16)
 """The types that weights are stored in: those of training, and of `export --half`."""
-PARTS = ".dist"
-"""How the name of a checkpoint ends that is a folder of parts."""
 NAMED = 5
 """The most tensors that do not fit that a message names."""
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
@@ -254,21 +252,6 @@ def nearest_run(path: Path) -> str:
     """Return `Did you mean …? ` for the newest run in a folder of runs, or an empty string."""
     runs = sorted(manifest.parent for manifest in path.glob("*/manifest.json"))
     return f"Did you mean {runs[-1]}? " if runs else ""
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """Return a run's weights files, oldest first."""
-    return sorted((run / "checkpoints").glob("update_*.safetensors"))
-
-
-def resumable(run: Path) -> list[Path]:
-    """Return the checkpoints that a run can be resumed from, oldest first: weights files, and folders of parts.
-
-    A run that holds its weights in parts resumes from these; the weights file of the same update is for others.
-    """
-    parts = {path.stem: path for path in (run / "checkpoints").glob(f"update_*{PARTS}")}
-    whole = {path.stem: path for path in checkpoints(run)}
-    return [path for _, path in sorted({**whole, **parts}.items())]
 
 
 def load(path: str | Path, *, device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Model:

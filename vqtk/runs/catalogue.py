@@ -24,8 +24,8 @@ from vqtk.io.run_files import (
     ManifestFile,
     SummaryFile,
     read_file,
+    resumable,
 )
-from vqtk.io.weights import resumable
 from vqtk.recipe.node import read
 
 LABELS = "labels.json"

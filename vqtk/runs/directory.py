@@ -17,8 +17,17 @@ import torch
 
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.files import file_sha256, new_folder, set_apart, sweep, write_bytes, write_text
-from vqtk.io.run_files import ManifestFile, SummaryFile, read_file, read_metrics, read_rows, watched_of
-from vqtk.io.weights import PARTS, copy_into, nearest_run, read_weights, resumable, save_weights
+from vqtk.io.run_files import (
+    PARTS,
+    ManifestFile,
+    SummaryFile,
+    read_file,
+    read_metrics,
+    read_rows,
+    resumable,
+    watched_of,
+)
+from vqtk.io.weights import copy_into, nearest_run, read_weights, save_weights
 from vqtk.plugin.sources import check_copies, keep
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe

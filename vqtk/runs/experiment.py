@@ -18,7 +18,7 @@ from vqtk.datasets import Split, Splits, fixed_subset
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.overview import of_reconstructions
 from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references, start_at_centres
-from vqtk.io.weights import resumable
+from vqtk.io.run_files import resumable
 from vqtk.metrics import retrieval_metrics
 from vqtk.models.vqdraw import VQDraw
 from vqtk.plugin.sources import records

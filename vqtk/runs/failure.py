@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.errors import CheckpointError, DataError, DivergenceError, VqtkError, is_out_of_memory, told_by_system
-from vqtk.io.weights import PARTS, read_weights, resumable
+from vqtk.io.run_files import PARTS, resumable
+from vqtk.io.weights import read_weights
 from vqtk.plugin.loading import in_plugin
 from vqtk.runs.directory import RunDirectory
 from vqtk.training.loop import Trainer

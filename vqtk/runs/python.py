@@ -13,8 +13,8 @@ from PIL import Image
 from vqtk.callbacks import Callback, PlainDisplay
 from vqtk.datasets import Units
 from vqtk.errors import DataError, VqtkError
-from vqtk.io.run_files import read_metrics
-from vqtk.io.weights import checkpoints, load
+from vqtk.io.run_files import checkpoints, read_metrics
+from vqtk.io.weights import load
 from vqtk.models import Model
 from vqtk.recipe.recipe import require_overrides
 from vqtk.runs.directory import RunDirectory

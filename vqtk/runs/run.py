@@ -20,7 +20,8 @@ from vqtk.datasets import Splits, Units, data_root, given_splits
 from vqtk.datasets.memory import KEPT, keep_examples
 from vqtk.errors import CheckpointError, RecipeError
 from vqtk.files import DEAD_S, RUN, file_sha256, locked
-from vqtk.io.weights import copy_into, read_weights, resumable, weights_of
+from vqtk.io.run_files import resumable
+from vqtk.io.weights import copy_into, read_weights, weights_of
 from vqtk.process import ECHO_S, stopping_on_signals
 from vqtk.recipe.build import build_dataset, unchanged
 from vqtk.recipe.recipe import Recipe, load_recipe

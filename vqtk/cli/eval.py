@@ -104,7 +104,7 @@ def eval_command(
     from vqtk.evaluate.overview import EvaluationRequest, overview
 
     if format and not model.is_dir():
-        raise VqtkError(f"--format {format.value} is that of the plot in a run directory, and {model} is none.")
+        raise VqtkError(f"--format {format.value} is that of the plot in a run directory, and {model} is not one.")
     if probe_items and not probe:
         raise VqtkError("--probe-items limits the training examples of --probe. Give both.")
     if threads:

@@ -29,7 +29,7 @@ LOOKS_AT_REPORTS = ("test_report", "test_cli", "test_compare", "test_ablate")
 def runs_without_a_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out `report.html`, which takes several times as long to draw as a tiny run takes to train."""
     if request.path.stem not in LOOKS_AT_REPORTS:
-        monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda run: None)
+        monkeypatch.setattr("vqtk.runs.train.write_report", lambda run: None)
 
 
 def pytest_collection_finish() -> None:

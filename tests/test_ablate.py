@@ -84,7 +84,7 @@ class Silent:
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study to run, without the pictures and pages that take the most time."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.runs.train.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.runs.experiment.write_all", lambda *_: [])
     recipes = Path(__file__).parent.parent / "recipes"
     Path("study.yaml").write_text(STUDY.format(recipes=recipes))

@@ -136,7 +136,7 @@ def test_optuna_proposes_variants_by_the_results_before_them_and_the_same_ones_a
 
 def test_a_hopeless_run_is_pruned_and_its_variant_is_in_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna", reason="optuna is an extra")
-    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.runs.train.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.runs.experiment.write_all", lambda *_: [])
     text, folder = STUDY.format(toy=TOY).replace("[0, 1, 2]", "[0, 1]"), Path("tiny")
     plans = finished(text + "cells: {optuna: 5, batch: 4, prune: true}\n", lambda run: 2.0**-30 * (1 + run.seed))

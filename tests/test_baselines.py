@@ -23,7 +23,8 @@ from vqtk.models import _codebook
 from vqtk.models._quantised import _rotated
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
-from vqtk.training.loop import Batches, Trainer
+from vqtk.training.batches import Batches
+from vqtk.training.loop import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = {"options": 4, "loss": "mse", "width": 8, "code_width": 4, "blocks": 1}

@@ -17,7 +17,8 @@ from vqtk.models.distilled import Distilled
 from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.experiment import Experiment, run_experiment
+from vqtk.runs.experiment import Experiment
+from vqtk.runs.train import run_experiment
 from vqtk.training.loop import Trainer
 
 RECIPES = Path(__file__).parent.parent / "recipes"

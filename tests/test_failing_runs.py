@@ -129,7 +129,7 @@ _newest: list[Trainer] = []
 def quick(patch: pytest.MonkeyPatch) -> None:
     """Log every update, and leave out at the end what takes longer than the training."""
     patch.setattr("vqtk.training.loop.LOG_EVERY", 1)
-    patch.setattr("vqtk.runs.experiment.write_report", lambda run: None)
+    patch.setattr("vqtk.runs.train.write_report", lambda run: None)
     patch.setattr("vqtk.runs.experiment.write_all", lambda *_: [])
 
 

@@ -127,10 +127,11 @@ def test_no_public_name_stands_twice_in_the_package() -> None:
 def test_the_house_has_few_rooms() -> None:
     """Outside the folders of components: 85 for what there was when the house was put in order; what came later, the
     explorer, files of codes, exports and the hub, the list of runs, studies that adapt, the table of models, sheets
-    with labels, the commands for folders of very many files, Slurm,
-    the states that machines share, and several processes, has 17 more; weights in parts, and their checkpoints, 2."""
+    with labels, the commands for folders of very many files, Slurm, the states that machines share, and several
+    processes, has 17 more; weights in parts, and their checkpoints, 2; batches, the forms of a checkpoint, and how
+    an experiment is trained, which made three modules too long, 3."""
     outside = [path for path in SOURCES if path.parent.name not in COMPONENTS.split() and path.name != "__init__.py"]
-    assert len(outside) <= 104
+    assert len(outside) <= 107
 
 
 def test_the_package_shows_its_public_names_and_each_is_there() -> None:

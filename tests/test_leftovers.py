@@ -20,7 +20,7 @@ from vqtk.errors import VqtkError
 from vqtk.files import locked, replacing, sweep, write_text
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.experiment import run_experiment
+from vqtk.runs.train import run_experiment
 
 
 def dead() -> int:

@@ -13,7 +13,8 @@ from tests.tiny import Watching
 from vqtk.datasets._split import Files, Held, HeldBits, Windows, batches_of
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.experiment import Experiment, run_experiment
+from vqtk.runs.experiment import Experiment
+from vqtk.runs.train import run_experiment
 
 RECIPE = """\
 name: faces

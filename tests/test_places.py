@@ -103,7 +103,7 @@ def test_data_below_an_absent_root_or_home_are_told(
 WITHOUT_UNIX = """
 import runpy, sys
 sys.modules.update(dict.fromkeys(("fcntl", "resource", "pwd", "grp", "termios", "curses")))
-import vqtk.study.executors, vqtk.study.worker, vqtk.runs.experiment, vqtk.files
+import vqtk.study.executors, vqtk.study.worker, vqtk.runs.train, vqtk.files
 sys.argv = ["vqtk", "sample", "mnist", "--device", "cuda:0"]
 runpy.run_module("vqtk", run_name="__main__")
 """

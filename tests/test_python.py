@@ -74,7 +74,7 @@ def run(place: Path) -> vqtk.Run:
     callback = StopAfter(2)
     with pytest.MonkeyPatch.context() as patch:
         without_data(patch, place)
-        patch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
+        patch.setattr("vqtk.runs.train.write_report", lambda path: None)
         images = PIXELS[:, 0].numpy() / 255
         stopped = vqtk.train(
             place / "tiny.yaml", data=images, units=(0, 1), keep_data=True, callbacks=[callback], out=place / "runs",

@@ -33,7 +33,7 @@ equal: {updates: 2}
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     without_data(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.runs.train.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.evaluate.quality.inception", lambda device: (None, "no Inception here"))
     monkeypatch.setattr("vqtk.evaluate.quality.UPDATES", 3)
     monkeypatch.setattr("vqtk.evaluate.references.STEPS", 1)

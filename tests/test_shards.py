@@ -24,7 +24,7 @@ from vqtk.datasets._shards import read_shard
 from vqtk.datasets.image_folder import ImageFolder
 from vqtk.datasets.shards import Shards
 from vqtk.errors import DataError
-from vqtk.training.loop import Batches
+from vqtk.training.batches import Batches
 
 NAMES = [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(20)]
 

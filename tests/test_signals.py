@@ -61,7 +61,7 @@ def test_a_closed_terminal_stops_a_run_that_no_other_process_resumes(
 def test_a_stopped_run_says_by_which_signal(
     number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.runs.train.write_report", lambda path: None)
     monkeypatch.setattr("vqtk.training.loop.LOG_EVERY", 1)
     log = RunDirectory.log
 

@@ -17,7 +17,7 @@ from vqtk.runs.budget import training_flops
 from vqtk.study.plan import Plan, plan
 from vqtk.study.runner import try_out
 from vqtk.study.study import Study, load_study
-from vqtk.training.loop import Batches
+from vqtk.training.batches import Batches
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 SHIPPED = sorted((RECIPES / "ablations").glob("*.yaml"))

@@ -29,7 +29,8 @@ from vqtk.recipe.build import build_model
 from vqtk.recipe.recipe import load_recipe
 from vqtk.render import pictures
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.experiment import Experiment, run_experiment
+from vqtk.runs.experiment import Experiment
+from vqtk.runs.train import run_experiment
 
 RECIPE = ROOT / "recipes" / "toy2d.yaml"
 SHORT = [

@@ -28,7 +28,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path,
     folder = tmp_path_factory.mktemp("tracked")
     splits = tiny.few(tiny.shipped(folder))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vqtk.runs.experiment.write_report", lambda run: None)
+        patch.setattr("vqtk.runs.train.write_report", lambda run: None)
         stopped = tiny.experiment(folder, splits, "train.track=[tensorboard]", stop_after=10)
         directory = tiny.train(stopped, folder / "runs")
         resumed, _ = tiny.resume(directory.path, splits)

@@ -19,7 +19,7 @@ from vqtk.evaluate.references import start_at_centres
 from vqtk.io.weights import load_weights, read_weights, save_weights
 from vqtk.recipe.build import build_model
 from vqtk.runs.budget import _final, durations, settings_within
-from vqtk.runs.directory import _read_state
+from vqtk.runs.checkpoints import _read_state
 from vqtk.training.loop import Trainer
 
 EXPLORING = "model.selector={name: epsilon, epsilon: 0.3}"

@@ -50,7 +50,7 @@ def test_training_follows_the_originals_trajectory(name: str) -> None:
     found = []
     for _ in range(recipe.train.updates):
         trainer.update([forwards, backwards], updates=recipe.train.updates)
-        passes = [passed for pieces in trainer.passes for _, passed in pieces]
+        passes = trainer.passes.own()
         found += [[passed.terms[name].item() for name in ("choice", "final", "all")] for passed in passes]
     expected = golden.numbers["trajectory"]
     assert found == [pytest.approx([choice, final, every], rel=1e-6) for choice, final, every in expected]

@@ -95,7 +95,7 @@ def test_metrics_are_those_of_each_batch_before_the_weights_changed(tmp_path: Pa
     row = it.metrics()
     for key in ("choice", "final", "all"):
         expected = [getattr(walk, key).item() for walk in walks]
-        assert [pieces[0][1].terms[key].item() for pieces in it.passes] == pytest.approx(expected, rel=1e-6)
+        assert [passed.terms[key].item() for passed in it.passes.own()] == pytest.approx(expected, rel=1e-6)
         assert row[key] == pytest.approx(sum(expected) / 2, rel=1e-6)
     chosen = torch.cat([walk.grid.argmin(2) for walk in walks])
     for stage, counts in enumerate(it.usage()):

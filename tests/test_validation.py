@@ -18,7 +18,7 @@ from vqtk.io.run_files import watched_of
 from vqtk.recipe.build import build_dataset, data_missing
 from vqtk.recipe.recipe import load_recipe
 from vqtk.registry import datasets
-from vqtk.training.loop import Batches
+from vqtk.training.batches import Batches
 
 AUGMENT = "data.augment=[{name: crop, padding: 2}, flip]"
 

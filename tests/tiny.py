@@ -17,7 +17,8 @@ from vqtk.datasets._split import Held
 from vqtk.datasets.mnist import MNIST
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.experiment import Experiment, run_experiment
+from vqtk.runs.experiment import Experiment
+from vqtk.runs.train import run_experiment
 
 RECIPE = """\
 name: tiny

@@ -54,12 +54,12 @@ def start(arguments: Sequence[str], log: Path, moment: Moment | None = None, *, 
 
 def _command(arguments: Sequence[str], moment: Moment) -> int:
     import vqtk.datasets._images
-    import vqtk.runs.experiment
+    import vqtk.runs.train
     import vqtk.study.executors
     from vqtk.cli import main
 
     vqtk.datasets._images.HELD_AT_MOST = 0  # Images are read by workers.
-    vqtk.runs.experiment.write_report = _write_page  # type: ignore[assignment]
+    vqtk.runs.train.write_report = _write_page  # type: ignore[assignment]
     vqtk.study.executors.subprocess = Forking  # type: ignore[assignment]
     _arm(moment)
     sys.argv = ["vqtk", *arguments]

@@ -25,8 +25,9 @@ from vqtk.recipe.node import Node, Problems
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.schema import INVALID, Scope, parse
 from vqtk.runs.experiment import Experiment
+from vqtk.training.batches import Batches
 from vqtk.training.execution import Execution, flops_of, resolve, synchronize
-from vqtk.training.loop import FIRST_PICTURES_S, Batches, Trainer
+from vqtk.training.loop import FIRST_PICTURES_S, Trainer
 
 WARM_UP = 20
 """The most updates that are timed."""

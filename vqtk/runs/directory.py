@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import json
 import shutil
-from collections.abc import Callable
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vqtk.errors import CheckpointError, VqtkError
-from vqtk.files import file_sha256, new_folder, set_apart, sweep, write_bytes, write_text
+from vqtk.files import file_sha256, new_folder, sweep, write_text
 from vqtk.io.run_files import (
-    PARTS,
     ManifestFile,
     SummaryFile,
     read_file,
@@ -27,14 +20,22 @@ from vqtk.io.run_files import (
     resumable,
     watched_of,
 )
-from vqtk.io.weights import copy_into, nearest_run, read_weights, save_weights
+from vqtk.io.weights import nearest_run
 from vqtk.plugin.sources import check_copies, keep
 from vqtk.recipe.node import Node, walk
 from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.recipe.show import as_yaml
+from vqtk.runs.checkpoints import (
+    checkpoint_at,
+    open_checkpoint,
+    remove_checkpoint,
+    set_aside,
+    sweep_states,
+    write_checkpoint,
+    write_weights,
+)
 from vqtk.training.loop import Trainer
 
-_STATE = ".trainer.pt"
 KEPT = 2
 """Checkpoints to keep: the newest, and one to fall back on."""
 
@@ -180,42 +181,19 @@ class RunDirectory:
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
     def save(self, trainer: Trainer) -> Path:
-        """Write the trainer's state and then the weights: once these exist, the checkpoint is complete.
+        """Write a checkpoint and remove all but the newest; return its path.
 
-        An existing checkpoint of this update is kept: its two files could not be replaced in one step. If the processes
-        hold the weights in parts, all call this, and the parts are written while training goes on.
+        An existing weights file of this update is kept: it and the trainer's state could not be replaced in one step.
+        If the processes hold the weights in parts, all call this, and the parts are written while training goes on.
 
         Raises: DivergenceError if a value is not finite, VqtkError if it cannot be written.
         """
-        if trainer.held:
-            return self._save_parts(trainer)
-        weights = self._weights_at(trainer.done)
-        if weights.exists():
-            return weights
+        path = checkpoint_at(self.path, trainer)
+        if path.exists() and not trainer.held:
+            return path
         trainer.check_finite()
-        state, buffer = _state_of(weights), io.BytesIO()
-        torch.save(trainer.state(), buffer)  # Not to the file: torch.save does not report a full disk.
-        sha256 = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        try:
-            write_bytes(state, buffer.getvalue())
-            with trainer.evaluated() as model:
-                save_weights(weights, model, trainer.recipe, trainer_sha256=sha256, **self._facts(trainer))
-        except BaseException:
-            state.unlink(missing_ok=True)
-            raise
-        self._prune()
-        return weights
-
-    def _save_parts(self, trainer: Trainer) -> Path:
-        from vqtk.training.parts import settings_of, tensors_of
-
-        assert trainer.held is not None
-        folder = self._weights_at(trainer.done).with_suffix(PARTS)
-        trainer.check_finite()
-        facts = {"seconds": trainer.seconds, "recipe": trainer.recipe.plain(), **self._facts(trainer)}
-        facts |= {"optimizer": settings_of(trainer.optimizer), "processes": trainer.processes.size}
-        trainer.held.writer.write(folder, tensors_of(trainer), facts, self._prune)
-        return folder
+        write_checkpoint(path, trainer, self._facts(), self._prune)
+        return path
 
     def finish(self, trainer: Trainer) -> None:
         """If weights are held in parts, wait for their checkpoint, and write the weights file; all processes call this.
@@ -225,31 +203,20 @@ class RunDirectory:
         if not trainer.held:
             return
         trainer.held.writer.wait()
-        weights = self._weights_at(trainer.done)
-        with trainer.evaluated() as model:
-            if trainer.processes.leads and not weights.exists():
-                save_weights(weights, model, trainer.recipe, state=trainer.held.state_dict(), **self._facts(trainer))
+        write_weights(self.path, trainer, self._facts())
 
-    def _weights_at(self, update: int) -> Path:
-        return self.path / "checkpoints" / f"update_{update:08d}.safetensors"
-
-    def _facts(self, trainer: Trainer) -> dict[str, Any]:
-        return {"update": trainer.done, "data_sha256": self.manifest().get("data", {}).get("sha256")}
+    def _facts(self) -> dict[str, Any]:
+        return {"data_sha256": self.manifest().get("data", {}).get("sha256")}
 
     def _prune(self) -> None:
         """Remove all checkpoints but the newest."""
         for old in resumable(self.path)[:-KEPT]:
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
-            _state_of(old).unlink(missing_ok=True)
-            if old.suffix == PARTS:
-                shutil.rmtree(set_apart(old))
+            remove_checkpoint(old)
 
     def sweep(self) -> None:
         """Remove what killed processes left behind: temporary files, and trainers' states without weights."""
         sweep(self.path)
-        for state in (self.path / "checkpoints").glob(f"update_*{_STATE}"):
-            if not state.with_name(state.name.removesuffix(_STATE) + ".safetensors").exists():
-                state.unlink(missing_ok=True)
+        sweep_states(self.path)
 
     def is_gone(self) -> bool:
         """Return whether the directory was removed or moved."""
@@ -269,7 +236,7 @@ class RunDirectory:
         passed: list[Path] = []
         for path in reversed(resumable(self.path)):
             try:
-                plain, restore = _opened(path)
+                plain, restore = open_checkpoint(path)
             except CheckpointError as error:
                 reason = str(error).partition(". ")[0].rstrip(".")
                 damage.append(f"{path.name} is damaged ({reason})")
@@ -281,7 +248,7 @@ class RunDirectory:
             except CheckpointError as error:
                 raise CheckpointError(f"{error} {self._restart()}") from None
             for damaged in passed:
-                _set_aside(damaged)
+                set_aside(damaged)
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
         reason = "; ".join(damage) or "the run stopped before its first one"
         restart = self._restart(self.manifest())
@@ -321,54 +288,6 @@ def _renamed(folder: Path, runs: Path, name: str) -> Path:
                 if not path.exists():
                     raise
     raise VqtkError(f"{runs}: it has 10,000 runs started in this second. Choose another folder with --out.")
-
-
-def _state_of(weights: Path) -> Path:
-    return weights.with_suffix(_STATE)
-
-
-def _opened(path: Path) -> tuple[dict[str, Any], Callable[[Trainer], None]]:
-    """Return the recipe of a checkpoint, as plain values, and what restores a trainer to it.
-
-    Raises: CheckpointError if it is damaged; what is returned does if it is not the state of such a trainer.
-    """
-    if path.suffix == PARTS:
-        from vqtk.training.parts import check_parts, read_parts
-
-        facts = check_parts(path)
-        return facts["recipe"], partial(read_parts, folder=path, facts=facts)
-    tensors, metadata = read_weights(path)
-    state = _read_state(_state_of(path), metadata["trainer_sha256"])
-
-    def restore(trainer: Trainer) -> None:
-        copy_into(trainer.model, tensors, path)
-        try:
-            trainer.restore(state)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            raise CheckpointError(f"{_state_of(path)}: not the state of this run's trainer.") from None
-
-    return metadata["recipe"], restore
-
-
-def _set_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint, so that it no longer counts as the newest one."""
-    for path in {checkpoint, checkpoint.with_suffix(".safetensors"), _state_of(checkpoint)}:
-        if path.exists():
-            path.replace(path.with_name(path.name + ".damaged"))
-
-
-def _read_state(path: Path, sha256: str) -> dict[str, Any]:
-    """Return a trainer's state; `sha256` is the expected checksum of its file, empty if none was recorded."""
-    try:
-        if sha256 and file_sha256(path) != sha256:
-            raise CheckpointError(f"{path}: its checksum does not match its contents.")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: the trainer's state is missing.") from None
-    except Exception as error:  # Bytes that are not a pickle can raise anything: they are read as random opcodes.
-        raise CheckpointError(f"{path}: not a trainer's state, or cut short ({type(error).__name__}).") from None
 
 
 def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.errors import CheckpointError, DataError, DivergenceError, VqtkError, is_out_of_memory, told_by_system
-from vqtk.io.run_files import PARTS, resumable
-from vqtk.io.weights import read_weights
+from vqtk.io.run_files import resumable
 from vqtk.plugin.loading import in_plugin
+from vqtk.runs.checkpoints import check_checkpoint
 from vqtk.runs.directory import RunDirectory
+from vqtk.training.batches import Passes
 from vqtk.training.loop import Trainer
 
 
@@ -105,7 +106,7 @@ def _let_go(error: BaseException, trainer: Trainer) -> None:
     """Free what the failed update holds, because saving needs memory, too."""
     for one in list(_causes(error)):
         traceback.clear_frames(one.__traceback__)
-    trainer.passes = []
+    trainer.passes = Passes(trainer.processes)
     with suppress(Exception):  # A device that has failed may fail here as well.
         trainer.optimizer.zero_grad(set_to_none=trainer.captured is None)
 
@@ -134,12 +135,7 @@ def _newest(directory: RunDirectory) -> tuple[int, str] | None:
 def _sound(path: Path) -> tuple[int, str] | None:
     """Return the update and path of a checkpoint; None if damaged. Without memory to read it, assume it is sound."""
     try:
-        if path.suffix == PARTS:
-            from vqtk.training.parts import check_parts
-
-            check_parts(path)
-        else:
-            read_weights(path)
+        check_checkpoint(path)
     except CheckpointError:
         return None
     except Exception as error:

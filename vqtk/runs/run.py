@@ -28,7 +28,8 @@ from vqtk.recipe.recipe import Recipe, load_recipe
 from vqtk.runs.budget import seconds, settings_within
 from vqtk.runs.data import data_like, own_splits
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.experiment import Experiment, go_on, run_experiment
+from vqtk.runs.experiment import Experiment
+from vqtk.runs.train import go_on, run_experiment
 from vqtk.training.distributed import Processes, follows, launch_id, together
 from vqtk.training.execution import choose_device
 

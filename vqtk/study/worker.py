@@ -30,7 +30,8 @@ from vqtk.recipe.build import build_dataset, build_metric
 from vqtk.recipe.recipe import load_recipe
 from vqtk.runs.data import own_splits
 from vqtk.runs.directory import RunDirectory
-from vqtk.runs.experiment import Experiment, go_on, run_experiment
+from vqtk.runs.experiment import Experiment
+from vqtk.runs.train import go_on, run_experiment
 from vqtk.study.state import LOCKED, STOP, Settings, State, read_state, write_state
 from vqtk.training.execution import choose_device
 

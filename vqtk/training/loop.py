@@ -1,6 +1,6 @@
 """The training loop, and one update of it.
 
-batches = next(fetched)                      one, or `accumulate` of them
+batches = next(fetched)                      one, or `accumulate` of them (batches.py)
 for each piece of a batch:                   the whole batch, or `micro_batch` examples
     objective.prepare(piece)                 what has no gradient: draws, the path of a search
     passed = objective(piece)                forward: the encoding pass and its losses
@@ -25,12 +25,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from vqtk.augmentations import Augmentation
 from vqtk.callbacks import Callback as Callback
 from vqtk.callbacks import Progress as Progress
 from vqtk.callbacks import Row
 from vqtk.datasets import Order as Order
-from vqtk.datasets import Split, batches_of
+from vqtk.datasets import Split
 from vqtk.errors import DivergenceError, RecipeError
 from vqtk.io.weights import load
 from vqtk.models import Model, usage_of
@@ -43,6 +42,7 @@ from vqtk.process import generator
 from vqtk.recipe.affordable import check_update
 from vqtk.recipe.recipe import Recipe
 from vqtk.revivals import Revival
+from vqtk.training.batches import Batches, Passes
 from vqtk.training.capture import CapturedUpdate, rates_of, restore
 from vqtk.training.distributed import Processes, computing
 from vqtk.training.execution import Execution, prepare, resolve
@@ -55,49 +55,6 @@ LOG_EVERY = 10
 FIRST_PICTURES_S = 60.0
 """Seconds until the first images of a run are drawn."""
 _ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
-
-
-class Batches:
-    """The batches of each update from `done` on, augmented, in training units on the model's device.
-
-    Of several processes, each has its rows of every batch.
-    """
-
-    def __init__(self, recipe: Recipe, model: Model, data: Split, *, done: int = 0, processes: Processes | None = None):
-        self.device = model.device
-        self.normalise = model.data.normalise
-        self.batch = recipe.batch
-        self.examples_per_update = recipe.examples_per_update
-        self.seed, self.done, self.augmentations = recipe.seed, done, recipe.augmentations()
-        self.processes = processes or Processes()
-        self.rows = self.processes.rows(self.batch)
-        self._order = data.order(recipe.seed)
-        self._raw = batches_of(data.to(self.device), self._indices(done))
-
-    def _indices(self, done: int) -> Iterator[Tensor]:
-        while True:
-            indices = self._order(done * self.examples_per_update, self.examples_per_update)
-            yield indices.view(-1, self.batch)[:, self.rows].flatten()
-            done += 1
-
-    def __next__(self) -> list[Tensor]:
-        raw = next(self._raw).to(self.device, non_blocking=True)
-        for index, augmentation in enumerate(self.augmentations):
-            raw = self._augmented(augmentation, raw, generator(self.seed, "augment", self.done, index))
-        self.done += 1
-        return list(map(self.normalise, raw.split(self.batch // self.processes.size)))
-
-    def close(self) -> None:
-        """End the workers, if there are any. Left to garbage collection, each of them takes five seconds to end."""
-        self._raw.close()
-
-    def _augmented(self, augmentation: Augmentation, raw: Tensor, drawn_by: torch.Generator) -> Tensor:
-        """Augment these rows as in the whole batches, because it is for these that an augmentation draws."""
-        if self.processes.size == 1:
-            return augmentation(raw, drawn_by)
-        whole = raw.new_zeros(self.examples_per_update, *raw.shape[1:])
-        whole.unflatten(0, (-1, self.batch))[:, self.rows] = raw.unflatten(0, (-1, self.batch // self.processes.size))
-        return augmentation(whole, drawn_by).unflatten(0, (-1, self.batch))[:, self.rows].flatten(0, 1)
 
 
 def training_loop(
@@ -162,9 +119,8 @@ class Trainer:
 
     `execution` says how updates are computed; by default as the recipe asks, on the model's device. `processes` train
     together, by default this one alone. `trained` holds the parameters that the optimiser changes: the model's, or with
-    `held` this process's parts of them; `resumes_at` is the checkpoint that it will read these from. `passes` holds the
-    passes of the last update over the rows of this process, by batch, each with its piece's share of the batch. `sound`
-    is False during the optimiser's step, and `logged` is the last update whose metrics were written if they were due: a
+    `held` this process's parts of them; `resumes_at` is the checkpoint that it will read these from. `sound` is
+    False during the optimiser's step, and `logged` is the last update whose metrics were written if they were due: a
     failure in between must not become a checkpoint.
 
     Raises: RecipeError if model and objective do not fit, an update needs more memory than this machine has, weights
@@ -209,7 +165,7 @@ class Trainer:
         self.explores, self.bfloat16 = self.objective.explores, self.execution.precision == "bfloat16"
         self.done, self.seconds, self.rate = 0, 0.0, 0.0
         self.sound, self.logged = True, 0
-        self.passes: list[list[tuple[float, Pass]]] = []
+        self.passes = Passes(self.processes)
         self.gradient_norm: Tensor | None = None
         self.captured: CapturedUpdate | None = None
         rows = recipe.batch // self.processes.size
@@ -267,14 +223,14 @@ class Trainer:
         weights = list(self.trained.parameters()) if self.average else []
         if self.average and not self.average.values:
             self.average.start(weights)
-        self.passes = []
+        self.passes = Passes(self.processes)
         for index, batch in enumerate(batches):
-            self.passes.append([])
+            self.passes.begin_batch()
             for piece, draws, share in self._pieces(batch, index, updates):
                 with computing():
                     with torch.no_grad(), self._autocast(piece):
                         prepared = self.objective.prepare(piece, draws)
-                    self.passes[-1].append((share, backward(piece, prepared, share)))
+                    self.passes.add(share, backward(piece, prepared, share))
         if self.held:
             self.held.add_gradients()
         else:
@@ -286,7 +242,7 @@ class Trainer:
             self.model.after_update(self.optimizer, self.usage())
         if self.revival:
             self._revive(self.revival, batches[-1])
-        self.objective.after_update(self._all_passes(), generator(self.recipe.seed, "after update", self.done))
+        self.objective.after_update(self._read_passes(), generator(self.recipe.seed, "after update", self.done))
         self.done += 1
         if self.average:
             self.average.update(weights, self.done)
@@ -371,17 +327,14 @@ class Trainer:
             drawn = None if draws is None else tree_map(partial(_rows, start, start + size), draws)
             yield piece, drawn, len(piece) / whole
 
-    def _all_passes(self) -> list[Pass]:
+    def _read_passes(self) -> list[Pass]:
         """Return the passes of the last update; with several processes, one over each whole batch if it is read."""
-        own = [passed for pieces in self.passes for _, passed in pieces]
-        if self.processes.size == 1 or type(self.objective).after_update is Objective.after_update:
-            return own
-        return [_whole(pieces, self.processes) for pieces in self.passes]
+        is_read = type(self.objective).after_update is not Objective.after_update
+        return self.passes.whole() if is_read and self.processes.size > 1 else self.passes.own()
 
     def usage(self) -> Tensor:
         """Return how often the examples of the last update used each option at each stage: (s, k), on the device."""
-        codes = torch.cat([passed.codes for pieces in self.passes for _, passed in pieces])
-        return self.processes.total(usage_of(codes, self.model.options))
+        return self.processes.total(usage_of(self.passes.codes(), self.model.options))
 
     def metrics(self) -> dict[str, float]:
         """Return the loss terms of the last update, as means over its batches before its step, and its code usage.
@@ -392,32 +345,22 @@ class Trainer:
         """
         if not self.passes:
             return {}
-        names = list(self.passes[0][0][1].terms)
-        means = self.processes.total(self._terms(names).double().mean(0))
+        means = self.processes.total(self.passes.terms().double().mean(0))
         counts = self.usage().sum(0)
         entropy, used = torch.special.entr(counts.double() / counts.sum()).sum(), (counts > 0).sum()
         found = {"entropy_pooled_nats": entropy, "used": used}
         if self.gradient_norm is not None:
             found["grad_norm"] = self.gradient_norm
         values = torch.cat([means, torch.stack([value.double() for value in found.values()])]).tolist()
-        row = dict(zip([*names, *found], values, strict=True))
+        row = dict(zip([*self.passes.names, *found], values, strict=True))
         row["used"] = int(row["used"])
         _check_finite(row, self.done)
         return {**row, "lr": self.rate}
 
-    def _terms(self, names: Sequence[str]) -> Tensor:
-        """Return terms of each batch of the last update: (batches, names). Those of all processes add up to means."""
-        batches = [
-            torch.stack([torch.stack([share * passed.terms[name] for share, passed in pieces]).sum() for name in names])
-            for pieces in self.passes
-        ]
-        return torch.stack(batches)
-
     def check_losses(self) -> None:
         """Raise DivergenceError if a loss term of the last update is not finite in the rows of this process."""
         if self.passes:
-            names = list(self.passes[0][0][1].terms)
-            row = dict(zip(names, self._terms(names).sum(0).tolist(), strict=True))
+            row = dict(zip(self.passes.names, self.passes.terms().sum(0).tolist(), strict=True))
             norm = {} if self.gradient_norm is None else {"grad_norm": self.gradient_norm.item()}
             _check_finite({**row, **norm}, self.done)
 
@@ -453,18 +396,6 @@ class Trainer:
         restore(self.optimizer, state["optimizer"])
         if self.revival:
             self.revival.load_state_dict(state["revival"])
-
-
-def _whole(pieces: Sequence[tuple[float, Pass]], processes: Processes) -> Pass:
-    """Return the pass over a whole batch from those over its pieces in each process."""
-    found = [passed for _, passed in pieces]
-    encoded = [passed.encoded for passed in found if passed.encoded is not None]
-    names = list(found[0].terms)
-    shared = torch.stack([share * torch.stack([one.loss, *one.terms.values()]) for share, one in pieces])
-    loss, *terms = processes.total(shared.sum(0))
-    codes = processes.gathered(torch.cat([passed.codes for passed in found]))
-    vectors = processes.gathered(torch.cat(encoded)) if encoded else None
-    return Pass(loss, dict(zip(names, terms, strict=True)), codes, vectors)
 
 
 def _rows(start: int, stop: int, value: Tensor) -> Tensor:

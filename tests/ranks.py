@@ -19,14 +19,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 import vqtk.datasets.mnist
-import vqtk.runs.experiment
+import vqtk.runs.train
 from vqtk.cli import main as vqtk_main
 from vqtk.datasets import Splits, data_root
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.recipe.build import build_dataset, build_model
 from vqtk.recipe.recipe import load_recipe
+from vqtk.training.batches import Batches
 from vqtk.training.distributed import Processes, together
-from vqtk.training.loop import Batches, Trainer
+from vqtk.training.loop import Trainer
 from vqtk.training.parts import tensors_of
 
 ROOT = Path(__file__).parent.parent
@@ -113,16 +114,20 @@ def result(recipe: Path, size: int, rank: int) -> Path:
 def without_download() -> None:
     """Train on the digits that ship with the package, and draw no report, which takes seconds."""
     vqtk.datasets.mnist._download = lambda root: False  # type: ignore[assignment]
-    vqtk.runs.experiment.write_report = lambda path: None  # type: ignore[assignment]
+    vqtk.runs.train.write_report = lambda path: None  # type: ignore[assignment]
 
 
-if __name__ == "__main__":
+def main(folder: str, updates: str, *words: str) -> None:
+    """Train the recipes of a folder, and then follow the commands."""
     torch.set_num_threads(1)
     without_download()
     with together(torch.device("cpu")) as joined:
-        train_all(Path(sys.argv[1]), joined, int(sys.argv[2]))
-        words = sys.argv[3:]
+        train_all(Path(folder), joined, int(updates))
         ends = [index for index, word in enumerate([*words, ";"]) if word == ";"]
         for start, end in zip([-1, *ends], ends, strict=False):
             if words[start + 1 : end]:
-                command(words[start + 1 : end], joined)
+                command(list(words[start + 1 : end]), joined)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

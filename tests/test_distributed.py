@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +20,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig
 
+from tests import ranks
 from tests.ranks import ROOT, result, train_all
 from tests.running import vqtk_main, without_data
 from tests.tiny import RECIPE
@@ -78,7 +79,9 @@ VARIANTS = {
 
 def write_recipes(folder: Path) -> None:
     """Write a recipe of each kind that keeps a state, draws, or computes over a whole batch."""
-    (folder / "mnist.yaml").write_text(RECIPE.replace("updates: 20", "updates: 20\n  optimizer: {eps: 1e-5}"))
+    (folder / "mnist.yaml").write_text(
+        RECIPE.replace("updates: 20", "updates: 20\n  optimizer: {eps: 1e-5}\n  gradient_checkpointing: false")
+    )
     for name, text in VARIANTS.items():
         (folder / f"{name}.yaml").write_text(
             f"extends: mnist.yaml\nname: {name}\n{text}\n".replace("PLUGINS", str(ROOT / "plugins"))
@@ -105,31 +108,43 @@ SHORT = ["train.updates=6", "train.init=kmeans", "train.evaluate_every=3", "trai
 SHORT += ["train.final_items=21", "train.picture_items=2", "train.checkpoint_minutes=0.0001"]
 
 
+FORKS = multiprocessing.get_context("fork")
+"""Begins processes with what this one has imported, which takes many seconds."""
+
+
+def work(variables: dict[str, str], folder: Path, words: list[str]) -> None:
+    """Do, in a process of its own, what `tests.ranks` does; what it prints goes to `said.RANK`."""
+    os.environ |= variables
+    os.chdir(folder)
+    with (folder / f"said.{variables['RANK']}").open("w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+        sys.stdout = sys.stderr = said
+        ranks.main(*words)
+
+
 def test_two_processes_do_what_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They train the recipes, and do runs by `vqtk run`. All in one test, because to start them takes seconds."""
+    """They train the recipes, and do runs by `vqtk run`. All in one test, because to prepare them takes seconds."""
     write_recipes(tmp_path)
-    command = ["-m", "tests.ranks", str(tmp_path), str(UPDATES)]
     runs = [["run", str(tmp_path / f"{name}.yaml"), *SHORT, "--device", "cpu"] for name in ("redrawn", "sharded")]
     two = [*runs[0], "--out", "two", ";", *runs[1], "--out", "two", ";", "back", "two/sharded/*", ";"]
     two += ["run", "--resume", "two/sharded/*", "--device", "cpu"]
-    port = free_port()
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, *command, *two], env=environment(rank, 2, port), cwd=tmp_path,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    port, words = free_port(), [str(tmp_path), str(UPDATES), *two]
+    processes = [FORKS.Process(target=work, args=(environment(rank, 2, port), tmp_path, words)) for rank in range(2)]
+    for process in processes:
+        process.start()
     monkeypatch.chdir(tmp_path)
     without_data(monkeypatch, tmp_path)
-    monkeypatch.setattr("vqtk.runs.experiment.write_report", lambda path: None)
+    monkeypatch.setattr("vqtk.runs.train.write_report", lambda path: None)
     train_all(tmp_path, Processes(), UPDATES)
     for run in runs:
         assert vqtk_main(monkeypatch, *run, "--out", "one") == 0
-    said = [rank.communicate(timeout=300)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    for process in processes:
+        process.join(300)
+    said = [(tmp_path / f"said.{rank}").read_text() for rank in range(2)]
+    assert [process.exitcode for process in processes] == [0, 0], said
     for path in sorted(tmp_path.glob("*.yaml")):
         check_equal(path)
     for name in ("redrawn", "sharded"):

@@ -108,6 +108,7 @@ def figures(run: Path) -> list[Any]:
     return [summary["test"], summary["stages"], summary["updates"], kept]
 
 
+@pytest.mark.thorough
 def test_a_study_killed_in_the_middle_goes_on_to_the_same_results() -> None:
     process = subprocess.Popen(
         [*COMMAND, "--workers", "2"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

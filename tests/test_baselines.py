@@ -279,6 +279,7 @@ def test_training_goes_on_from_a_state_as_if_it_had_not_stopped(kind: str, split
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["mnist_vqvae", "mnist_vqvae_60", "mnist_residual_vq"])
 def test_a_recipes_loss_falls_within_a_hundred_updates(name: str, splits: Splits) -> None:
     small = ["model.width=8", "model.code_width=4", "model.blocks=1", "data.batch=16", "train.updates=100"]
@@ -303,6 +304,7 @@ MARGIN = 1.15
 that the optimiser moves have 1.2 to 2.1 in the VQ-VAE."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "decay", "seeds"), [("mnist_vqvae", 0.8, 2), ("mnist_residual_vq", 0.99, 1)])
 def test_a_baseline_is_as_good_as_the_library_used_plainly(
     name: str, decay: float, seeds: int, splits: Splits, library: Any

@@ -123,6 +123,7 @@ def work(variables: dict[str, str], folder: Path, words: list[str]) -> None:
         ranks.main(*words)
 
 
+@pytest.mark.thorough
 def test_two_processes_do_what_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,6 +186,7 @@ def test_nothing_in_an_update_waits_for_the_device(
 PER_STAGE = "model.refiner.head={name: conv_per_stage, layers: [{width: 4, upsample: 2, repeat: 2}], kernel: 3}"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("head", [[], [PER_STAGE]], ids=["conv", "conv_per_stage"])
 def test_a_stage_is_data_to_compiled_code(head: list[str], tmp_path: Path) -> None:
     from torch._dynamo.utils import counters  # Here, for importing it takes seconds.

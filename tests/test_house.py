@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def _module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def _imports(path: Path) -> set[str]:
     """The modules of the package that a module imports, also within functions; not those imported for types alone."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -75,6 +75,7 @@ def test_its_demo_codes_decode_stage_by_stage_as_in_the_original(model: Any, gol
     close(model.proposals(codes[:, :2])[0], golden["demo_proposals_stage2"].reshape(64, 1, 28, 28))
 
 
+@pytest.mark.thorough
 def test_unseen_digits_are_reconstructed_as_well_as_published(model: Any) -> None:
     shared("data", "MNIST", "raw")
     test = MNIST().load(shared("data")).test

@@ -94,12 +94,14 @@ def test_float32_is_within_its_tolerance(golden: Case) -> None:
         close(model.decode(golden.tensors["random_codes"]), golden.tensors["decoded"].float(), 5e-3, 5e-3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["plain", "checkpointed"])
 def test_gradient_norms(golden: Case, model: Any, checkpoint: bool) -> None:
     objective_of(model(golden.tensors["input"], recompute=99 if checkpoint else 0)).backward()
     gradients_match(model, golden, golden.numbers["grad_norms"])
 
 
+@pytest.mark.thorough
 def test_gradient_norms_with_grad_decay(golden: Case) -> None:
     decayed = golden.numbers["grad_decay"]
     model = golden.model(f"model.grad_decay={decayed['value']}")

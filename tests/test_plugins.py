@@ -222,6 +222,7 @@ for arguments in (["list", "condition"], ["validate", "tiny.yaml"]):
 """
 
 
+@pytest.mark.thorough
 def test_an_installed_package_is_found_by_a_fresh_process_and_a_broken_part_is_named(place: Path) -> None:
     package = place / "package"
     package.mkdir()

@@ -40,6 +40,7 @@ def peak_mb(stages: int, *, recompute: int | None) -> float:
     return peak[0] / 1e6
 
 
+@pytest.mark.thorough
 def test_recomputing_every_stage_takes_the_memory_of_one_whatever_their_number() -> None:
     few, many = peak_mb(4, recompute=4), peak_mb(16, recompute=16)
     kept = (16 - 4) * 4 * (3 * 32 * 32 + 8) * 4 / 1e6  # Reconstructions and grids.
@@ -47,6 +48,7 @@ def test_recomputing_every_stage_takes_the_memory_of_one_whatever_their_number()
     assert many < peak_mb(16, recompute=None) / 2
 
 
+@pytest.mark.thorough
 def test_the_stages_that_are_kept_are_those_that_memory_is_taken_for() -> None:
     none, some, all_but = peak_mb(12, recompute=0), peak_mb(12, recompute=6), peak_mb(12, recompute=11)
     assert all_but < some < none

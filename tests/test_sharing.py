@@ -82,6 +82,7 @@ def hub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 # ── graphs ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.thorough
 def test_onnxruntime_encodes_and_decodes_digits_as_torch_does(weights: Path, place: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra vqtk[onnx] is not installed")
     pytest.importorskip("onnxscript", reason="the extra vqtk[onnx] is not installed")

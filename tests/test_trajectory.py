@@ -9,7 +9,7 @@ from tests.parity import CASES, ROOT, case, pooled_shares
 from vqtk.recipe.recipe import load_recipe
 from vqtk.training.loop import Trainer
 
-pytestmark = [pytest.mark.original, pytest.mark.parametrize("name", CASES)]
+pytestmark = [pytest.mark.original, pytest.mark.thorough, pytest.mark.parametrize("name", CASES)]
 
 SETTINGS = [
     "train.updates=3",

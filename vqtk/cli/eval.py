@@ -60,7 +60,7 @@ def eval_command(
         ),
     ] = None,
     quality: Annotated[
-        bool, typer.Option("--quality", help="Also measure how far samples are from test images.")
+        bool, typer.Option("--quality", help="Also measure the distance between samples and test images.")
     ] = False,
     references: Annotated[
         bool,
@@ -73,7 +73,9 @@ def eval_command(
     codec: Annotated[
         bool,
         typer.Option(
-            "--codec", help="Also measure files of codes; for images, beside JPEG, WebP and AVIF. Needs vqtk[codec]."
+            "--codec",
+            help="Also measure the size of files of codes; for images, compare it with JPEG, WebP and AVIF. Needs "
+            "vqtk[codec].",
         ),
     ] = False,
     search: Searched = None,
@@ -82,7 +84,7 @@ def eval_command(
         typer.Option(
             "--metric",
             metavar="METRIC",
-            help="Also measure this metric, e.g. ssim (repeatable). `vqtk list metrics` shows all.",
+            help="Also measure this metric, e.g. ssim (repeatable). `vqtk list metrics` lists them.",
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,

@@ -47,13 +47,17 @@ def run_command(
     device: Device = "auto",
     data_dir: DataDir = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Parent folder of run directories.")] = Path("runs"),
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads, of each process.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per process.")] = None,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Train on this many devices of this machine, a process for each.")
+        int | None, typer.Option(min=1, help="Number of devices of this machine to train on, one process each.")
     ] = None,
     restarts: Annotated[
         int,
-        typer.Option("--max-restarts", min=0, help="Restart killed processes so often, from the newest checkpoint."),
+        typer.Option(
+            "--max-restarts",
+            min=0,
+            help="Restart failed or killed processes up to this many times, from the newest checkpoint.",
+        ),
     ] = 0,
 ) -> None:
     """Train the model that a recipe describes.

@@ -27,15 +27,19 @@ def ablate_command(
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Train failed runs again.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show how the study goes, wherever it runs, until it ends. Changes nothing.")
+        bool,
+        typer.Option("--watch", help="Show the study's progress until it ends, wherever it runs. Changes nothing."),
     ] = False,
     executor: Annotated[
-        str, typer.Option(help="local (processes on this machine), slurm (jobs of Slurm) or ray (a Ray cluster).")
+        str,
+        typer.Option(
+            help="Where runs are trained: local (processes on this machine), slurm (Slurm jobs) or ray (a Ray cluster)."
+        ),
     ] = "local",
     given: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Override a setting of the executor, as time=8h (repeatable)."
+            "--set", metavar="NAME=VALUE", help="Override a setting of the executor, e.g. time=8h (repeatable)."
         ),
     ] = None,
     workers: Annotated[

@@ -1,8 +1,8 @@
-"""A stage of the encoding pass: score all options and choose one, in the way that computes the least.
+"""A stage of the encoding pass: score all options and choose one, in the cheapest of three ways.
 
-the head has factors                 products of factors → grid;  factors of the choice → x     no deltas
-only the choice has a gradient       deltas → grid;  the chosen deltas again → x                their gradient alone
-otherwise                            deltas → grid, x                                           a gradient for all
+_by_factors     the head has factors             scores from products of factors; only the chosen delta is computed
+_chosen_again   only the choice has a gradient   all deltas without a gradient, then the chosen ones with it
+_by_deltas      otherwise                        all deltas with a gradient
 """
 
 from __future__ import annotations
@@ -41,19 +41,15 @@ def choose_option(
     chosen_only = chosen_only or not torch.is_grad_enabled()
     shared = x.shape[0] < target.shape[0]  # Then the deltas of one example serve all of them.
     compiled = model.compiled if model.compiled and model.compiled.takes(x) else None
-    factors = model.loss.quadratic and model.refiners[stage // model.segment].has_factors(x.shape[0])
-    if factors and not shared and not compiled:
+    has_factors = model.loss.quadratic and model.refiners[stage // model.segment].has_factors(x.shape[0])
+    if has_factors and not shared and not compiled:
         new, grid, codes, carry = _by_factors(model, x, state, stage, target, choose, chosen_only=chosen_only)
     elif chosen_only and not shared:
         new, grid, codes, carry = _chosen_again(model, x, state, stage, target, choose)
     else:
-        loss = model.compiled or model.loss
-        deltas, carry = model.step(x, state, stage)
-        grid = loss.grid(x, deltas, target)
-        codes = choose(grid.detach())
-        grid, new = loss.take(x, deltas, target, grid, codes)
-        return new, grid, codes, carry
+        return _by_deltas(model, x, state, stage, target, choose)
     if chosen_only and torch.is_grad_enabled():
+        # The grid has no gradient: the chosen option's loss is replaced by one that has, through `new`.
         grid = grid.scatter(1, codes[:, None], model.loss(new[:, None], target))
     return new, grid, codes, carry
 
@@ -84,6 +80,17 @@ def _chosen_again(
 
     delta, grid, codes, carry = network.choose_by(model.loss.to_channels(x), stage % model.segment, state, judge)
     return _changed(model, x, delta, bias, codes), grid, codes, carry
+
+
+def _by_deltas(
+    model: VQDraw, x: Tensor, state: State, stage: int, target: Tensor, choose: Choose
+) -> tuple[Tensor, Tensor, Tensor, State]:
+    loss = model.compiled or model.loss
+    deltas, carry = model.step(x, state, stage)
+    grid = loss.grid(x, deltas, target)
+    codes = choose(grid.detach())
+    grid, new = loss.take(x, deltas, target, grid, codes)
+    return new, grid, codes, carry
 
 
 def _changed(model: VQDraw, x: Tensor, delta: Tensor, bias: Tensor | None, codes: Tensor) -> Tensor:

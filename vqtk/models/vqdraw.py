@@ -310,9 +310,8 @@ class VQDraw(Model):
         for stage, chosen in enumerate(codes.unbind(1)):
             if self.grad_decay:
                 x, state = self.decayed(x, state)
-            if (
-                x.shape[0] < n
-            ):  # At the first stage all options for one example cost less than one option for each of n.
+            # At the first stage all options for one example cost less than one option for each of n.
+            if x.shape[0] < n:
                 deltas, carry = self.step(x, state, stage)
                 x = x + chosen_of(deltas, chosen)
             else:

@@ -1,4 +1,8 @@
-"""The two forms of a checkpoint, as files: weights with the trainer's state beside them, or both in parts."""
+"""Checkpoints as files, in two forms.
+
+update_00000100.safetensors, update_00000100.trainer.pt     the weights; the trainer's state
+update_00000100.dist/                                       both in parts, with `train.shard`
+"""
 
 from __future__ import annotations
 
@@ -29,21 +33,23 @@ def checkpoint_at(run: Path, trainer: Trainer) -> Path:
     return run / "checkpoints" / f"update_{trainer.done:08d}{PARTS if trainer.held else _WEIGHTS}"
 
 
-def write_checkpoint(path: Path, trainer: Trainer, facts: dict[str, Any], then: Callable[[], None]) -> None:
-    """Write a checkpoint and call `then`. Parts are written, by all processes, while training goes on.
+def write_checkpoint(path: Path, trainer: Trainer, facts: dict[str, Any], written: Callable[[], None]) -> None:
+    """Write a checkpoint, and call `written` once it is complete.
+
+    Parts are written by all processes while training continues, and the first process calls it.
 
     Raises: VqtkError if it cannot be written.
     """
     facts = {**facts, "update": trainer.done}
     if not trainer.held:
         _write_whole(path, trainer, facts)
-        then()
+        written()
         return
     from vqtk.training.parts import settings_of, tensors_of
 
     facts |= {"seconds": trainer.seconds, "recipe": trainer.recipe.plain(), "processes": trainer.processes.size}
     facts |= {"optimizer": settings_of(trainer.optimizer)}
-    trainer.held.writer.write(path, tensors_of(trainer), facts, then)
+    trainer.held.writer.write(path, tensors_of(trainer), facts, written)
 
 
 def _write_whole(weights: Path, trainer: Trainer, facts: dict[str, Any]) -> None:
@@ -55,7 +61,7 @@ def _write_whole(weights: Path, trainer: Trainer, facts: dict[str, Any]) -> None
         write_bytes(state, buffer.getvalue())
         with trainer.evaluated() as model:
             save_weights(weights, model, trainer.recipe, trainer_sha256=sha256, **facts)
-    except BaseException:
+    except BaseException:  # Without weights, the state belongs to no checkpoint.
         state.unlink(missing_ok=True)
         raise
 
@@ -131,7 +137,7 @@ def _read_state(path: Path, sha256: str) -> dict[str, Any]:
 
 def set_aside(checkpoint: Path) -> None:
     """Rename a damaged checkpoint, so that it no longer counts as the newest one."""
-    for path in {checkpoint, checkpoint.with_suffix(".safetensors"), _state_of(checkpoint)}:
+    for path in {checkpoint, checkpoint.with_suffix(_WEIGHTS), _state_of(checkpoint)}:
         if path.exists():
             path.replace(path.with_name(path.name + ".damaged"))
 

@@ -43,8 +43,8 @@ KEPT = 2
 class RunDirectory:
     """The files of one run.
 
-    They are `recipe.yaml`, `manifest.json`, `metrics.jsonl`, `evaluation.json`, `summary.json`, `checkpoints/`,
-    `images/`, and `plugins/` if the recipe names any.
+    This class reads and writes `recipe.yaml`, `manifest.json`, `metrics.jsonl`, `evaluation.json`, `summary.json`,
+    `checkpoints/`, `images/`, and `plugins/` if the recipe names any. docs/runs.md lists all files.
     """
 
     def __init__(self, path: Path):
@@ -100,7 +100,7 @@ class RunDirectory:
 
     @classmethod
     def to_repeat(cls, path: Path) -> RunDirectory:
-        """Return an existing run whose recipe and plugins are as it was started with. Raises: CheckpointError."""
+        """Return an existing run, to repeat it. Raises: CheckpointError if its recipe or plugins have changed."""
         run, _ = cls.open(path)
         run.check_recipe()
         return run
@@ -113,7 +113,7 @@ class RunDirectory:
 
     def write_manifest(self, facts: dict[str, Any]) -> None:
         """Add facts to the manifest, replacing those of the same name; the first call adds the directory and recipe."""
-        self._write_json("manifest.json", {**(self.manifest() or self._made()), **facts})
+        self._write_json("manifest.json", {**(self.manifest() or self._own_facts()), **facts})
 
     def manifest(self) -> dict[str, Any]:
         """Return the manifest, empty if it is not written yet. Raises: CheckpointError if it is damaged."""
@@ -134,7 +134,7 @@ class RunDirectory:
                 "that the run was trained by. Undo the change."
             )
 
-    def _made(self) -> dict[str, str]:
+    def _own_facts(self) -> dict[str, str]:
         """Return the facts of a manifest about the run directory itself."""
         return {"directory": str(self.path.resolve()), "recipe_sha256": file_sha256(self.path / "recipe.yaml")}
 
@@ -143,6 +143,8 @@ class RunDirectory:
         begun = (manifest or {}).get("from")
         option = f"--from {begun['path']} " if begun else ""
         return f"Start the run again: vqtk run {option}{self.path / 'recipe.yaml'}."
+
+    # ── results ──────────────────────────────────────────────────────────────────────────────────
 
     def write_evaluation(self, evaluation: dict[str, Any]) -> None:
         """Write the newest test metrics: `update`, `items`, `row`, `stages` and `usage`."""
@@ -169,12 +171,12 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         if path.exists():
             logged = path.read_text(encoding="utf-8", errors="replace")
-            kept = "".join(line + "\n" for line in logged.splitlines() if _stays(line, done))
+            kept = "".join(line + "\n" for line in logged.splitlines() if _is_kept(line, done))
             if kept != logged:
                 write_text(path, kept)
 
     def has_tested(self, done: int) -> bool:
-        """Return whether the metrics hold an evaluation after an update."""
+        """Return whether the metrics contain an evaluation after update `done`."""
         path = self.path / "metrics.jsonl"
         return any(row["update"] == done and watched_of(row) for row in read_metrics(path)[0])
 
@@ -192,7 +194,7 @@ class RunDirectory:
         if path.exists() and not trainer.held:
             return path
         trainer.check_finite()
-        write_checkpoint(path, trainer, self._facts(), self._prune)
+        write_checkpoint(path, trainer, self._data_facts(), self._prune)
         return path
 
     def finish(self, trainer: Trainer) -> None:
@@ -203,9 +205,9 @@ class RunDirectory:
         if not trainer.held:
             return
         trainer.held.writer.wait()
-        write_weights(self.path, trainer, self._facts())
+        write_weights(self.path, trainer, self._data_facts())
 
-    def _facts(self) -> dict[str, Any]:
+    def _data_facts(self) -> dict[str, Any]:
         return {"data_sha256": self.manifest().get("data", {}).get("sha256")}
 
     def _prune(self) -> None:
@@ -213,41 +215,27 @@ class RunDirectory:
         for old in resumable(self.path)[:-KEPT]:
             remove_checkpoint(old)
 
-    def sweep(self) -> None:
-        """Remove what killed processes left behind: temporary files, and trainers' states without weights."""
-        sweep(self.path)
-        sweep_states(self.path)
-
-    def is_gone(self) -> bool:
-        """Return whether the directory was removed or moved."""
-        return not (self.path / "recipe.yaml").exists()
-
-    def check_there(self) -> None:
-        """Raise FileNotFoundError if the directory was removed or moved: writing would create another one."""
-        if self.is_gone():
-            raise FileNotFoundError(errno.ENOENT, "the run no longer exists", str(self.path))
-
     def restore(self, trainer: Trainer) -> str | None:
         """Load the newest intact checkpoint; return a line about the damaged ones that were skipped, None without any.
 
         Raises: CheckpointError if no checkpoint can be read.
         """
         damage: list[str] = []
-        passed: list[Path] = []
+        skipped: list[Path] = []
         for path in reversed(resumable(self.path)):
             try:
                 plain, restore = open_checkpoint(path)
             except CheckpointError as error:
                 reason = str(error).partition(". ")[0].rstrip(".")
                 damage.append(f"{path.name} is damaged ({reason})")
-                passed.append(path)
+                skipped.append(path)
                 continue
             self._check_same_recipe(path, plain, trainer)
             try:
                 restore(trainer)
             except CheckpointError as error:
                 raise CheckpointError(f"{error} {self._restart()}") from None
-            for damaged in passed:
+            for damaged in skipped:  # Only now: if no checkpoint can be read, the files stay as they are.
                 set_aside(damaged)
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
         reason = "; ".join(damage) or "the run stopped before its first one"
@@ -265,6 +253,22 @@ class RunDirectory:
                 f"{_difference(recipe, trainer.recipe.plain())}. Undo the change to resume this run, or start "
                 f"another from its weights: vqtk run --from {self.path} {self.path / 'recipe.yaml'}."
             )
+
+    # ── upkeep ───────────────────────────────────────────────────────────────────────────────────
+
+    def sweep(self) -> None:
+        """Remove what killed processes left behind: temporary files, and trainers' states without weights."""
+        sweep(self.path)
+        sweep_states(self.path)
+
+    def is_gone(self) -> bool:
+        """Return whether the directory was removed or moved."""
+        return not (self.path / "recipe.yaml").exists()
+
+    def check_there(self) -> None:
+        """Raise FileNotFoundError if the directory was removed or moved: writing would create another one."""
+        if self.is_gone():
+            raise FileNotFoundError(errno.ENOENT, "the run no longer exists", str(self.path))
 
 
 def _unwritable(path: Path, error: OSError) -> str:
@@ -300,5 +304,6 @@ def _difference(was: dict[str, Any], now: dict[str, Any]) -> str:
     return "its structure was different"
 
 
-def _stays(line: str, done: int) -> bool:
+def _is_kept(line: str, done: int) -> bool:
+    """Return whether a line of the metrics stays when a run resumes after update `done`."""
     return any(row["update"] <= done and not row.get("end") for row in read_rows([line]))

@@ -46,25 +46,25 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
     directory.sweep()
     for line in trainer.execution.notes:
         experiment.say(line)
-    random = trainer.done == 0 and not experiment.at_centres and "from" not in directory.manifest()
-    if trainer.settings.init == "kmeans" and random:
+    starts_random = trainer.done == 0 and not experiment.at_centres and "from" not in directory.manifest()
+    if trainer.settings.init == "kmeans" and starts_random:
         start_at_centres(trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
     finished, recording = False, _Recording(experiment, directory)
     try:
-        _agree(experiment)
+        _copy_from_leader(experiment)
         _start(experiment, directory, recording)
         callbacks = [*experiment.callbacks, recording]
         finished = training_loop(trainer, experiment.splits.train, directory.log, callbacks)
-        _unite_skipped(experiment)
+        _share_skipped(experiment)
         _save(trainer, directory)
         directory.finish(trainer)
         if finished:
             _finish(experiment, directory)
     except Exception as error:
-        explained, left = failure(error, trainer, directory, manifest=experiment.manifest, again=again)
+        explained, advice = failure(error, trainer, directory, manifest=experiment.manifest, again=again)
         if explained:
             raise explained from error
-        experiment.say(left)
+        experiment.say(advice)
         raise
     finally:
         for callback in experiment.callbacks:
@@ -73,7 +73,7 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
 
 
 def _start(experiment: Experiment, directory: RunDirectory, recording: _Recording) -> None:
-    """Tell the callbacks that the run starts, and catch up on an evaluation that a stopped run did not come to."""
+    """Tell the callbacks that the run starts, and evaluate if the run was stopped when an evaluation was due."""
     done, settings = experiment.trainer.done, experiment.recipe.train
     manifest = directory.manifest() or experiment.manifest()
     started = Started(directory.path, experiment.recipe, manifest, experiment.trainer.model, done, experiment.say)
@@ -87,8 +87,8 @@ def _start(experiment: Experiment, directory: RunDirectory, recording: _Recordin
 # ── several processes ────────────────────────────────────────────────────────────────────────────
 
 
-def _agree(experiment: Experiment) -> None:
-    """Begin all processes at the state of the one that leads. Raises: DataError if one of them has other data."""
+def _copy_from_leader(experiment: Experiment) -> None:
+    """Give all processes the state of the one that leads. Raises: DataError if one of them has other data."""
     trainer, splits = experiment.trainer, experiment.splits
     if trainer.processes.size == 1:
         return
@@ -111,12 +111,12 @@ def _agree(experiment: Experiment) -> None:
 def _follow(experiment: Experiment, directory: RunDirectory) -> bool:
     """Train and evaluate with the process that leads; return whether all updates are done."""
     processes, following = experiment.trainer.processes, _Following(experiment, directory)
-    _agree(experiment)
-    if processes.of_first(False):
+    _copy_from_leader(experiment)
+    if processes.of_first(False):  # What the leader passes in `_start`: whether an evaluation is due.
         experiment.evaluate()
     callbacks = [*experiment.callbacks, following]
     finished = training_loop(experiment.trainer, experiment.splits.train, lambda row: None, callbacks)
-    _unite_skipped(experiment)
+    _share_skipped(experiment)
     following.on_checkpoint_due(experiment.trainer.done)
     directory.finish(experiment.trainer)
     if finished:
@@ -149,8 +149,8 @@ class _Following(Callback):
             self.directory.save(self.experiment.trainer)
 
 
-def _unite_skipped(experiment: Experiment) -> None:
-    """Let the process that leads know the damaged files that any of them skipped."""
+def _share_skipped(experiment: Experiment) -> None:
+    """Add the damaged files that other processes skipped to those of this one."""
     skipped = experiment.splits.train.skipped
     for names in experiment.trainer.processes.of_each(list(skipped)):
         skipped += [name for name in names if name not in skipped]
@@ -202,6 +202,7 @@ def _draw(experiment: Experiment, directory: RunDirectory) -> None:
 
 
 def _finish(experiment: Experiment, directory: RunDirectory) -> None:
+    """Evaluate, draw, and write the summary, the references and the report."""
     trainer, test = experiment.trainer, experiment.splits.test
     directory.check_there()
     _record_skipped(experiment, directory)
@@ -233,7 +234,7 @@ def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dic
     row = {"update": update, found["split"]: found["row"], "end": True}
     if experiment.ends_with_more:
         experiment.say(f"Evaluating {len(experiment.final):,} test examples …")
-        if found["split"] == "test":
+        if found["split"] == "test":  # `test` will hold the final metrics: the curve's last point gets another key.
             row["subset"] = found["row"]
         found = experiment.evaluate(experiment.final)
         experiment.evaluated(found)

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from vqtk.models.vqdraw import VQDraw
 
 MOST_VALUES = 1 << 28
-"""Values of the deltas of shared prefixes, or of all reconstructions, that are held at most."""
-MOST_AT_ONCE = 1 << 14
+"""The most values held at a time: of the deltas of shared prefixes, or of all reconstructions."""
+MOST_EXAMPLES = 1 << 14
 """Examples that are encoded together at most."""
 AT_ONCE = 1 << 21
-"""Values of deltas that are computed at a time: on a CPU they should fit its cache."""
+"""The values of deltas computed at a time; on a CPU, they should fit into its cache."""
 _OF_FACTORS = 16
-"""About how many times as many values as a reconstruction has a stage takes for a prefix if it works with factors."""
+"""Scoring a prefix by factors takes about this many times the values of a reconstruction."""
 
 
 @searches.register("beam", example={"width": 2})
 class Beam:
-    """The `width` best prefixes after each stage, among all options of those kept before; exact.
+    """Keeps the `width` best prefixes after each stage, among all options of the prefixes kept before.
 
     Examples that share a prefix share its deltas: after the first stage there are no more than `options` different
     reconstructions, and after the second no more than their square, whatever the number of examples and the width. So
@@ -59,21 +59,23 @@ class Beam:
     def examples_at_once(self, model: VQDraw) -> int:
         """Return how many examples are encoded together; more share more prefixes, and take more memory."""
         each = max(self.width, model.stages) * prod(model.loss.shape)
-        return min(MOST_AT_ONCE, max(1, MOST_VALUES // each))
+        return min(MOST_EXAMPLES, max(1, MOST_VALUES // each))
 
     def _searched(self, model: VQDraw, target: Tensor) -> Tensor:
-        nothing = torch.zeros(len(target), 1, 0, dtype=torch.int64, device=target.device)
-        kept = _Kept(nothing, nothing.new_zeros(len(target), 1), *model.start(1))
+        # Before the first stage, all examples share one prefix, the empty code.
+        empty = torch.zeros(len(target), 1, 0, dtype=torch.int64, device=target.device)
+        kept = _Kept(empty, empty.new_zeros(len(target), 1), *model.start(1))
         for stage in range(model.stages):
             parts = self._parts(model, stage, kept)
-            order = torch.cat(parts).argsort()
+            order = torch.cat(parts).argsort()  # Back to the order of the targets.
             kept = _joined([self._stage(model, stage, target[part], kept.of(part)) for part in parts], order)
         return kept.codes
 
     def _parts(self, model: VQDraw, stage: int, kept: _Kept) -> list[Tensor]:
         """Return the examples whose next stage is searched together: all, if they share prefixes and memory suffices.
 
-        Otherwise examples come together whose best prefixes are equal or alike, as many as a cache holds the deltas of.
+        Otherwise, examples with equal or similar best prefixes are searched together, as many as fit into a cache with
+        their deltas.
         """
         each = _values_of_each(model, stage, len(kept.x))
         if len(kept.x) * each <= MOST_VALUES and 2 * len(kept.x) <= kept.rows.numel():
@@ -85,22 +87,25 @@ class Beam:
         k, x, state = model.options, before.x, before.state
         proposed = _proposed(model, x, state, stage)
         grid = proposed.scored(target, before.rows).flatten(1)  # (n, w · k)
+        # Stable: of equal losses the first option is taken, as in greedy encoding.
         best = grid.sort(dim=1, stable=True).indices[:, : self.width]
         beam, option = best // k, best % k
+        # The new prefixes, each once, however many examples keep it.
         distinct, rows = torch.unique(before.rows.gather(1, beam) * k + option, return_inverse=True)
-        row, chosen = distinct // k, distinct % k
-        x = x[row] + proposed.chosen(row, chosen)
+        parent, chosen = distinct // k, distinct % k
+        x = x[parent] + proposed.chosen(parent, chosen)
         if model.stateful:
-            state = model.advance(stage, tree_map(itemgetter(row), proposed.carry), chosen, x)
-        along = before.codes.gather(1, beam[..., None].expand(-1, -1, stage))
-        return _Kept(torch.cat([along, option[..., None]], 2), rows, x, state)
+            state = model.advance(stage, tree_map(itemgetter(parent), proposed.carry), chosen, x)
+        codes = before.codes.gather(1, beam[..., None].expand(-1, -1, stage))
+        return _Kept(torch.cat([codes, option[..., None]], 2), rows, x, state)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """The prefixes that each of n examples keeps, the best first: codes (n, w, s), and where they are in x and state.
+    """The prefixes that each of n examples keeps, the best first: codes (n, w, s).
 
-    `x` and `state` hold each distinct prefix once, u in all: `rows` (n, w), x (u, *shape).
+    `rows` (n, w) says where each is in `x` (u, *shape) and `state`. Examples share prefixes: each is there once, or
+    once for each part of `_joined`.
     """
 
     codes: Tensor
@@ -115,9 +120,9 @@ class _Kept:
 
 
 def _joined(parts: Sequence[_Kept], order: Tensor) -> _Kept:
-    """Return what the examples of all parts keep, in another order."""
+    """Return what the examples of all parts keep, in the given order."""
     starts = [0, *accumulate(len(part.x) for part in parts)]
-    rows = torch.cat([part.rows + start for part, start in zip(parts, starts, strict=False)])
+    rows = torch.cat([part.rows + start for part, start in zip(parts, starts[:-1], strict=True)])
     codes, x = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "x"))
     return _Kept(codes[order], rows[order], x, _joined_states([part.state for part in parts]))
 
@@ -199,10 +204,10 @@ def _proposed(model: VQDraw, x: Tensor, state: State, stage: int) -> _Deltas | _
 
 
 def _pairs(target: Tensor, kept: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the prefixes kept (n, w) beside the target that each is kept for, `size` of them at a time."""
+    """Yield the rows of the prefixes kept (n, w), `size` at a time, with the target of each one's example."""
     examples = torch.arange(len(target), device=target.device).repeat_interleave(kept.shape[1])
-    for row, one in zip(kept.flatten().split(size), examples.split(size), strict=True):
-        yield row, target[one]
+    for row, example in zip(kept.flatten().split(size), examples.split(size), strict=True):
+        yield row, target[example]
 
 
 def _joined_states(states: Sequence[State]) -> State:

@@ -17,9 +17,9 @@ from vqtk.training.distributed import Processes
 
 
 class Batches:
-    """The batches of each update from `done` on, augmented, in training units on the model's device.
+    """Iterates over updates from `done` on: `next` returns the batches of one, augmented and in training units.
 
-    Of several processes, each has its rows of every batch.
+    With several processes, each gets its rows of every batch. All are on the model's device.
     """
 
     def __init__(self, recipe: Recipe, model: Model, data: Split, *, done: int = 0, processes: Processes | None = None):
@@ -33,12 +33,6 @@ class Batches:
         self._order = data.order(recipe.seed)
         self._raw = batches_of(data.to(self.device), self._indices(done))
 
-    def _indices(self, done: int) -> Iterator[Tensor]:
-        while True:
-            indices = self._order(done * self.examples_per_update, self.examples_per_update)
-            yield indices.view(-1, self.batch)[:, self.rows].flatten()
-            done += 1
-
     def __next__(self) -> list[Tensor]:
         raw = next(self._raw).to(self.device, non_blocking=True)
         for index, augmentation in enumerate(self.augmentations):
@@ -50,8 +44,14 @@ class Batches:
         """End the workers, if there are any. Left to garbage collection, each of them takes five seconds to end."""
         self._raw.close()
 
+    def _indices(self, done: int) -> Iterator[Tensor]:
+        while True:
+            indices = self._order(done * self.examples_per_update, self.examples_per_update)
+            yield indices.view(-1, self.batch)[:, self.rows].flatten()
+            done += 1
+
     def _augmented(self, augmentation: Augmentation, raw: Tensor, drawn_by: torch.Generator) -> Tensor:
-        """Augment these rows as in the whole batches, because it is for these that an augmentation draws."""
+        """Augment these rows as in the whole batches, since an augmentation draws for these; other rows are zeros."""
         if self.processes.size == 1:
             return augmentation(raw, drawn_by)
         whole = raw.new_zeros(self.examples_per_update, *raw.shape[1:])
@@ -60,7 +60,7 @@ class Batches:
 
 
 class Passes:
-    """The passes of one update over the rows of this process: by batch, each with its piece's share of the batch."""
+    """The passes of one update over this process's rows, by batch; each with its piece's share of the whole batch."""
 
     def __init__(self, processes: Processes):
         self.processes = processes
@@ -91,7 +91,7 @@ class Passes:
         return torch.cat([passed.codes for passed in self.own()])
 
     def terms(self) -> Tensor:
-        """Return the loss terms of each batch: (batches, names). Those of all processes add up to means."""
+        """Return the loss terms of each batch: (batches, names). Summed over all processes, they are means."""
         return torch.stack([_sum_of_shares(pieces)[1:] for pieces in self._batches])
 
     def whole(self) -> list[Pass]:
@@ -107,5 +107,5 @@ class Passes:
 
 
 def _sum_of_shares(pieces: list[tuple[float, Pass]]) -> Tensor:
-    """Return the loss and the terms of a batch, as far as they come from these pieces of it: (1 + names,)."""
+    """Return the loss and the terms of a batch, summed over these pieces by their shares: (1 + names,)."""
     return torch.stack([share * torch.stack([passed.loss, *passed.terms.values()]) for share, passed in pieces]).sum(0)

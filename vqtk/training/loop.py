@@ -1,12 +1,13 @@
 """The training loop, and one update of it.
 
-batches = next(fetched)                      one, or `accumulate` of them (batches.py)
+batches = next(Batches(…))                   one, or `accumulate` of them (batches.py)
 for each piece of a batch:                   the whole batch, or `micro_batch` examples
     objective.prepare(piece)                 what has no gradient: draws, the path of a search
     passed = objective(piece)                forward: the encoding pass and its losses
     (passed.loss · share).backward()         backward: gradients add up
 add gradients                            over all processes, if there are several
 clip, optimizer.step()                       at the schedule's learning rate
+revive, objective.after_update()             unused options; codebooks, for example
 average the weights                          with `ema`
 log, evaluate, draw, save                    when due
 """
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+# `Callback`, `Progress` and `Order` also for plugins of earlier versions, which import them from here.
 from vqtk.callbacks import Callback as Callback
 from vqtk.callbacks import Progress as Progress
 from vqtk.callbacks import Row
@@ -60,7 +62,7 @@ _ADVICE = "Lower train.optimizer.lr, or give the schedule a `warmup`."
 def training_loop(
     trainer: Trainer, data: Split, log: Callable[[dict[str, Any]], None], callbacks: Sequence[Callback]
 ) -> bool:
-    """Train until the recipe's updates are done; return False if a callback stopped the run before.
+    """Train until the recipe's updates are done, or a callback stops the run; return whether they are done.
 
     The images and checkpoints that are due by the clock change no result.
 
@@ -72,7 +74,7 @@ def training_loop(
     pictures_at = time.monotonic() + min(FIRST_PICTURES_S, pictures_every)
     checkpoint_at = time.monotonic() + checkpoints_every
     row = Row()
-    spent, since = 0.0, 0
+    seconds_since_log, updates_since_log = 0.0, 0
     stopped = processes.any(any(callback.stop for callback in callbacks))
     with closing(Batches(trainer.recipe, trainer.model, data, done=trainer.done, processes=processes)) as batches:
         while trainer.done < updates and not stopped:
@@ -84,16 +86,17 @@ def training_loop(
                 row = Row(trainer.metrics(), before=row)
             seconds = time.perf_counter() - started
             trainer.seconds += seconds
-            spent, since = spent + seconds, since + 1
-            progress = Progress(done, updates, row, since * batches.examples_per_update / spent)
+            seconds_since_log, updates_since_log = seconds_since_log + seconds, updates_since_log + 1
+            examples_per_s = updates_since_log * batches.examples_per_update / seconds_since_log
+            progress = Progress(done, updates, row, examples_per_s)
             if logs:
-                log({"update": done, **row, "step_ms": 1e3 * spent / since})
-                spent, since = 0.0, 0
+                log({"update": done, **row, "step_ms": 1e3 * seconds_since_log / updates_since_log})
+                seconds_since_log, updates_since_log = 0.0, 0
             trainer.logged = done
 
             now = time.monotonic()
             evaluates, draws, saves = done % settings.evaluate_every == 0, now >= pictures_at, now >= checkpoint_at
-            if trainer.held:  # All take part, and their clocks differ.
+            if trainer.held:  # All processes take part in drawing and saving, and their clocks differ.
                 draws, saves = processes.any(draws), processes.any(saves)
             for callback in callbacks:
                 callback.on_update(progress)
@@ -118,10 +121,13 @@ class Trainer:
     The model holds the weights that are trained. What evaluates, draws or saves it does so within `evaluated`.
 
     `execution` says how updates are computed; by default as the recipe asks, on the model's device. `processes` train
-    together, by default this one alone. `trained` holds the parameters that the optimiser changes: the model's, or with
-    `held` this process's parts of them; `resumes_at` is the checkpoint that it will read these from. `sound` is
-    False during the optimiser's step, and `logged` is the last update whose metrics were written if they were due: a
-    failure in between must not become a checkpoint.
+    together, by default this one alone.
+
+    - `trained` holds the parameters that the optimiser changes: the model's or, with `held`, this process's parts.
+    - `resumes_at` is the checkpoint that these parts will be read from.
+    - `sound` is False from the optimiser's step to the end of the update.
+    - `logged` is the last update whose metrics, if due, were written. After a failure, a checkpoint is written only if
+      the state is sound and `logged` is `done`.
 
     Raises: RecipeError if model and objective do not fit, an update needs more memory than this machine has, weights
     would be averaged twice, or the processes cannot take equal parts of a batch.
@@ -217,9 +223,9 @@ class Trainer:
             if not self.is_sharded:
                 self.processes.copy_from_first(self.model)
         self.shard()
-        parts = self.captured
-        backward = parts.backward if parts else self.backward
-        (parts.zero_grad if parts else self.model.zero_grad)()
+        captured = self.captured
+        backward = captured.backward if captured else self.backward
+        (captured.zero_grad if captured else self.model.zero_grad)()
         weights = list(self.trained.parameters()) if self.average else []
         if self.average and not self.average.values:
             self.average.start(weights)
@@ -236,8 +242,8 @@ class Trainer:
         else:
             self.processes.add_gradients(self.model.parameters())
         self._set_rates(updates)
-        self.sound = False
-        self.gradient_norm = parts.step() if parts else self.step()
+        self.sound = False  # Until the update is complete: a failure in between must not be saved.
+        self.gradient_norm = captured.step() if captured else self.step()
         if self.model.revives:
             self.model.after_update(self.optimizer, self.usage())
         if self.revival:
@@ -261,20 +267,20 @@ class Trainer:
         return torch.autocast(piece.device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False)
 
     def step(self) -> Tensor | None:
-        """Clip the gradient and take the optimiser's step; return the norm of the gradient, if it is limited.
+        """Clip the gradient and take the optimiser's step; return the norm of the gradient, None without `clip_norm`.
 
-        It is that of the gradient after its values were limited, if they are. Does not wait for the device.
+        The norm is measured after `clip_value` and before `clip_norm`. Does not wait for the device.
         """
         value, norm = self.settings.clip_value, self.settings.clip_norm
-        weights, found = list(self.trained.parameters()), None
+        weights, norm_found = list(self.trained.parameters()), None
         if value is not None:
             nn.utils.clip_grad_value_(weights, value)
         if norm is not None:
             gradients = [weight.grad for weight in weights if weight.grad is not None]
-            found = self.held.gradient_norm() if self.held else nn.utils.get_total_norm(gradients)
-            nn.utils.clip_grads_with_norm_(weights, norm, found)
+            norm_found = self.held.gradient_norm() if self.held else nn.utils.get_total_norm(gradients)
+            nn.utils.clip_grads_with_norm_(weights, norm, norm_found)
         self.optimizer.step()
-        return found
+        return norm_found
 
     def _revive(self, revival: Revival, target: Tensor) -> None:
         """Count the usage of options, and at the end of a window revive idle ones, in the average as well.
@@ -301,7 +307,7 @@ class Trainer:
 
     @contextmanager
     def evaluated(self) -> Iterator[Model]:
-        """Return the model with the weights to evaluate, draw or save, for the context: averaged ones, if there are.
+        """Yield the model with the weights to evaluate, draw or save: the averaged ones, if there are any.
 
         With `held`, all processes enter it together.
         """
@@ -312,8 +318,8 @@ class Trainer:
     def _pieces(self, batch: Tensor, index: int, updates: int) -> Iterator[tuple[Tensor, State, float]]:
         """Yield the pieces of a batch, each with the selector's draws for it and its share of the batch.
 
-        The draws are made for the whole batch of all processes, so that they depend neither on `micro_batch` nor on
-        these.
+        The draws are made for the whole batch of all processes, so they depend neither on `micro_batch` nor on the
+        number of processes.
         """
         draws, whole = None, len(batch) * self.processes.size
         if self.explores:
@@ -324,8 +330,8 @@ class Trainer:
         size = self.settings.micro_batch or len(batch)
         for start in range(0, len(batch), size):
             piece = batch[start : start + size]
-            drawn = None if draws is None else tree_map(partial(_rows, start, start + size), draws)
-            yield piece, drawn, len(piece) / whole
+            piece_draws = None if draws is None else tree_map(partial(_rows, start, start + size), draws)
+            yield piece, piece_draws, len(piece) / whole
 
     def _read_passes(self) -> list[Pass]:
         """Return the passes of the last update; with several processes, one over each whole batch if it is read."""
@@ -351,6 +357,7 @@ class Trainer:
         found = {"entropy_pooled_nats": entropy, "used": used}
         if self.gradient_norm is not None:
             found["grad_norm"] = self.gradient_norm
+        # One transfer from the device for all values.
         values = torch.cat([means, torch.stack([value.double() for value in found.values()])]).tolist()
         row = dict(zip([*self.passes.names, *found], values, strict=True))
         row["used"] = int(row["used"])
@@ -376,7 +383,7 @@ class Trainer:
             raise DivergenceError(f"training diverged: after update {self.done} the weights are not finite. {_ADVICE}")
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores in addition to the weights to evaluate; if others are trained, also these."""
+        """Return what a checkpoint stores besides the weights to evaluate: if these are averages, the trained ones."""
         state = {"done": self.done, "seconds": self.seconds, "optimizer": self.optimizer.state_dict()}
         if self.average or isinstance(self.optimizer, Averaging):
             state["weights"] = [weight.detach() for weight in self.model.parameters()]

@@ -144,7 +144,11 @@ def with_options(count: int) -> str:
 
 
 MODELS = {
-    "none": ("none", lambda: None, "none: no such run or weights file. Expected a run directory or bundle"),
+    "none": (
+        "none",
+        lambda: None,
+        "none: no such run or weights file. Did you mean run? Expected a run directory",
+    ),
     "folder": ("folder", lambda: None, "folder: not a run directory with a checkpoint", "Expected a path like runs/"),
     "folder of runs": (".", lambda: None, ".: not a run directory with a checkpoint", "Did you mean run? Expected"),
     "recipe": (

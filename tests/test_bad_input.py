@@ -27,7 +27,7 @@ FILES = {
 }
 
 OVERRIDES = {
-    "train.updates": "override 'train.updates': expected dotted.path=value, as in train.updates=2000.",
+    "train.updates": "override 'train.updates': expected dotted.path=value, without spaces, as in train.updates=2000.",
     "train..updates=3": "override 'train..updates=3': expected dotted.path=value",
     "modle.stages=3": "override 'modle.stages=3': modle: unknown key. Did you mean 'model'?",
     "model.stagess=3": "override 'model.stagess=3': model.stagess: unknown key. Did you mean 'stages'?",
@@ -164,6 +164,7 @@ def test_a_mended_plugin_can_be_loaded_after_it_failed(refusing: Refusing) -> No
     [
         ("god.yaml", "god.yaml: no such recipe. Did you mean 'good.yaml'? Expected the path of a .yaml file."),
         (".", ". is a folder; expected a recipe, a .yaml file."),
+        ("seed=1", "seed=1: no such recipe. Overrides such as this come after the recipe: RECIPE seed=1."),
     ],
 )
 def test_a_path_that_holds_no_recipe_is_told(path: str, told: str, refusing: Refusing) -> None:

@@ -341,7 +341,7 @@ def test_a_folder_is_compressed_and_read_back(
     again = ["compress", folder, "-m", weights, "-o", codes], ["decompress", codes, "-m", weights, "-o", out]
     for command, what in zip(again, ("this file exists", "this folder has files"), strict=True):
         assert vqtk_main(monkeypatch, *command) == 2
-        assert f"{what}. Choose another path with --out, or give --force to replace it." in capsys.readouterr().err
+        assert f"{what}. Choose another path with --out, or give --force to replace " in capsys.readouterr().err
     assert before == (codes.read_bytes(), (out / "0.png").read_bytes())
     for command in again:
         assert vqtk_main(monkeypatch, *command, "--force") == 0

@@ -196,10 +196,10 @@ def test_the_component_of_contributing_registers_and_trains(tmp_path: Path, monk
 def test_the_reference_is_what_the_code_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    block_registry = REGISTRIES["block"]
-
-    block_registry.entries()
-    monkeypatch.delitem(block_registry._entries, "residual", raising=False)
+    for registry in REGISTRIES.values():
+        for name, entry in registry.entries().items():
+            if not entry.component.__module__.startswith("vqtk."):  # Another test's.
+                monkeypatch.delitem(registry._entries, name)
     assert vqtk_main(monkeypatch, "list", "--markdown") == 0
     assert capsys.readouterr().out == (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 

@@ -308,6 +308,28 @@ def test_the_data_of_a_recipe_are_those_of_its_runs(place: Path) -> None:
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (4490, 10, 1000)
     assert splits.test[torch.arange(2)].shape == (2, 1, 28, 28)
     assert splits.test.labels.shape == (1000,)
+    assert repr(splits.train) == "<4,490 examples with labels>"
+
+
+def test_examples_are_found_by_a_number_a_slice_a_list_or_a_tensor() -> None:
+    _, splits = given_splits(PIXELS, like=DIGITS)
+    held = splits.train
+    every = held[torch.arange(len(held))]
+    assert torch.equal(held[0], every[0])
+    assert torch.equal(held[-1], every[-1])
+    assert torch.equal(held[1:3], every[1:3])
+    assert torch.equal(held[[2, 0]], every[[2, 0]])
+    assert torch.equal(held[torch.arange(len(held)) > 1], every[2:])
+    with pytest.raises(IndexError):
+        held[len(held)]
+    assert sum(1 for _ in held) == len(held)
+
+
+def test_data_of_another_shape_than_the_recipes_are_named() -> None:
+    spec, splits = given_splits(torch.full((8, 1, 32, 32), 255, dtype=torch.uint8), like=DIGITS)
+    assert spec.shape == (1, 32, 32)
+    assert splits.note is not None
+    assert splits.note.startswith("The examples have the shape (1, 32, 32), and those of the recipe (1, 28, 28)")
 
 
 def test_settings_given_as_arguments_are_answered_with_the_override(
@@ -323,6 +345,8 @@ def test_settings_given_as_arguments_are_answered_with_the_override(
     ):
         with pytest.raises(VqtkError, match=told):
             vqtk.train(place / "tiny.yaml", quiet=True, **given)
+    with pytest.raises(VqtkError, match=r"override {'seed': 1}: expected a string for each"):
+        vqtk.train(place / "tiny.yaml", {"seed": 1}, quiet=True)  # type: ignore[arg-type]
     with pytest.raises(VqtkError, match=r'vqtk\.build: there is no argument .seed.\. .* in quotes: "seed=1"\.'):
         vqtk.build(place / "tiny.yaml", seed=1)
     with pytest.raises(

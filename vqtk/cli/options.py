@@ -280,7 +280,8 @@ def require_new(*paths: Path | None, force: bool) -> None:
     for path in paths:
         if path and not force and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
             what = "this folder has files" if path.is_dir() else "this file exists"
-            raise VqtkError(f"{path}: {what}. Choose another path with --out, or give --force to replace it.")
+            replaced = "files of the same names" if path.is_dir() else "it"
+            raise VqtkError(f"{path}: {what}. Choose another path with --out, or give --force to replace {replaced}.")
 
 
 def looking(command: Callable[..., None]) -> Callable[..., None]:

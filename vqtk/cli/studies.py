@@ -166,7 +166,6 @@ def _train(plan: Plan, folder: Path, executor: Executor, data_dir: Path | None, 
 def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | None) -> None:
     """Compare the runs that are done once all have ended, and report those that failed."""
     from vqtk.compare.comparison import write_comparison
-    from vqtk.compare.tables import remarks
     from vqtk.errors import VqtkError
     from vqtk.study.runner import compute_references
     from vqtk.study.state import SETTLED
@@ -185,8 +184,7 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | No
     try:
         if done:
             compute_references(plan, folder, data_dir, print)
-            for line in remarks(write_comparison(folder)):
-                print(line)
+            _print_comparison(write_comparison(folder))
             print(f"The report: {folder / 'report.html'}")
     except VqtkError as error:
         problems.append(f"The runs are not compared: {error}")
@@ -223,8 +221,8 @@ def _print_costs(plan: Plan, folder: Path, device: torch.device, workers: int, d
         console.print(line, markup=False, soft_wrap=True)
     console.print(
         f"{plan.equal.sentence()} {len(plan.runs())} runs, {workers} at a time: about {duration(total / workers)} of "
-        "training on this machine, estimated from a few updates of each variant on synthetic examples. Evaluation "
-        "takes extra time.",
+        "training on this machine, estimated from a few updates of each variant on synthetic examples. Starting, "
+        "evaluating and drawing take extra time: most of it, if runs are short.",
         markup=False,
         soft_wrap=True,
     )

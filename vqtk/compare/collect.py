@@ -187,7 +187,10 @@ def how_to_measure(metric: str, runs: Sequence[FinishedRun]) -> str:
     commands = [f"  vqtk eval {run.path} --metric {metric}{'' if _is_greedy(run.recipe) else ' --search greedy'}"
                 for run in runs]  # fmt: skip
     lines = "\n".join(commands)
-    return f"{unlike[0] if unlike else ''}Measure each run that lacks it, on its whole test split:\n{lines}\n"
+    otherwise = f"New runs measure it, on the examples of their other metrics, with train.metrics=[{metric}]."
+    return (
+        f"{unlike[0] if unlike else ''}Measure each run that lacks it, on its whole test split:\n{lines}\n{otherwise}\n"
+    )
 
 
 def _why_unlike(run: FinishedRun, found: dict[str, Any]) -> str:

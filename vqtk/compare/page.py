@@ -157,6 +157,10 @@ def effects_plot(comparison: RunComparison) -> Figure | None:
     return figure
 
 
+_MOST_TICKS = 8
+"""The most numbers of an axis that are written below it."""
+
+
 def sweeps_plot(comparison: RunComparison) -> Figure | None:
     """Plot the metric over each axis of numbers: means over seeds with their intervals.
 
@@ -181,6 +185,10 @@ def sweeps_plot(comparison: RunComparison) -> Figure | None:
             _swept(axes, sorted(rows, key=lambda row: sweep.numbers[row.name]), sweep, style if joined else {})
         if sweep.scale == "log":
             axes.set_xscale("log")
+        numbers = sorted(set(sweep.numbers.values()))
+        if len(numbers) <= _MOST_TICKS:  # Round numbers in between would hide those that were tried.
+            axes.set_xticks(numbers, [f"{number:g}" for number in numbers], rotation=30, ha="right")
+            axes.minorticks_off()
         if joined and 1 < len(groups) <= len(COLOURS):
             axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     panels[0].set_ylabel(comparison.metric, color=INK)
@@ -212,7 +220,7 @@ _PLOTS = (
     (curves_plot, "The test metric during training: thin lines are seeds, thick lines their mean."),
     (compared_rate_distortion, "Rate and distortion; the band is one standard deviation over seeds."),
     (pareto_plot, "Quality against cost; the dotted line joins the variants that no other beats in both."),
-    (sweeps_plot, "Each setting that is a number: means over seeds with their 95 % intervals."),
+    (sweeps_plot, "Each setting that is a number: means over seeds, with 95 % intervals from three seeds on."),
     (effects_plot, "Main effects: the mean over the variants with each value, all else being equal."),
     (compared_entropy, "Code usage: 1 means that all options are used equally often."),
 )

@@ -53,6 +53,10 @@ def given_splits(data: Any, *, like: DataSpec, units: Units = None) -> tuple[Dat
         raise DataError(f"data: the examples of the two splits have the shapes {sizes}. Give both the same.")
     recorded = normalise(train, test) if like.kind in ("signals", "points") and units != "training" else None
     spec = replace(like, shape=tuple(train.items.shape[1:]), characters=None)
+    if spec.shape != like.shape:
+        notes.append(
+            f"The examples have the shape {spec.shape}, and those of the recipe {like.shape}: the model fits yours."
+        )
     return spec, Splits(train, test, source="Python", note=" ".join(dict.fromkeys(notes)) or None, units=recorded)
 
 

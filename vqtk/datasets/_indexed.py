@@ -62,7 +62,8 @@ class Indexed(Split):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def examples(self, indices: Tensor) -> Tensor:
+        """Read examples by their indices."""
         return torch.stack([self.read(index) for index in indices.tolist()])
 
     def add_to(self, digest: Any) -> None:

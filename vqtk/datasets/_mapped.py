@@ -40,7 +40,8 @@ class Mapped(Split):
     def __len__(self) -> int:
         return len(self.rows if self.chosen is None else self.chosen)
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def examples(self, indices: Tensor) -> Tensor:
+        """Read vectors by their indices, in training units."""
         places = indices.cpu().numpy()
         read = np.asarray(self.rows[places if self.chosen is None else self.chosen[places]], dtype=np.float32)
         return torch.from_numpy((read - self.mean) / np.float32(self.std))

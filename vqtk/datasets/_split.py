@@ -50,8 +50,21 @@ class Split(ABC):
         """Return the number of examples."""
 
     @abstractmethod
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        """Return examples by their indices (n,) → (n, *shape). Raises: DataError."""
+    def examples(self, indices: Tensor) -> Tensor:
+        """Return examples by their indices (n,) from 0 → (n, *shape). Raises: DataError."""
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
+        """Return one example (*shape) by a number, or several (n, *shape) by a slice, a list or a tensor.
+
+        Raises: DataError if one cannot be read, IndexError if there is none of this number.
+        """
+        if isinstance(index, Tensor) and index.dtype != torch.bool and index.dim() == 1:
+            return self.examples(index)
+        chosen = torch.arange(len(self))[index]
+        return self.examples(chosen) if chosen.dim() else self.examples(chosen[None])[0]
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} examples{'' if self.labels is None else ' with labels'}>"
 
     @abstractmethod
     def add_to(self, digest: Any) -> None:
@@ -90,7 +103,8 @@ class Part(Split):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def examples(self, indices: Tensor) -> Tensor:
+        """Return examples by their indices in the part."""
         return self.whole[self.indices[indices.cpu()]]
 
     def add_to(self, digest: Any) -> None:
@@ -113,7 +127,8 @@ class Held(Split):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def examples(self, indices: Tensor) -> Tensor:
+        """Return examples by their indices."""
         return self.items[indices.to(self.items.device)]
 
     def add_to(self, digest: Any) -> None:
@@ -137,7 +152,8 @@ class HeldBits(Split):
     def __len__(self) -> int:
         return len(self.packed)
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def examples(self, indices: Tensor) -> Tensor:
+        """Return examples by their indices, unpacked."""
         values = np.unpackbits(self.packed[indices.cpu().numpy()], axis=1, count=int(np.prod(self.shape)))
         return torch.from_numpy(values).view(len(indices), *self.shape)
 
@@ -170,7 +186,8 @@ class Windows(Split):
     def __len__(self) -> int:
         return max(0, (len(self.tokens) - self.length) // self.stride + 1)
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def examples(self, indices: Tensor) -> Tensor:
+        """Return windows by their indices."""
         start = indices.to(self.tokens.device) * self.stride
         return self.tokens[start[:, None] + torch.arange(self.length, device=start.device)]
 
@@ -207,7 +224,8 @@ class OnDisk(Split):
     def check_unchanged(self, index: int) -> None:
         """Raise DataError if the file of an example is known to have changed; here none is known to have."""
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def examples(self, indices: Tensor) -> Tensor:
+        """Read examples by their indices; a damaged one is replaced by the next intact one."""
         return torch.stack([self._intact(index) for index in indices.tolist()])
 
     def _intact(self, index: int) -> Tensor:

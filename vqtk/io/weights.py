@@ -215,9 +215,10 @@ def weights_of(path: Path) -> Path:
     if not path.exists():
         if str(path) in shipped():
             return PRETRAINED / f"{path}.safetensors"
+        advice = nearest_run(path.parent) or nearest(str(path), shipped())
         raise CheckpointError(
-            f"{path}: no such run or weights file. {nearest(str(path), shipped())}Expected a run directory or bundle, "
-            f"a .safetensors file, hf://user/name, or a model that ships with vqtk: {', '.join(shipped())}."
+            f"{path}: no such run or weights file. {advice}Expected a run directory or bundle, a .safetensors file, "
+            f"hf://user/name, or a model that ships with vqtk: {', '.join(shipped())}."
         )
     found = checkpoints(path)
     if not found and (path / BUNDLED).is_file():

@@ -147,6 +147,8 @@ def _cleaned(node: Node, path: str = "") -> Node:
 
 def overridden(root: Node, override: str) -> Node:
     """Return a recipe with an override `dotted.path=value` merged in. Raises: RecipeError if it cannot be applied."""
+    if not isinstance(override, str):
+        raise RecipeError(f"override {override!r}: expected a string for each, such as 'train.updates=2000'.")
     path, equals, text = override.partition("=")
     origin = f"override {shortened(repr(override), most=_LONGEST_OVERRIDE)}"
     keys = path.strip().split(".")
@@ -155,7 +157,7 @@ def overridden(root: Node, override: str) -> Node:
             f"{origin}: the path has {len(keys)} keys; expected dotted.path=value, as in train.updates=2000."
         )
     if not equals or not all(keys):
-        raise RecipeError(f"{origin}: expected dotted.path=value, as in train.updates=2000.")
+        raise RecipeError(f"{origin}: expected dotted.path=value, without spaces, as in train.updates=2000.")
     if keys[0] in ("extends", "plugins"):
         raise RecipeError(f"{origin}: `{keys[0]}` cannot be overridden. Write a recipe that sets it.")
     return _set(root, keys, parse_text(text, origin, lines=False), origin)

@@ -276,6 +276,8 @@ def _unreadable(path: Path, shown: str, error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return f"{shown} is a folder; expected a recipe, a .yaml file."
     if isinstance(error, FileNotFoundError):
+        if "=" in path.name:
+            return f"{shown}: no such recipe. Overrides such as this come after the recipe: RECIPE {shown}."
         named = Path("recipes") / f"{path.name}.yaml"
         advice = f"Did you mean {named}? " if is_file(named) else nearest(path.name, beside(path, "*.yaml"))
         example = "" if advice else ", as in recipes/mnist.yaml"

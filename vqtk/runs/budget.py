@@ -192,8 +192,11 @@ def _references_pay(experiment: Experiment, updates: int) -> bool:
 
 def _say(experiment: Experiment, budget: str, updates: int, step_s: float, changed: list[str]) -> None:
     if updates == 1:
-        experiment.say(f"Timing alone takes about {budget} here: training for one update.")
-    experiment.say(f"{budget}: {updates} updates of {1e3 * step_s:.0f} ms each.")
+        experiment.say(
+            f"{budget} is about what timing and the end of the run take here, so this run trains for one update. Give "
+            "a longer budget, or a recipe with quicker updates."
+        )
+    experiment.say(f"{budget}: {updates} update{'s' if updates > 1 else ''} of {1e3 * step_s:.0f} ms each.")
     if changed:
         experiment.say(
             f"To end in time and show something, this run also sets {', '.join(changed)}. Give these settings "

@@ -127,6 +127,15 @@ def test_usage_is_counted_over_a_window(splits: Splits, tmp_path: Path) -> None:
     assert state["revival"]["updates"] == 1
 
 
+def test_late_in_a_run_options_are_left_as_they_are(splits: Splits, tmp_path: Path) -> None:
+    trainer = experiment(tmp_path, splits, "train.revive={name: copy, window: 100, until: 0.5}").trainer
+    assert trainer.revival is not None
+    batch = [trainer.model.data.normalise(splits.train[torch.arange(8)])]
+    for update in range(6):
+        trainer.update(batch, updates=6)
+        assert trainer.revival.updates == min(update + 1, 3)
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [

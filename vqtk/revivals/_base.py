@@ -16,11 +16,12 @@ from vqtk.nn.stage import OptionRows
 class Revival(ABC):
     """Counts how often each option of a model is chosen, and after every `window` updates gives idle ones a new start.
 
-    The counts begin at zero after each window. They are a part of the trainer's state, so resuming is exact.
+    The counts begin at zero after each window. They are a part of the trainer's state, so resuming is exact. After the
+    fraction `until` of a run's updates, training no longer calls it: what is revived late has no time to learn.
     """
 
-    def __init__(self, model: Model, *, window: int):
-        self.model, self.window = model, window
+    def __init__(self, model: Model, *, window: int, until: float = 1.0):
+        self.model, self.window, self.until = model, window, until
         self.counts = torch.zeros(model.stages, model.options, dtype=torch.int64, device=model.device)
         self.updates = 0
 

@@ -32,6 +32,9 @@ class Copy(Revival):
     they differ by more than 1/K, or the smaller is below 1/(2K). The parameters of the original grow by the fraction
     `spread`, and those of the copy shrink by it, so that they are chosen by different examples.
 
+    After the fraction `until` of the updates, options are left as they are: late copies have no time to become
+    different. A long window counts usage exactly; a short one also copies options whose usage differs by chance.
+
     Stages that share the parameters of their options are counted together. Nothing is random.
 
     Raises: ShapeError if the model does not say which parameters belong to an option.
@@ -39,8 +42,8 @@ class Copy(Revival):
     1980.
     """
 
-    def __init__(self, model: Model, *, window: Count = 100, spread: Fraction = 0.01):
-        super().__init__(model, window=window)
+    def __init__(self, model: Model, *, window: Count = 100, spread: Fraction = 0.01, until: Fraction = 1.0):
+        super().__init__(model, window=window, until=until)
         self.spread = spread
         self.groups = groups_of(model)
 

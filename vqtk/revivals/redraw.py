@@ -8,7 +8,7 @@ from torch import Tensor
 from vqtk.errors import ShapeError
 from vqtk.models.vqdraw import VQDraw
 from vqtk.nn.stage import State
-from vqtk.nn.types import Count, Positive
+from vqtk.nn.types import Count, Fraction, Positive
 from vqtk.registry import revivals
 from vqtk.revivals._base import Revival, values_of
 
@@ -20,6 +20,8 @@ class Redraw(Revival):
     An option's mean delta becomes a draw from a normal distribution: its mean is that of the batch's residuals at the
     stage, and its covariance is theirs times `scale` squared. A small scale makes an option that fits many examples a
     little, and is therefore chosen. Only the option's bias or codeword changes; the optimiser's moments of it become 0.
+    After the fraction `until` of the updates, options are left as they are.
+
     Needs `stage_biases` or a refiner with codewords, and a loss whose reconstructions are in the units of the data.
 
     Raises: ShapeError if the model or its loss does not have these.
@@ -28,7 +30,7 @@ class Redraw(Revival):
 
     model: VQDraw
 
-    def __init__(self, model: VQDraw, *, window: Count = 100, scale: Positive = 0.5):
+    def __init__(self, model: VQDraw, *, window: Count = 100, scale: Positive = 0.5, until: Fraction = 1.0):
         if not isinstance(model, VQDraw) or any(model.table(stage) is None for stage in range(model.stages)):
             raise ShapeError(
                 "`revive: redraw` needs a bias for each stage, or a refiner with codewords. Set `stage_biases: true` "
@@ -39,7 +41,7 @@ class Redraw(Revival):
                 f"`revive: redraw` needs reconstructions in the units of the data, and those of the loss "
                 f"{type(model.loss).__name__} are not. Use `revive: copy`."
             )
-        super().__init__(model, window=window)
+        super().__init__(model, window=window, until=until)
         self.scale = scale
 
     def revive(

@@ -246,7 +246,7 @@ class Trainer:
         self.gradient_norm = captured.step() if captured else self.step()
         if self.model.revives:
             self.model.after_update(self.optimizer, self.usage())
-        if self.revival:
+        if self.revival and self.done < self.revival.until * updates:
             self._revive(self.revival, batches[-1])
         self.objective.after_update(self._read_passes(), generator(self.recipe.seed, "after update", self.done))
         self.done += 1

@@ -126,7 +126,7 @@ def test_a_head_that_ignores_the_stage_it_claims_is_told(checked: Checked) -> No
 
 def test_an_exception_is_told_with_the_plugins_own_line(checked: Checked) -> None:
     source = BLOCK.format(layer="None", yielded="self.map(features)[7]")
-    told = "IndexError", f"({checked.folder / 'broken.py'}:16)", "an error stopped the check that it"
+    told = "IndexError", f"({checked.folder / 'broken.py'}:16)", "an error stopped the check: "
     checked.tells(source, *told)
 
 

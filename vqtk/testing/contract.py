@@ -79,8 +79,7 @@ class Check:
                 small = case.registry.kind == "loss" and case.entry.data is None
                 advice = " If it needs larger examples, register it with such data: `data={…}`." if small else ""
                 raise ContractError(
-                    f"{self.component} ({self.origin}){place}: an error stopped the check that it {self.name}: "
-                    f"{found}.{advice}"
+                    f"{self.component} ({self.origin}){place}: an error stopped the check: {found}.{advice}"
                 ) from error
 
 

@@ -262,14 +262,14 @@ def set_style(axes: Axes, across: str, up: str) -> None:
 
 
 def _smoothed_line(axes: Axes, updates: Sequence[int], values: Sequence[float], style: dict[str, Any]) -> None:
-    """Draw values faintly, and their running mean over a fiftieth of them; shorter at the ends."""
+    """Draw values faintly, and their running mean over a fiftieth of them; a single one as a point."""
     axes.plot(updates, values, color=style["color"], linewidth=0.6, alpha=0.35)
     width = max(1, len(values) // 50)
     sums = np.cumsum([0.0, *values])
     ends = np.minimum(np.arange(len(values)) + width, len(values))
     starts = np.maximum(np.arange(len(values)) - width, 0)
     means = (sums[ends] - sums[starts]) / (ends - starts)
-    axes.plot(updates, means, **style)
+    axes.plot(updates, means, **{"marker": "o" if len(updates) == 1 else None, "markersize": 3, **style})
     some = [round(place) for place in np.linspace(0, len(values) - 1, min(len(values), _MOST_VALUES))]
     points = [(updates[index], float(means[index])) for index in some]
     add_values(axes, points, [f"{style['label']}, update {x:,}: {y:.4g}" for x, y in points])

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import vqtk
-from tests.running import RECIPE_MNIST, TINY, vqtk_main
+from tests.running import TINY, vqtk_main
 from tests.tiny import shipped as shipped_digits
 from vqtk.datasets import fixed_subset
 from vqtk.evaluate.evaluation import evaluate
@@ -36,19 +36,21 @@ def test_the_shipped_models_are_small() -> None:
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) <= 12e6
 
 
-def test_the_shipped_mnist_is_the_reference_recipe() -> None:
-    _, recipe = load_weights(weights_of(Path("mnist")))
-    reference = load_recipe(RECIPE_MNIST)
-    assert {**recipe.plain(), "train": None} == {**reference.plain(), "train": None}
+@pytest.mark.parametrize("name", ["mnist", "mnist_quick"])
+def test_a_shipped_model_is_that_of_its_recipe(name: str) -> None:
+    _, recipe = load_weights(weights_of(Path(name)))
+    expected = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    assert {**recipe.plain(), "train": None} == {**expected.plain(), "train": None}
 
 
-def test_the_shipped_model_reconstructs_digits(tmp_path: Path) -> None:
-    model = vqtk.load("mnist")
+@pytest.mark.parametrize(("name", "most"), [("mnist", 0.15), ("mnist_quick", 0.1)])
+def test_a_shipped_model_reconstructs_digits(name: str, most: float, tmp_path: Path) -> None:
+    model = vqtk.load(name)
     digits = shipped_digits(tmp_path).test
     found = evaluate(model, digits, items=fixed_subset(digits, 60, seed=0))
     assert model.dtype == torch.float32
     assert found.distortion[9] is not None
-    assert found.distortion[9] < 0.15
+    assert found.distortion[9] < most
     assert sorted(found.distortion, reverse=True) == found.distortion  # type: ignore[type-var]
 
 

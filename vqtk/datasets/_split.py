@@ -56,7 +56,7 @@ class Split(ABC):
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Tensor:
         """Return one example (*shape) by a number, or several (n, *shape) by a slice, a list or a tensor.
 
-        Raises: DataError if one cannot be read, IndexError if there is none of this number.
+        Raises: DataError if one cannot be read, IndexError if there is no such example.
         """
         if isinstance(index, Tensor) and index.dtype != torch.bool and index.dim() == 1:
             return self.examples(index)

@@ -167,6 +167,28 @@ def test_a_model_that_starts_at_centres_is_residual_kmeans(splits: Splits) -> No
     torch.testing.assert_close(reached, expected[:20], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("stage_biases", [True, False])
+def test_kmeans_takes_all_examples_that_it_can_hold(
+    stage_biases: bool, splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vqtk.evaluate import references
+
+    counts = []
+    centres = references.kmeans
+
+    def counted(vectors: torch.Tensor, options: int, *, seed: int) -> torch.Tensor:
+        counts.append(len(vectors))
+        return centres(vectors, options, seed=seed)
+
+    monkeypatch.setattr(references, "kmeans", counted)
+    model = built(f"model.stage_biases={str(stage_biases).lower()}").float()
+    for most, expected in ((len(splits.train), len(splits.train)), (30, 30)):
+        monkeypatch.setattr(references, "MOST_VALUES", most * 28 * 28)
+        counts.clear()
+        start_at_centres(model, splits.train, seed=0)
+        assert set(counts) == {expected}
+
+
 def test_a_model_with_one_bias_starts_at_the_centres_of_its_first_stage(splits: Splits) -> None:
     model = built().float()
     start_at_centres(model, splits.train, seed=0)

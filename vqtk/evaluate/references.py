@@ -215,7 +215,7 @@ def start_at_centres(model: Model, split: Split, *, seed: int) -> None:
     """
     if not isinstance(model, VQDraw):
         raise RecipeError(f"train.init: kmeans: {type(model).__name__} has no biases of options. Use `init: random`.")
-    taken = fixed_subset(split, min(len(split), max(1, MOST_VALUES // model.bias[0].numel())), seed)
+    taken = fixed_subset(split, min(len(split), max(1, MOST_VALUES // prod(model.loss.shape))), seed)
     parts = targets(model, split, taken, batch=BATCH, track=untracked, what="training examples")
     nothing = model.start(1)[0]
     residual = [model.loss.residual(nothing, part) for part in parts]

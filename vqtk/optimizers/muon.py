@@ -68,21 +68,32 @@ class Muon(torch.optim.AdamW):
         finally:
             self.param_groups = groups
         lr, momentum, decay = (groups[1][name] for name in ("lr", "momentum", "weight_decay"))
-        of_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for weight in groups[1]["params"]:
-            if weight.grad is None:
-                continue
-            state = self.state[weight]
-            if not state:  # Torch's AdamW loads no state without a `step`.
-                state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(weight))
-            average = state["momentum_buffer"].lerp_(weight.grad, 1 - momentum)
-            ahead = weight.grad.lerp(average, momentum).flatten(1)
-            of_shape.setdefault(ahead.shape, []).append((weight, ahead))
+        weights = [weight for weight in groups[1]["params"] if weight.grad is not None]
+        if not weights:
+            return loss
+        gradients = [weight.grad for weight in weights]
+        averages = [self._average(weight) for weight in weights]
+        # Each of these takes one kernel for all matrices: on CUDA, kernels take most of the time of a small model.
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        ahead = torch._foreach_lerp(gradients, averages, momentum)
+        of_shape: dict[torch.Size, list[int]] = {}
+        for index, one in enumerate(ahead):
+            of_shape.setdefault(one.flatten(1).shape, []).append(index)
+        steps = list(weights)
         for alike in of_shape.values():  # Segments have matrices of the same shapes, which are iterated together.
-            steps = orthogonal(torch.stack([ahead for _, ahead in alike]))
-            for (weight, _), step in zip(alike, steps, strict=True):
-                weight.mul_(1 - lr * decay).sub_(step.view_as(weight) * lr)
+            made = orthogonal(torch.stack([ahead[index].flatten(1) for index in alike])) * lr
+            for index, step in zip(alike, made.unbind(), strict=True):
+                steps[index] = step.view_as(weights[index])
+        torch._foreach_mul_(weights, 1 - lr * decay)
+        torch._foreach_sub_(weights, steps)
         return loss
+
+    def _average(self, weight: Tensor) -> Tensor:
+        """Return the average of a matrix's gradients."""
+        state = self.state[weight]
+        if not state:  # Torch's AdamW loads no state without a `step`.
+            state.update(step=torch.zeros((), device=weight.device), momentum_buffer=torch.zeros_like(weight))
+        return state["momentum_buffer"]
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

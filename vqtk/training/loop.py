@@ -377,8 +377,9 @@ class Trainer:
         kept = [value for moments in state.values() for value in moments.values() if isinstance(value, Tensor)]
         kept += self.average.values if self.average else []
         own = [value.detach() for value in [*self.trained.parameters(), *self.model.buffers()]]
-        floating = [value for value in [*own, *kept] if value.is_floating_point()]
-        broken = bool(floating) and not torch.stack([value.isfinite().all() for value in floating]).all()
+        finite = [value.isfinite().all() for value in [*own, *kept] if value.is_floating_point()]
+        # An optimiser may keep counts on the CPU.
+        broken = bool(finite) and not torch.stack([one.to(self.model.device) for one in finite]).all()
         if self.processes.any(broken) if self.held else broken:
             raise DivergenceError(f"training diverged: after update {self.done} the weights are not finite. {_ADVICE}")
 

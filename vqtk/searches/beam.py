@@ -25,9 +25,16 @@ MOST_VALUES = 1 << 28
 MOST_EXAMPLES = 1 << 14
 """Examples that are encoded together at most."""
 AT_ONCE = 1 << 21
-"""The values of deltas computed at a time; on a CPU, they should fit into its cache."""
+"""The values of deltas that a CPU computes at a time; they should fit into its cache."""
+DEVICE_TIMES = 64
+"""How many times as many another device computes at a time, to be busy for longer than it takes to ask for them."""
 _OF_FACTORS = 16
 """Scoring a prefix by factors takes about this many times the values of a reconstruction."""
+
+
+def at_once(device: torch.device) -> int:
+    """Return how many values of deltas a device computes at a time."""
+    return AT_ONCE if device.type == "cpu" else DEVICE_TIMES * AT_ONCE
 
 
 @searches.register("beam", example={"width": 2})
@@ -80,7 +87,7 @@ class Beam:
         each = _values_of_each(model, stage, len(kept.x))
         if len(kept.x) * each <= MOST_VALUES and 2 * len(kept.x) <= kept.rows.numel():
             return [torch.arange(len(kept.rows), device=kept.rows.device)]
-        return list(kept.rows[:, 0].argsort().split(max(1, AT_ONCE // (each * kept.rows.shape[1]))))
+        return list(kept.rows[:, 0].argsort().split(max(1, at_once(kept.x.device) // (each * kept.rows.shape[1]))))
 
     def _stage(self, model: VQDraw, stage: int, target: Tensor, before: _Kept) -> _Kept:
         """Return what is kept after a stage, of what was kept before."""
@@ -144,7 +151,7 @@ class _Deltas:
         """Return the loss of every option of the prefixes kept (n, w) for the targets: (n, w, k)."""
         if len(self.x) == 1:
             return self.model.loss.grid(self.x, self.deltas, target)[:, None]
-        parts = _pairs(target, kept, max(1, AT_ONCE // self.deltas[0].numel()))
+        parts = _pairs(target, kept, max(1, at_once(target.device) // self.deltas[0].numel()))
         scored = [self.model.loss.grid(self.x[row], self.deltas[row], aim) for row, aim in parts]
         return torch.cat(scored).unflatten(0, kept.shape)
 
@@ -167,7 +174,7 @@ class _Factored:
     def scored(self, target: Tensor, kept: Tensor) -> Tensor:
         """Return the loss of every option of the prefixes kept (n, w) for the targets: (n, w, k)."""
         loss, scored = self.model.loss, []
-        for row, aim in _pairs(target, kept, max(1, AT_ONCE // (_OF_FACTORS * self.x[0].numel()))):
+        for row, aim in _pairs(target, kept, max(1, at_once(target.device) // (_OF_FACTORS * self.x[0].numel()))):
             residual = loss.residual(self.x[row], aim)
             assert residual is not None  # As for every quadratic loss.
             cross = replace(self.factors, maps=self.factors.maps[row]).cross(residual, self.bias)
@@ -184,7 +191,7 @@ class _Factored:
 def _proposed(model: VQDraw, x: Tensor, state: State, stage: int) -> _Deltas | _Factored:
     """Return what a stage proposes for every reconstruction (u, *shape), computed part by part."""
     refiner, bias, carries = model.refiners[stage // model.segment], model.bias_of(stage), []
-    size = max(1, AT_ONCE // _values_of_each(model, stage, len(x)))
+    size = max(1, at_once(x.device) // _values_of_each(model, stage, len(x)))
     parts = [slice(start, start + size) for start in range(0, len(x), size)]
     if _has_factors(model, stage, len(x)):
         every, squares = [], []

@@ -11,7 +11,7 @@ from torch import Tensor
 from vqtk.nn.stage import repeat_batch, tree_map
 from vqtk.nn.types import Count
 from vqtk.registry import SearchFactory, searches
-from vqtk.searches.beam import AT_ONCE
+from vqtk.searches.beam import at_once
 
 if TYPE_CHECKING:
     from vqtk.models.vqdraw import VQDraw
@@ -35,7 +35,7 @@ class Polish:
     def __call__(self, model: VQDraw, target: Tensor) -> Tensor:
         """Encode."""
         codes = self.after(model, target)
-        size = max(1, AT_ONCE // (model.options * prod(model.loss.shape)))
+        size = max(1, at_once(model.device) // (model.options * prod(model.loss.shape)))
         for _ in range(self.sweeps):
             parts = zip(codes.split(size), target.split(size), strict=True)
             codes = torch.cat([self._swept(model, *part) for part in parts])

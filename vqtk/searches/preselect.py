@@ -12,12 +12,10 @@ from torch import Tensor
 from vqtk.nn.stage import State, repeat_batch, tree_map
 from vqtk.nn.types import Count
 from vqtk.registry import searches
+from vqtk.searches.beam import at_once
 
 if TYPE_CHECKING:
     from vqtk.models.vqdraw import VQDraw
-
-AT_ONCE = 1 << 22
-"""Values of the deltas that are computed at a time."""
 
 
 @searches.register("preselect", example={"candidates": 2, "width": 2})
@@ -43,7 +41,7 @@ class Preselect:
     def examples_at_once(self, model: VQDraw) -> int:
         """Return how many examples are encoded together."""
         computed = max(self.candidates, model.options // 8) * self.width * prod(model.loss.shape)
-        return max(1, AT_ONCE // computed)
+        return max(1, 2 * at_once(model.device) // computed)
 
     @torch.no_grad()
     def recall(self, model: VQDraw, target: Tensor) -> float:

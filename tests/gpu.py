@@ -13,18 +13,22 @@ import statistics
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import vqtk
 from vqtk.errors import VqtkError, VqtkWarning
 from vqtk.evaluate.profile import peak_bytes, profile_update
 from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.recipe import Recipe, load_recipe
+from vqtk.training.distributed import Processes
 from vqtk.training.execution import Execution, choose_device, prepare, resolve
 from vqtk.training.loop import Trainer
 
@@ -144,6 +148,78 @@ def golden() -> dict[str, Any]:
     return apart
 
 
+def whole_run() -> dict[str, Any]:
+    """A run of a few updates, with what ends it: an evaluation, images and a checkpoint."""
+    with TemporaryDirectory() as folder:
+        few = ["train.updates=120", "train.final_items=100", "train.evaluate_items=100"]
+        run = vqtk.train(RECIPES / "mnist_quick.yaml", *few, out=folder, device="cuda", quiet=True)
+        return {"files": sorted(path.name for path in Path(run.path).iterdir())}
+
+
+def nccl() -> dict[str, Any]:
+    """Captured updates of a process that exchanges with itself through NCCL are those of one that does not."""
+    recipe = recipe_of("mnist", "train.ema=0.9", "train.clip_norm=1", "train.revive={name: copy, window: 2}")
+    found = []
+    for exchanges in (False, True):
+        processes = Processes(device=torch.device("cuda", 0))
+        processes.exchanges = exchanges
+        with joined("cpu:gloo,cuda:nccl", rank=0, size=1) if exchanges else nullcontext():
+            it = Trainer(recipe, build_model(recipe, device="cuda"), Execution(graph=True), processes=processes)
+            for batch in batches(recipe, 10):
+                it.update([batch], updates=1000)
+            update_ms = median_ms(lambda it=it, batch=batch: it.update([batch], updates=1000), 20)
+        assert it.captured
+        assert not it.captured.failed
+        found.append((update_ms, [value.detach().clone() for value in it.model.parameters()]))
+    (alone_ms, alone), (update_ms, exchanged) = found
+    assert all(torch.equal(p, q) for p, q in zip(alone, exchanged, strict=True))
+    return {"update_ms": update_ms, "without_ms": alone_ms}
+
+
+def two_processes() -> dict[str, Any]:
+    """Captured updates of two processes, which share this device and exchange through gloo, are those of one."""
+    recipe = recipe_of("mnist")
+    with TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(one_of_two, (folder,), nprocs=2)
+        together = torch.load(Path(folder, "weights.pt"), map_location="cuda", weights_only=True)
+    alone = trainer_of(recipe, Execution(graph=True))
+    start = [value.detach().clone() for value in alone.model.parameters()]
+    for batch in batches(recipe, 3):
+        alone.update([batch], updates=1000)
+    pairs = list(zip(alone.model.parameters(), together, start, strict=True))
+    apart = max((p - q).abs().max().item() for p, q, _ in pairs)
+    moved = max((p - s).abs().max().item() for p, _, s in pairs)
+    assert apart <= 2e-2 * moved, (apart, moved)
+    return {"apart": apart, "moved": moved}
+
+
+def one_of_two(rank: int, folder: str) -> None:
+    """One of the processes of `two_processes`."""
+    choose_device("cuda")
+    recipe = recipe_of("mnist")
+    with joined("gloo", rank=rank, size=2, store=f"file://{folder}/store"):
+        processes = Processes(rank, 2, device=torch.device("cuda", 0))
+        it = Trainer(recipe, build_model(recipe, device="cuda"), Execution(graph=True), processes=processes)
+        for batch in batches(recipe, 3):
+            it.update([batch[processes.rows(len(batch))]], updates=1000)
+        assert it.captured
+        assert not it.captured.failed
+        if not rank:
+            torch.save([value.detach() for value in it.model.parameters()], Path(folder, "weights.pt"))
+
+
+@contextmanager
+def joined(backend: str, *, rank: int, size: int, store: str = "") -> Iterator[None]:
+    """Join a process group."""
+    with TemporaryDirectory() as folder:
+        method = store or f"file://{folder}/store"
+        torch.distributed.init_process_group(backend, init_method=method, rank=rank, world_size=size)
+        try:
+            yield
+        finally:
+            torch.distributed.destroy_process_group()
+
+
 def profiled() -> dict[str, Any]:
     """Where the time of a captured MNIST update goes."""
     return profile_update(recipe_of("mnist"), batch=32, device=torch.device("cuda")).to_json()
@@ -193,6 +269,9 @@ def main() -> int:
         "mnist compiled": lambda: times("mnist", 30, compiled),
         "svhn compiled": lambda: times("svhn", 10, compiled),
         "cifar10 compiled": lambda: times("cifar10", 3, compiled),
+        "a whole run": whole_run,
+        "nccl": nccl,
+        "two processes": two_processes,
         "auto": auto,
         "profile": profiled,
     }

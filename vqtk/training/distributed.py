@@ -52,6 +52,7 @@ class Processes:
 
     def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0, device: torch.device = _CPU):
         self.rank, self.size, self.local_rank, self.device = rank, size, local_rank, device
+        self.exchanges = size > 1  # Set it to try a backend on the only device.
 
     @property
     def leads(self) -> bool:
@@ -75,7 +76,7 @@ class Processes:
 
     def total(self, value: Tensor) -> Tensor:
         """Return the sum of a tensor over the processes."""
-        if self.size > 1:
+        if self.exchanges:
             value = value.clone()
             with _exchanging():
                 dist.all_reduce(value)
@@ -83,7 +84,7 @@ class Processes:
 
     def gathered(self, rows: Tensor) -> Tensor:
         """Return the rows (n, …) of all processes in their order: (size · n, …)."""
-        if self.size == 1:
+        if not self.exchanges:
             return rows
         parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.size)]
         with _exchanging():
@@ -95,7 +96,7 @@ class Processes:
 
         Waits for the device only if a weight has no gradient here.
         """
-        weights = [weight for weight in parameters if weight.requires_grad] if self.size > 1 else []
+        weights = [weight for weight in parameters if weight.requires_grad] if self.exchanges else []
         if not weights:
             return
         missing = [index for index, weight in enumerate(weights) if weight.grad is None]
@@ -117,7 +118,7 @@ class Processes:
 
     def copy_from_first(self, module: nn.Module) -> None:
         """Give parameters and buffers the values of process 0."""
-        if self.size > 1:
+        if self.exchanges:
             with _exchanging():
                 for value in [*module.parameters(), *module.buffers()]:
                     sent = value.detach().contiguous()
@@ -128,7 +129,7 @@ class Processes:
 
     def any(self, asked: bool) -> bool:
         """Return whether a condition holds in any process. Does not wait for the device."""
-        if self.size == 1:
+        if not self.exchanges:
             return asked
         flag = torch.tensor(int(asked))
         with _exchanging():
@@ -137,7 +138,7 @@ class Processes:
 
     def of_first(self, value: Value) -> Value:
         """Return what process 0 passed: plain values, and tensors, which arrive on the CPU."""
-        if self.size == 1:
+        if not self.exchanges:
             return value
         buffer = io.BytesIO()
         if self.leads:
@@ -150,7 +151,7 @@ class Processes:
     def of_each(self, value: Value) -> list[Value]:
         """Return what each process passed, in their order; tensors must be on the CPU."""
         found: list[Any] = [value] * self.size
-        if self.size > 1:
+        if self.exchanges:
             with _exchanging():
                 dist.all_gather_object(found, value)
         return found

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from tests.running import vqtk_main
 from tests.tiny import RECIPE, experiment, few, resume, rows, shipped, train, weights
+from vqtk.augmentations.affine import Affine
 from vqtk.augmentations.crop import Crop
 from vqtk.augmentations.flip import Flip
 from vqtk.datasets import Held, Splits, Windows
@@ -53,6 +55,43 @@ def test_a_flip_mirrors_about_the_asked_share() -> None:
     kept = [torch.equal(one, image) for one, image in zip(found, given, strict=True)]
     assert all(a != b for a, b in zip(mirrored, kept, strict=True))
     assert sum(mirrored) == pytest.approx(100, abs=5 * (400 * 0.25 * 0.75) ** 0.5)
+
+
+def test_an_affine_map_without_changes_is_the_identity() -> None:
+    given = pictures()
+    still = Affine(rotate=0, scale=0, shear=0, shift=0)
+    assert torch.equal(still(given, draws()), given)
+    assert torch.equal(Affine(chance=0)(given, draws()), given)
+
+
+def test_an_affine_map_shifts_by_pixels_and_rotates_by_degrees() -> None:
+    given = pictures()[:, :, :, :5]
+
+    class Given(Affine):
+        """Takes its draws from the test."""
+
+        def maps(self, *drawn: float) -> torch.Tensor:
+            return self._maps(torch.tensor(drawn)[:, None], 5, 5).expand(len(given), -1, -1)
+
+    def moved(it: Given, *drawn: float) -> torch.Tensor:
+        where = functional.affine_grid(it.maps(*drawn), list(given.shape), align_corners=False)
+        return functional.grid_sample(given.float(), where, mode="nearest", align_corners=False).to(torch.uint8)
+
+    right = moved(Given(shift=2), 0, 0, 0, 0, -1, 0)
+    assert torch.equal(right[..., 2:], given[..., :-2])
+    down = moved(Given(shift=2), 0, 0, 0, 0, 0, -1)
+    assert torch.equal(down[..., 2:, :], given[..., :-2, :])
+    assert torch.equal(moved(Given(rotate=90), 1, 0, 0, 0, 0, 0), given.rot90(1, (2, 3)))
+    assert torch.equal(moved(Given(rotate=90), -1, 0, 0, 0, 0, 0), given.rot90(-1, (2, 3)))
+
+
+def test_affine_maps_change_the_asked_share_and_keep_the_type() -> None:
+    given = pictures(400)
+    for fill in ("reflect", "edge", "black"):
+        found = Affine(chance=0.25, fill=fill)(given, draws())
+        assert found.dtype == torch.uint8
+        changed = sum(not torch.equal(one, image) for one, image in zip(found, given, strict=True))
+        assert changed == pytest.approx(100, abs=5 * (400 * 0.25 * 0.75) ** 0.5)
 
 
 def test_batches_are_augmented_alike_from_any_update_on(tmp_path: Path) -> None:

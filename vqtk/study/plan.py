@@ -212,9 +212,13 @@ def _check_kinds(study: Study, variants: list[PlannedVariant]) -> None:
 
 
 def _check_data(study: Study, variants: list[PlannedVariant]) -> None:
-    """Raise RecipeError if variants have different data, which no metric compares. Batch sizes may differ."""
+    """Raise RecipeError if variants have different data, which no metric compares.
+
+    Batch sizes and augmentations may differ, since they do not change the examples to test on.
+    """
+    ways = ("batch", "augment")
     first, *others = (
-        {"data": {key: value for key, value in variant.recipe.plain()["data"].items() if key != "batch"}}
+        {"data": {key: value for key, value in variant.recipe.plain()["data"].items() if key not in ways}}
         for variant in variants
     )
     for variant, data in zip(variants[1:], others, strict=True):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
 from vqtk.cli.evaluation import _overfits
-from vqtk.compare.models import ModelsRequest, Subject, measure_models, rows_as_markdown
+from vqtk.compare.model_table import ModelsRequest, Subject, measure_models, rows_as_markdown
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held
 from vqtk.errors import DataError, VqtkError
@@ -358,7 +358,7 @@ def test_results_are_kept_in_a_file_and_taken_from_it(
     assert (row["label"], row["items"], row["samples"]["count"]) == ("tiny", 12, 12)
     assert row["training"]["seconds"] > 0
     assert "| tiny | 6 |" in (tmp_path / "table.md").read_text()
-    monkeypatch.setattr("vqtk.compare.models._row", None)  # It would fail if it were called.
+    monkeypatch.setattr("vqtk.compare.model_table._row", None)  # It would fail if it were called.
     assert vqtk_main(monkeypatch, *command) == 0
     (tmp_path / "table.json").write_text('{"rows": [{"label": 3}]}')
     capsys.readouterr()

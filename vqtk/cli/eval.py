@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from vqtk.compare.models import Subject
+    from vqtk.compare.model_table import Subject
     from vqtk.evaluate.evaluation import Evaluation
     from vqtk.metrics import Metric
     from vqtk.sampling.prior import Markov
@@ -168,7 +168,7 @@ def results_command(
     Writes FILE.md, and FILE.json with everything measured. Models in FILE.json that were measured in the same way are
     not measured again, so the command can be stopped and repeated.
     """
-    from vqtk.compare.models import ModelsRequest, measure_models, measured_rows, rows_as_json, rows_as_markdown
+    from vqtk.compare.model_table import ModelsRequest, measure_models, measured_rows, rows_as_json, rows_as_markdown
     from vqtk.errors import VqtkError
     from vqtk.files import write_text
     from vqtk.recipe.build import build_search
@@ -199,7 +199,7 @@ def results_command(
 
 def _subject(text: str, device: str, data_dir: Path | None) -> Subject:
     """Return the model that `LABEL=MODEL` or `MODEL` names, its data, and what is known of its training."""
-    from vqtk.compare.models import Subject
+    from vqtk.compare.model_table import Subject
     from vqtk.files import file_sha256
     from vqtk.io.weights import run_of, weights_of
     from vqtk.runs.directory import RunDirectory

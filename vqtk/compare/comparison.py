@@ -220,7 +220,7 @@ def _differences(
 ) -> list[Difference]:
     """Return each variant's seed-paired difference from the first, with p-values corrected over all of them.
 
-    Seeds below `start` are those of the first stage, if others were added after it.
+    Seeds below `start` are those that the study began with, if others were added after them.
     """
     baseline, found = reached[0], []
     for values in reached[1:]:

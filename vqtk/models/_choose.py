@@ -3,6 +3,14 @@
 _by_factors     the head has factors             scores from products of factors; only the chosen delta is computed
 _chosen_again   only the choice has a gradient   all deltas without a gradient, then the chosen ones with it
 _by_deltas      otherwise                        all deltas with a gradient
+
+Where the gradients of a grid come from:
+
+no option's loss needs one        `walk` runs without gradients, or `Stages` decodes the codes of a path instead
+only the chosen option's does     the grid has none; its entry for the choice is computed again, from the new x
+every option's, of factors        autograd, through the products of the factors
+every option's, shared by a batch autograd, through the product of residuals and deltas (`MSE.grid`)
+every option's, otherwise         `take` of the loss, in one backward pass for the grid and the new x (`MSE.take`)
 """
 
 from __future__ import annotations

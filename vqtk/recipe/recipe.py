@@ -51,7 +51,7 @@ class Train:
 
     - `init` is where the biases of the options start: at zero (random, as the other weights are), or at the centres of
       a residual K-means of the training examples (kmeans), of the first stage or of all, by `model.stage_biases`.
-    - `revive` is what happens to options that training does not choose; null: nothing.
+    - `revive` is what happens to options that training chooses rarely or never; null: nothing.
     - `clip_value` limits each value of the gradient of an update, and `clip_norm` then the norm of the whole gradient.
     - `ema` is the decay of an exponential moving average of the weights, which evaluations, images and saved weights
       use instead of those that are trained.

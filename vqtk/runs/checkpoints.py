@@ -135,7 +135,7 @@ def _read_state(path: Path, sha256: str) -> dict[str, Any]:
 # ── removing ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def set_aside(checkpoint: Path) -> None:
+def mark_damaged(checkpoint: Path) -> None:
     """Rename a damaged checkpoint, so that it no longer counts as the newest one."""
     for path in {checkpoint, checkpoint.with_suffix(_WEIGHTS), _state_of(checkpoint)}:
         if path.exists():

@@ -27,9 +27,9 @@ from vqtk.recipe.recipe import Recipe, from_plain, load_recipe
 from vqtk.recipe.show import as_yaml
 from vqtk.runs.checkpoints import (
     checkpoint_at,
+    mark_damaged,
     open_checkpoint,
     remove_checkpoint,
-    set_aside,
     sweep_states,
     write_checkpoint,
     write_weights,
@@ -183,7 +183,7 @@ class RunDirectory:
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────
 
     def save(self, trainer: Trainer) -> Path:
-        """Write a checkpoint and remove all but the newest; return its path.
+        """Write a checkpoint and remove all but the newest `KEPT`; return its path.
 
         An existing weights file of this update is kept: it and the trainer's state could not be replaced in one step.
         If the processes hold the weights in parts, all call this, and the parts are written while training goes on.
@@ -211,7 +211,7 @@ class RunDirectory:
         return {"data_sha256": self.manifest().get("data", {}).get("sha256")}
 
     def _prune(self) -> None:
-        """Remove all checkpoints but the newest."""
+        """Remove all checkpoints but the newest `KEPT`."""
         for old in resumable(self.path)[:-KEPT]:
             remove_checkpoint(old)
 
@@ -236,7 +236,7 @@ class RunDirectory:
             except CheckpointError as error:
                 raise CheckpointError(f"{error} {self._restart()}") from None
             for damaged in skipped:  # Only now: if no checkpoint can be read, the files stay as they are.
-                set_aside(damaged)
+                mark_damaged(damaged)
             return f"{'; '.join(damage)}; went back to update {trainer.done}" if damage else None
         reason = "; ".join(damage) or "the run stopped before its first one"
         restart = self._restart(self.manifest())

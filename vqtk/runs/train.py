@@ -42,7 +42,7 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
     """
     trainer = experiment.trainer
     if not trainer.processes.leads:
-        return _follow(experiment, directory)
+        return _train_as_follower(experiment, directory)
     directory.sweep()
     for line in trainer.execution.notes:
         experiment.say(line)
@@ -108,7 +108,7 @@ def _copy_from_leader(experiment: Experiment) -> None:
     trainer.shard()
 
 
-def _follow(experiment: Experiment, directory: RunDirectory) -> bool:
+def _train_as_follower(experiment: Experiment, directory: RunDirectory) -> bool:
     """Train and evaluate with the process that leads; return whether all updates are done."""
     processes, following = experiment.trainer.processes, _Following(experiment, directory)
     _copy_from_leader(experiment)

@@ -1,11 +1,12 @@
 """The training loop, and one update of it.
 
 batches = next(Batches(…))                   one, or `accumulate` of them (batches.py)
+objective.draw(batch)                        the selector's random draws, for the whole batch
 for each piece of a batch:                   the whole batch, or `micro_batch` examples
-    objective.prepare(piece)                 what has no gradient: draws, the path of a search
+    objective.prepare(piece)                 what has no gradient: the path of a search
     passed = objective(piece)                forward: the encoding pass and its losses
     (passed.loss · share).backward()         backward: gradients add up
-add gradients                            over all processes, if there are several
+add gradients                                over all processes, if there are several
 clip, optimizer.step()                       at the schedule's learning rate
 revive, objective.after_update()             unused options; codebooks, for example
 average the weights                          with `ema`

@@ -94,7 +94,7 @@ WRONG = {
         ["study.yaml:12: exclude.1: no variant has condition film, all low"]),
     "a base that is missing": ("base.yaml", "bass.yaml", ["study.yaml:2: base: there is no file bass.yaml. Did you"]),
     "an unknown metric": ("equal:", "metrics: [finale]\nequal:",
-        ["study.yaml:12: metrics.0: no metric is called 'finale'. Did you mean 'final'?", "stages.K.distortion"]),
+        ["study.yaml:12: metrics.0: no metric is called 'finale'. Did you mean 'final'?", "stages.S.distortion"]),
     "a stage that is not there": ("equal:", "metrics: [stages.3.distortion]\nequal:", ["is of stage 3", "has 2"]),
     "losses that differ": ('["model.condition=film"]', '["model.loss=gaussian"]',
         ["study.yaml: metrics: final, area: the variants' losses differ: mse (scale+low); gaussian (film+low).",

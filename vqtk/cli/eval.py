@@ -74,8 +74,8 @@ def eval_command(
         bool,
         typer.Option(
             "--codec",
-            help="Also measure the size of files of codes; for images, compare it with JPEG, WebP and AVIF. Needs "
-            "vqtk[codec].",
+            help="Also write the codes to files and measure their size; for images, compare it with JPEG, WebP and "
+            "AVIF. Needs vqtk[codec].",
         ),
     ] = False,
     search: Searched = None,

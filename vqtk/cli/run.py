@@ -26,7 +26,11 @@ def run_command(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--from", metavar="WEIGHTS", help="Start a new run from the weights of a run or a weights file."),
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Start a new run from trained weights: a run, a weights file or a model that ships with vqtk.",
+        ),
     ] = None,
     like: Annotated[
         Path | None,

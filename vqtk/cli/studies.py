@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 
 
 def ablate_command(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study (.yaml); with --watch, also its folder.")],
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A study (.yaml), or with --watch the study's folder.")
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the variants and their cost, without training.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Train failed runs again.")] = False,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Show the study's progress until it ends, wherever it runs. Changes nothing."),
+        typer.Option(
+            "--watch", help="Only show the progress of the study until it ends, wherever its runs are trained."
+        ),
     ] = False,
     executor: Annotated[
         str,
@@ -46,8 +50,8 @@ def ablate_command(
         int | None,
         typer.Option(
             min=1,
-            help="Number of runs to train in parallel. Default: as many as a cluster has room for; on this machine, "
-            "one per GPU or, without a GPU, per two cores.",
+            help="Number of runs to train in parallel. Default: on a cluster, as many as fit; on this machine, one per "
+            "GPU, or one per two cores if there is no GPU.",
         ),
     ] = None,
     threads: Annotated[
@@ -262,17 +266,19 @@ def compare_command(
     ],
     baseline: Annotated[
         str | None,
-        typer.Option(help="Variant to compare the others with. Default: the study's baseline, or the first."),
+        typer.Option(help="Variant to compare the others with. Default: the study's baseline, or the first variant."),
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
             help="Metric to compare by: one that `vqtk list metrics` shows, such as final, or another that the runs "
-            "have; or stages.K.distortion, the loss after stage K. Default: the study's first metric, or final.",
+            "have; or stages.S.distortion, the loss after stage S. Default: the study's first metric, or final.",
         ),
     ] = None,
     higher: Annotated[bool, typer.Option("--higher", help="Treat higher values of the metric as better.")] = False,
-    against: Annotated[CostAxis, typer.Option(help="Cost on the horizontal axis of the quality plot.")] = CostAxis.time,
+    against: Annotated[
+        CostAxis, typer.Option(help="Cost on the horizontal axis of the plot of quality.")
+    ] = CostAxis.time,
     unequal: Annotated[
         bool, typer.Option("--unequal", help="Compare runs even if budgets or data differ. Every output states this.")
     ] = False,
@@ -284,8 +290,8 @@ def compare_command(
         float | None,
         typer.Option(
             metavar="MARGIN",
-            help="Also test whether each variant is equivalent to the baseline: whether their true difference in the "
-            "metric is smaller than this margin. Default: the study's margin.",
+            help="Also test whether each variant is equivalent to the baseline: whether its true difference from it is "
+            "smaller than this margin. Default: the study's margin.",
         ),
     ] = None,
     output: Annotated[
@@ -293,8 +299,8 @@ def compare_command(
         typer.Option(
             "-o",
             "--out",
-            help="Folder to write to. Default: the study directory, if PATH is one study and no option changes its "
-            "comparison. Otherwise, nothing is written.",
+            help="Folder to write to. Default: the study directory, if PATH is one study that is compared by its own "
+            "metric and baseline. Otherwise, nothing is written.",
         ),
     ] = None,
     force: Force = False,
@@ -302,9 +308,9 @@ def compare_command(
 ) -> None:
     """Compare runs across seeds.
 
-    Prints how much each variant differs from a baseline, with confidence intervals, and the costs of each variant.
-    With --out, or if PATH is one study and no option changes its comparison, also writes comparison.json, .md, .csv and
-    .tex, and report.html.
+    Runs whose recipes differ in the seed and the name alone form a variant. Prints how much each variant differs from a
+    baseline, with confidence intervals, and the costs of each variant. With --out, or if PATH is one study that is
+    compared by its own metric and baseline, also writes comparison.json, .md, .csv and .tex, and report.html.
     """
     from vqtk.cli.options import print_json, require_new, say_unkept
     from vqtk.compare.collect import STUDY

@@ -61,7 +61,7 @@ def criteria_of(node: Node | None, problems: Problems) -> list[Criterion]:
         if better is None:
             problems.add(
                 child, f"metrics.{index}", f"no metric is called {child.plain()!r}. "
-                f"{nearest(str(child.value), known)}Known: {', '.join(known)}, stages.K.distortion.",
+                f"{nearest(str(child.value), known)}Known: {', '.join(known)}, stages.S.distortion.",
             )  # fmt: skip
             continue
         if child.value in [one.name for one in found]:
@@ -75,7 +75,7 @@ Span = tuple[float, float]
 
 
 def value_of(run: FinishedRun, metric: str, span: Span | None) -> float | None:
-    """Return the value of a metric: one of the curve, `stages.K.KEY` of stage K, or a key of the summary's test row.
+    """Return the value of a metric: one of the curve, `stages.S.KEY` of stage S, or a key of the summary's test row.
 
     None if it is missing or not finite.
     """
@@ -117,7 +117,7 @@ def require_known(metric: str, runs: Sequence[FinishedRun], span: Span | None) -
     else:
         advice = nearest(metric, [*known, *metrics.entries()])
     raise VqtkError(
-        f"--metric {metric}: {missing[0].path} does not have this metric. {advice}Expected area, stages.K.distortion "
+        f"--metric {metric}: {missing[0].path} does not have this metric. {advice}Expected area, stages.S.distortion "
         f"for a stage K, or one of {', '.join(known)}."
     )
 

@@ -201,5 +201,5 @@ def _likelihood(loss: str | None, model: Model) -> str:
             "with the uniform prior over codes."
         )
     values = "undequantised pixels" if model.data.kind == "image" else model.data.kind
-    reason = f": a density on {values} is unbounded below" if loss == "gaussian" else ""
+    reason = f": a negative log density on {values} is unbounded below" if loss == "gaussian" else ""
     return f"The loss is a reconstruction term, not a bound on a likelihood{reason}."

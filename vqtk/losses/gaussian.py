@@ -15,7 +15,7 @@ from vqtk.registry import losses
 class Gaussian(Loss):
     """Negative log density of a Gaussian for every value, in nats, averaged over the values of an example.
 
-    A density on undequantised values is unbounded below, so this loss gives no bound on a likelihood.
+    A negative log density of undequantised values is unbounded below, so this loss gives no bound on a likelihood.
 
     Shapes: reconstruction (c, *size, 2): a mean and a log standard deviation for every value.
     Source: VQ-DRAW, the Gaussian MNIST experiment.

@@ -36,7 +36,7 @@ def test_the_shipped_models_are_small() -> None:
     assert sum(path.stat().st_size for path in PRETRAINED.iterdir()) <= 12e6
 
 
-@pytest.mark.parametrize("name", ["mnist", "mnist_quick"])
+@pytest.mark.parametrize("name", ["mnist", "mnist_quick", "celeba_32"])
 def test_a_shipped_model_is_that_of_its_recipe(name: str) -> None:
     _, recipe = load_weights(weights_of(Path(name)))
     expected = load_recipe(ROOT / "recipes" / f"{name}.yaml")

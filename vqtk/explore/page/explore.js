@@ -204,6 +204,7 @@ function drawStrip() {
     chip.disabled = stage > state.codes.length + 1;
     chip.title = code === undefined ? `Stage ${stage}: not chosen` : `Stage ${stage}: option ${code}`;
     chip.setAttribute("aria-current", stage === state.at);
+    strip.children[stage - 1].classList.toggle("final", stage === state.codes.length && stage > state.at);
   }
   // Scroll within the strip only: `scrollIntoView` would also move the page.
   const current = strip.children[state.at - 1];
@@ -217,15 +218,18 @@ function drawView() {
   slider.disabled = slider.max === "1";
   $("at").textContent = `${state.at} of ${model.stages}`;
   if (!state.along || (stage + 1) * sizeOfImage() > state.along.images.length) return;
-  canvasOf(imageOf(state.along.images, stage), $("view"));
-  $("loss").textContent = state.along.losses ? lossText(state.along.losses[stage]) : "";
-  $("caption").textContent = afterStage(stage) + (state.at > stage ? ` · choose an option of stage ${state.at}` : "");
+  drawResult(imageOf(state.along.images, stage), stage, state.along.losses?.[stage], state.at > stage ? ` · choose an option of stage ${state.at}` : "");
 }
 
-// The caption names the stage that the picture is of, also for an option that is only looked at.
-function afterStage(stage) {
-  if (stage === 0) return "Before the first stage · 0 bits";
-  return `After ${stage} ${stage === 1 ? "stage" : "stages"} · ${count(stage * Math.log2(model.options))} bits`;
+// The caption names the stage that the picture is of, also for an option that is only looked at. A narrow page shows the
+// picture a second time, small beside the stages, which stay in sight above the options.
+function drawResult(pixels, stage, loss, note) {
+  const after = stage ? `After ${stage} ${stage === 1 ? "stage" : "stages"}` : "Before the first stage";
+  canvasOf(pixels, $("view"));
+  canvasOf(pixels, $("glance"));
+  $("loss").textContent = loss === undefined ? "" : lossText(loss);
+  $("caption").textContent = `${after} · ${count(stage * Math.log2(model.options))} bits${note}`;
+  $("glance-caption").textContent = loss === undefined ? after : `${after} · ${lossText(loss)}`;
 }
 
 // ── the options of a stage ─────────────────────────────────────────────────────────────────────
@@ -260,9 +264,7 @@ function drawOptions(answer, stage, prefix, first) {
     button.addEventListener("click", () => current() && choose(option));
     const preview = () => {
       if (!current()) return;
-      canvasOf(pixels, $("view"));
-      $("caption").textContent = `${afterStage(stage)} · option ${option}`;
-      $("loss").textContent = answer.losses ? lossText(answer.losses[i]) : "";
+      drawResult(pixels, stage, answer.losses?.[i], ` · option ${option}`);
     };
     button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && preview());
     button.addEventListener("focus", () => button.matches(":focus-visible") && preview());

@@ -448,3 +448,24 @@ def test_the_reconstruction_and_the_stages_stay_in_sight_of_the_options(
     assert page.js("return document.documentElement.scrollWidth <= innerWidth")
     page.resize(1280, 900, phone=False)
     assert page.js("return getComputedStyle(document.querySelector('#glance')).display") == "none"
+
+
+def test_a_finger_hits_every_control_and_every_text_is_readable(page: Page, served: str) -> None:
+    page.open(f"{served}#code=2,1,3")
+    page.click(".chip")
+    page.stroke()
+    page.until("document.querySelectorAll('.candidate').length === 8")
+    page.click(".option:nth-child(1)")
+    page.until("!document.querySelector('#change').hidden")
+    small = page.js(
+        "return [...document.querySelectorAll('button, select, .button, [type=range], label:has([type=checkbox])')]"
+        ".filter((control) => control.offsetParent && Math.min(control.offsetWidth, control.offsetHeight) < 40)"
+        ".map((control) => control.id || control.textContent)"
+    )
+    assert small == []
+    tiny = page.js(
+        "return [...document.querySelectorAll('body *')].filter((element) => element.offsetParent"
+        " && [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())"
+        " && parseFloat(getComputedStyle(element).fontSize) < 12).map((element) => element.textContent)"
+    )
+    assert tiny == []

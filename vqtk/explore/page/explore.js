@@ -334,6 +334,7 @@ function startPad() {
   for (const id of ["image", "mask"]) Object.assign($(id), { width: model.width, height: model.height });
   fill(ground());
   $("colour").hidden = model.channels === 1;
+  $("pad").classList.toggle("white", model.channels !== 1);
   for (const button of document.querySelectorAll("[data-tool]"))
     button.addEventListener("click", () => {
       tool = button.dataset.tool;

@@ -469,3 +469,18 @@ def test_a_finger_hits_every_control_and_every_text_is_readable(page: Page, serv
         " && parseFloat(getComputedStyle(element).fontSize) < 12).map((element) => element.textContent)"
     )
     assert tiny == []
+
+
+def test_a_page_opened_by_a_link_says_that_an_image_is_not_in_it(page: Page, served: str) -> None:
+    page.open(served)
+    assert page.js("return document.querySelector('#origin').hidden"), "nothing came from a link"
+    page.stroke()
+    page.until("document.querySelectorAll('.candidate').length === 8")
+    page.click("#share")
+    page.until("!document.querySelector('#notice').hidden")
+    assert "the code, but not your image" in page.text("#notice")
+    page.browser.refresh()
+    page.until("!document.querySelector('#origin').hidden")
+    assert "that image is not in the link" in page.text("#origin")
+    page.click("#random")
+    page.until("document.querySelector('#origin').hidden")

@@ -127,16 +127,21 @@ function readLink() {
     say(`This link is for the model ${link.get("model").slice(0, 80)}, and this page shows ${model.name}: the code may mean something else here.`);
   else if (wrong) say(`The code of this link does not fit: expected at most ${model.stages} options from 0 to ${model.options - 1}.`);
   setCodes(wrong ? [] : codes, { link: "keep" });
+  // Of the page's own entries in the history, the user knows where they came from.
+  $("origin").hidden = history.state !== null || !state.codes.length || state.image !== null;
 }
 
 // `link`: "push" lets the browser's Back button undo the change, "replace" does not, "keep" leaves the address alone.
 function setCodes(codes, { at = codes.length, link = "push", change = null } = {}) {
-  if (link !== "keep") say("");
+  if (link !== "keep") {
+    say("");
+    $("origin").hidden = true;
+  }
   state.codes = codes;
   state.at = Math.min(Math.max(at, 1), codes.length + 1, model.stages);
   state.change = change;
-  if (link === "push") history.pushState(null, "", linkOf(codes));
-  if (link === "replace") history.replaceState(null, "", linkOf(codes));
+  if (link === "push") history.pushState("own", "", linkOf(codes));
+  if (link === "replace") history.replaceState("own", "", linkOf(codes));
   showCode();
   showOptions();
   markCandidates();
@@ -545,13 +550,15 @@ function markCandidates() {
 
 async function share() {
   const link = location.href.split("#")[0] + linkOf(state.codes);
-  history.replaceState(null, "", link);
+  history.replaceState(history.state, "", link);
+  const contains = state.image ? " It contains the code, but not your image." : "";
   try {
     await navigator.clipboard.writeText(link);
+    say(contains && `The link is copied.${contains}`);
     $("share").textContent = "Copied";
     setTimeout(() => ($("share").textContent = "Copy link"), 1500);
   } catch {
-    say(`The browser does not allow copying. The link is in the address bar: ${link}`);
+    say(`The browser does not allow copying. The link is in the address bar: ${link}${contains}`);
   }
 }
 
@@ -611,6 +618,7 @@ async function start() {
   $("facts").textContent = `${model.stages} stages × ${model.options} options = ${count(model.stages * Math.log2(model.options))} bits · images of ${model.width}×${model.height} ${model.channels === 1 ? "grey" : "RGB"} pixels`;
   startPad();
   startControls();
+  history.replaceState(null, ""); // A page that is loaded again has lost your image, too.
   readLink();
 }
 

@@ -484,3 +484,35 @@ def test_a_page_opened_by_a_link_says_that_an_image_is_not_in_it(page: Page, ser
     assert "that image is not in the link" in page.text("#origin")
     page.click("#random")
     page.until("document.querySelector('#origin').hidden")
+
+
+def test_a_model_of_colours_is_drawn_dropped_and_completed_in_colour(page: Page) -> None:
+    overrides = (*RECIPES["image"][1], "data={name: image_folder, path: none, size: 8}", "model.stages=15")
+    coloured = of_recipe("mnist", *overrides).eval()
+    torch.manual_seed(0)
+    torch.nn.init.normal_(coloured.bias, std=0.5)
+    code = [3, 1, 0, 2, 1, 3, 0, 0, 2, 1, 1, 3, 2, 0, 1]
+    with serving(coloured, "coloured", page.browser) as address:
+        page.open(f"{address}#code={','.join(map(str, code))}")
+        shown = (coloured.data.pixels(coloured.decode(torch.tensor([code])).detach()) * 255).round()[0].permute(1, 2, 0)
+        assert torch.equal(page.pixels("#view"), shown.long())
+        assert torch.equal(page.pixels("#strip li:last-child canvas"), shown.long())
+        page.js("document.querySelector('#colour').value = '#00c020'; document.querySelector('#pen').value = 100")
+        page.stroke()
+        page.until("document.querySelectorAll('.candidate').length === 8")
+        red, green, blue = page.pixels("#image")[4, 4].tolist()
+        assert red < blue < 100 < green < 220
+        page.js(
+            "const canvas = Object.assign(document.createElement('canvas'), {width: 80, height: 60});"
+            "const pen = canvas.getContext('2d'); pen.fillStyle = '#c81e5a'; pen.fillRect(0, 0, 80, 60);"
+            "canvas.toBlob((blob) => { const dataTransfer = new DataTransfer();"
+            "dataTransfer.items.add(new File([blob], 'a.png', {type: 'image/png'}));"
+            "dispatchEvent(new DragEvent('drop', {dataTransfer})); })"
+        )
+        page.until("document.querySelector('#image').getContext('2d').getImageData(0, 0, 1, 1).data[0] === 200")
+        assert (page.pixels("#image") == torch.tensor([200, 30, 90])).all()
+        page.click("[data-tool=hide]")
+        page.stroke()
+        page.until("document.querySelector('#found-title').textContent === 'Completions'")
+        page.until("document.querySelectorAll('.candidate').length === 8")
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth")

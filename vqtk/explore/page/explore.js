@@ -82,22 +82,27 @@ function canvasOf(bytes, canvas = document.createElement("canvas")) {
   return canvas;
 }
 
+// The change of a pixel's brightness, the mean of its channels, from -1 to 1.
+function changeOf(before, after, pixel) {
+  let sum = 0;
+  for (let i = model.channels * pixel; i < model.channels * (pixel + 1); i++) sum += after[i] - before[i];
+  return sum / model.channels / 255;
+}
+
 // The largest absolute change of a pixel's brightness among pairs of images, from 0 to 1.
 function largestChange(pairs) {
   let most = 4 / 255; // Less than that is rounding, and stays dark.
   for (const [before, after] of pairs)
-    for (let i = 0; i < before.length; i++) most = Math.max(most, Math.abs(after[i] - before[i]) / 255);
+    for (let i = 0; i < model.width * model.height; i++) most = Math.max(most, Math.abs(changeOf(before, after, i)));
   return most;
 }
 
 // Brighter than before is orange, darker is blue, in both colour schemes; `most` is drawn brightest.
 function canvasOfDifference(before, after, most) {
   const canvas = Object.assign(document.createElement("canvas"), { width: model.width, height: model.height });
-  const pixels = new ImageData(model.width, model.height), channels = model.channels;
+  const pixels = new ImageData(model.width, model.height);
   for (let i = 0; i < model.width * model.height; i++) {
-    let sum = 0;
-    for (let c = 0; c < channels; c++) sum += after[channels * i + c] - before[channels * i + c];
-    const share = sum / channels / 255, strength = Math.min(1, Math.abs(share) / most);
+    const share = changeOf(before, after, i), strength = Math.min(1, Math.abs(share) / most);
     const colour = share > 0 ? [240, 138, 82] : [91, 155, 230];
     for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = colour[c] * strength;
     pixels.data[4 * i + 3] = 255;

@@ -486,6 +486,20 @@ def test_a_page_opened_by_a_link_says_that_an_image_is_not_in_it(page: Page, ser
     page.until("document.querySelector('#origin').hidden")
 
 
+def test_a_second_finger_draws_nothing(page: Page, served: str) -> None:
+    page.open(served)
+    for kind, finger, x in (("down", 1, 0.1), ("down", 2, 0.9), ("move", 2, 0.8), ("move", 1, 0.2), ("up", 2, 0.8)):
+        page.js(
+            "const pad = document.querySelector('#pad'), box = pad.getBoundingClientRect();"
+            "pad.setPointerCapture = () => {};"  # No finger is there to be captured.
+            f"pad.dispatchEvent(new PointerEvent('pointer{kind}', {{pointerId: {finger},"
+            f" clientX: box.left + {x} * box.width, clientY: box.top + box.height / 2}}))"
+        )
+    drawn = page.pixels("#image")
+    assert drawn[:, :10].any()
+    assert not drawn[:, 10:].any()
+
+
 def test_a_model_of_colours_is_drawn_dropped_and_completed_in_colour(page: Page) -> None:
     overrides = (*RECIPES["image"][1], "data={name: image_folder, path: none, size: 8}", "model.stages=15")
     coloured = of_recipe("mnist", *overrides).eval()

@@ -351,20 +351,21 @@ function startPad() {
       for (const other of document.querySelectorAll("[data-tool]")) other.setAttribute("aria-pressed", other === button);
     });
   const pad = $("pad");
-  let last = null;
+  let last = null, finger = null; // A second finger, or a palm, draws nothing.
   pad.addEventListener("pointerdown", (event) => {
-    if (event.button) return;
-    pad.setPointerCapture(event.pointerId);
+    if (event.button || last) return;
+    finger = event.pointerId;
+    pad.setPointerCapture(finger);
     last = stroke(null, event);
   });
   pad.addEventListener("pointermove", (event) => {
-    if (!last) return;
+    if (!last || event.pointerId !== finger) return;
     for (const one of event.getCoalescedEvents?.() ?? [event]) last = stroke(last, one);
     readPad({ drawing: true });
   });
   for (const end of ["pointerup", "pointercancel"])
-    pad.addEventListener(end, () => {
-      if (!last) return;
+    pad.addEventListener(end, (event) => {
+      if (!last || event.pointerId !== finger) return;
       last = null;
       sharpenMask();
       readPad();

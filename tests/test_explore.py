@@ -500,6 +500,15 @@ def test_a_second_finger_draws_nothing(page: Page, served: str) -> None:
     assert not drawn[:, 10:].any()
 
 
+def test_the_keyboard_stays_where_the_last_option_was_chosen(page: Page, served: str) -> None:
+    page.open(f"{served}#code=2")
+    page.until("document.querySelector('#choices-title').textContent === 'Options of stage 1'")
+    page.js("document.querySelector('.option:nth-child(2)').focus()")
+    page.browser.switch_to.active_element.send_keys("\ue007")
+    page.until("location.hash.endsWith('code=1')")
+    page.until("document.activeElement.matches('.option:nth-child(2)[aria-pressed=true]')")
+
+
 def test_a_model_of_colours_is_drawn_dropped_and_completed_in_colour(page: Page) -> None:
     overrides = (*RECIPES["image"][1], "data={name: image_folder, path: none, size: 8}", "model.stages=15")
     coloured = of_recipe("mnist", *overrides).eval()

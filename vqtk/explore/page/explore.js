@@ -282,8 +282,11 @@ function drawOptions(answer, stage, prefix, first) {
     button.addEventListener("blur", drawView);
     return button;
   });
+  // With a keyboard, the next choice starts where the last one was made.
+  const focused = [...grid.children].indexOf(document.activeElement);
   if (first) grid.append(...buttons);
   else grid.replaceChildren(...buttons);
+  if (!first) buttons[focused]?.focus({ preventScroll: true });
   $("more").hidden = grid.children.length >= model.options;
   $("choices-title").textContent = `Options of stage ${stage}`;
   const later = state.codes.length - stage;

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -286,21 +287,31 @@ def test_the_command_serves_until_it_is_stopped(
 # ── in a browser ─────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def served(model: VQDraw) -> Iterator[str]:
-    """The address of the page, from a server in a thread."""
+@contextmanager
+def serving(model: VQDraw, name: str, browser: Any) -> Iterator[str]:
+    """The address of the page, from a server in a thread, which the browser leaves before the server stops."""
     with listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(app_of(Explorer(model, "a <b>name</b>")), log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(app_of(Explorer(model, name)), log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+            assert browser.get_log("browser") == []
+        finally:
+            browser.get("about:blank")
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture
+def served(model: VQDraw, browser: Any) -> Iterator[str]:
+    with serving(model, "a <b>name</b>", browser) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium at the size of a phone, driven by selenium."""
+    """Headless Chromium, driven by selenium."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
@@ -310,52 +321,221 @@ def browser() -> Iterator[Any]:
     options.binary_location = chromium
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(argument)
-    metrics = {"width": 390, "height": 844, "pixelRatio": 1.0}
-    options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     started = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
     yield started
     started.quit()
 
 
-def test_a_person_walks_swaps_draws_and_shares(browser: Any, served: str) -> None:
-    def until(condition: str) -> None:
+class Page:
+    """The page in a browser, as a person sees and touches it."""
+
+    def __init__(self, browser: Any):
+        self.browser = browser
+        self.resize(390, 844)
+
+    def resize(self, width: int, height: int, *, phone: bool = True) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})
+
+    def open(self, address: str) -> None:
+        self.browser.get(address)
+        self.until("document.querySelectorAll('.option').length === 4")
+
+    def js(self, code: str) -> Any:
+        """Return what a function of this body returns."""
+        return self.browser.execute_script(code)
+
+    def text(self, selector: str) -> str:
+        return str(self.js(f"return document.querySelector({selector!r}).textContent"))
+
+    def until(self, condition: str) -> None:
         end = time.monotonic() + 60
-        while not browser.execute_script(f"return {condition}"):
-            assert time.monotonic() < end, f"{condition}: {browser.get_log('browser')}"
+        while not self.js(f"return {condition}"):
+            assert time.monotonic() < end, f"{condition}: {self.browser.get_log('browser')}"
             time.sleep(0.02)
 
-    def click(selector: str) -> None:
-        browser.execute_script(f"document.querySelector({selector!r}).click()")
+    def click(self, selector: str) -> None:
+        self.js(f"document.querySelector({selector!r}).click()")
 
-    browser.get(f"{served}#model=a+<b>name</b>&code=2")
-    until("document.querySelectorAll('.option').length === 4")
-    assert browser.execute_script("return document.querySelector('#name').textContent") == "a <b>name</b>"
-    click(".chip:not([disabled]) .none")
-    until("document.querySelector('#choices-title').textContent === 'Options of stage 2'")
-    click(".option:nth-child(4)")
-    until("location.hash.endsWith('code=2,3')")
-    until("document.querySelector('#choices-title').textContent === 'Options of stage 3'")
-    browser.execute_script(
-        "document.querySelector('.option').dispatchEvent(new PointerEvent('pointerenter', {pointerType: 'mouse'}))"
+    def touch(self, selector: str) -> None:
+        """Tap the middle of an element where it is now; something above it would get the tap."""
+        x, y = self.js(
+            f"const box = document.querySelector({selector!r}).getBoundingClientRect();"
+            "return [box.left + box.width / 2, box.top + box.height / 2]"
+        )
+        for kind, points in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+            self.browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def stroke(self) -> None:
+        """Draw a short line to the right, from the middle of the pad."""
+        x, y = self.js(
+            "const pad = document.querySelector('#pad'); pad.scrollIntoView({block: 'center'});"
+            "const box = pad.getBoundingClientRect(); return [box.left + box.width / 2, box.top + box.height / 2]"
+        )
+        for kind, shift in (("mousePressed", 0), ("mouseMoved", 40), ("mouseReleased", 40)):
+            event = {"type": kind, "x": x + shift, "y": y, "button": "left", "buttons": 1, "clickCount": 1}
+            self.browser.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+
+    def pixels(self, selector: str) -> Tensor:
+        """Return the colours of a canvas, (h, w, 3)."""
+        width, values = self.js(
+            f"const from = document.querySelector({selector!r}), {{width, height}} = from;"
+            "const pen = Object.assign(document.createElement('canvas'), {width, height}).getContext('2d');"
+            "pen.drawImage(from, 0, 0); return [width, [...pen.getImageData(0, 0, width, height).data]]"
+        )
+        return torch.tensor(values).reshape(-1, width, 4)[..., :3]
+
+
+@pytest.fixture
+def page(browser: Any) -> Page:
+    return Page(browser)
+
+
+def test_a_person_walks_swaps_draws_and_shares(page: Page, served: str) -> None:
+    page.open(f"{served}#model=a+<b>name</b>&code=2")
+    assert page.text("#name") == "a <b>name</b>"
+    page.click(".chip:not([disabled]) .none")
+    page.until("document.querySelector('#choices-title').textContent === 'Options of stage 2'")
+    page.click(".option:nth-child(4)")
+    page.until("location.hash.endsWith('code=2,3')")
+    page.until("document.querySelector('#choices-title').textContent === 'Options of stage 3'")
+    page.js("document.querySelector('.option').dispatchEvent(new PointerEvent('pointerenter', {pointerType: 'mouse'}))")
+    stage = page.js("return document.querySelector('#stage').value")
+    assert page.text("#caption").startswith(f"After {stage} stage"), "the slider and the caption agree on the stage"
+    page.click(".chip")
+    page.until("document.querySelector('#choices-title').textContent === 'Options of stage 1'")
+    page.click(".option:nth-child(1)")
+    page.until("location.hash.endsWith('code=0,3') && document.querySelectorAll('#rows td').length === 6")
+    page.browser.back()
+    page.until("document.querySelector('.chip b').textContent === '2'")
+    page.stroke()
+    page.until("document.querySelectorAll('.candidate').length === 8")
+    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
+
+
+IN_SIGHT = """
+const seen = (element) => {
+  const box = element.getBoundingClientRect();
+  return element.contains(document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2));
+};
+"""
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (360, 640)])
+def test_the_reconstruction_and_the_stages_stay_in_sight_of_the_options(
+    width: int, height: int, page: Page, served: str
+) -> None:
+    page.resize(width, height)
+    page.open(f"{served}#code=2,1,3")
+    page.click("#strip li:nth-child(2) .chip")
+    page.until("document.querySelector('#choices-title').textContent === 'Options of stage 2'")
+    page.js("document.querySelector('#options').scrollIntoView()")
+    before, top = page.pixels("#glance"), "document.querySelector('#options').getBoundingClientRect().top"
+    at = page.js(f"return {top}")
+    page.touch(".option:nth-child(4)")
+    page.until("location.hash.endsWith('code=2,3,3') && document.querySelectorAll('#rows td').length === 6")
+    assert page.js(f"return {top}") == pytest.approx(at, abs=1), "the next option stays under the finger"
+    in_sight = page.js(
+        f"{IN_SIGHT} return ['#glance', '[aria-current=true]', '.final', '.option:nth-child(4)', '#glance-caption']"
+        ".map((selector) => seen(document.querySelector(selector)))"
     )
-    caption, stage = browser.execute_script(
-        "return [document.querySelector('#caption').textContent, document.querySelector('#stage').value]"
+    assert in_sight == [True] * 5
+    assert torch.equal(page.pixels("#glance"), page.pixels("#view"))
+    assert not torch.equal(page.pixels("#glance"), before)
+    assert page.text(".final small") == "33", "the last stage and its option"
+    assert page.js("return document.documentElement.scrollWidth <= innerWidth")
+    page.resize(1280, 900, phone=False)
+    assert page.js("return getComputedStyle(document.querySelector('#glance')).display") == "none"
+
+
+def test_a_finger_hits_every_control_and_every_text_is_readable(page: Page, served: str) -> None:
+    page.open(f"{served}#code=2,1,3")
+    page.click(".chip")
+    page.stroke()
+    page.until("document.querySelectorAll('.candidate').length === 8")
+    page.click(".option:nth-child(1)")
+    page.until("!document.querySelector('#change').hidden")
+    small = page.js(
+        "return [...document.querySelectorAll('button, select, .button, [type=range], label:has([type=checkbox])')]"
+        ".filter((control) => control.offsetParent && Math.min(control.offsetWidth, control.offsetHeight) < 40)"
+        ".map((control) => control.id || control.textContent)"
     )
-    assert caption.startswith(f"After {stage} stage"), "the slider and the caption name the stage of the preview"
-    click(".chip")
-    until("document.querySelector('#choices-title').textContent === 'Options of stage 1'")
-    click(".option:nth-child(1)")
-    until("location.hash.endsWith('code=0,3') && document.querySelectorAll('#rows td').length === 6")
-    browser.back()
-    until("document.querySelector('.chip b').textContent === '2'")
-    box = browser.execute_script(
-        "const pad = document.querySelector('#pad'); pad.scrollIntoView({block: 'center'});"
-        "const box = pad.getBoundingClientRect(); return [box.left + box.width / 2, box.top + box.height / 2]"
+    assert small == []
+    tiny = page.js(
+        "return [...document.querySelectorAll('body *')].filter((element) => element.offsetParent"
+        " && [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim())"
+        " && parseFloat(getComputedStyle(element).fontSize) < 12).map((element) => element.textContent)"
     )
-    for kind, shift in (("mousePressed", 0), ("mouseMoved", 40), ("mouseReleased", 40)):
-        event = {"type": kind, "x": box[0] + shift, "y": box[1], "button": "left", "buttons": 1, "clickCount": 1}
-        browser.execute_cdp_cmd("Input.dispatchMouseEvent", event)
-    until("document.querySelectorAll('.candidate').length === 8")
-    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
-    assert browser.get_log("browser") == []
+    assert tiny == []
+
+
+def test_a_page_opened_by_a_link_says_that_an_image_is_not_in_it(page: Page, served: str) -> None:
+    page.open(served)
+    assert page.js("return document.querySelector('#origin').hidden"), "nothing came from a link"
+    page.stroke()
+    page.until("document.querySelectorAll('.candidate').length === 8")
+    page.click("#share")
+    page.until("!document.querySelector('#notice').hidden")
+    assert "the code, but not your image" in page.text("#notice")
+    page.browser.refresh()
+    page.until("!document.querySelector('#origin').hidden")
+    assert "that image is not in the link" in page.text("#origin")
+    page.click("#random")
+    page.until("document.querySelector('#origin').hidden")
+
+
+def test_a_second_finger_draws_nothing(page: Page, served: str) -> None:
+    page.open(served)
+    for kind, finger, x in (("down", 1, 0.1), ("down", 2, 0.9), ("move", 2, 0.8), ("move", 1, 0.2), ("up", 2, 0.8)):
+        page.js(
+            "const pad = document.querySelector('#pad'), box = pad.getBoundingClientRect();"
+            "pad.setPointerCapture = () => {};"  # No finger is there to be captured.
+            f"pad.dispatchEvent(new PointerEvent('pointer{kind}', {{pointerId: {finger},"
+            f" clientX: box.left + {x} * box.width, clientY: box.top + box.height / 2}}))"
+        )
+    drawn = page.pixels("#image")
+    assert drawn[:, :10].any()
+    assert not drawn[:, 10:].any()
+
+
+def test_the_keyboard_stays_where_the_last_option_was_chosen(page: Page, served: str) -> None:
+    page.open(f"{served}#code=2")
+    page.until("document.querySelector('#choices-title').textContent === 'Options of stage 1'")
+    page.js("document.querySelector('.option:nth-child(2)').focus()")
+    page.browser.switch_to.active_element.send_keys("\ue007")
+    page.until("location.hash.endsWith('code=1')")
+    page.until("document.activeElement.matches('.option:nth-child(2)[aria-pressed=true]')")
+
+
+def test_a_model_of_colours_is_drawn_dropped_and_completed_in_colour(page: Page) -> None:
+    overrides = (*RECIPES["image"][1], "data={name: image_folder, path: none, size: 8}", "model.stages=15")
+    coloured = of_recipe("mnist", *overrides).eval()
+    torch.manual_seed(0)
+    torch.nn.init.normal_(coloured.bias, std=0.5)
+    code = [3, 1, 0, 2, 1, 3, 0, 0, 2, 1, 1, 3, 2, 0, 1]
+    with serving(coloured, "coloured", page.browser) as address:
+        page.open(f"{address}#code={','.join(map(str, code))}")
+        shown = (coloured.data.pixels(coloured.decode(torch.tensor([code])).detach()) * 255).round()[0].permute(1, 2, 0)
+        assert torch.equal(page.pixels("#view"), shown.long())
+        assert torch.equal(page.pixels("#strip li:last-child canvas"), shown.long())
+        page.js("document.querySelector('#colour').value = '#00c020'; document.querySelector('#pen').value = 100")
+        page.stroke()
+        page.until("document.querySelectorAll('.candidate').length === 8")
+        red, green, blue = page.pixels("#image")[4, 4].tolist()
+        assert red < blue < 100 < green < 220
+        page.js(
+            "const canvas = Object.assign(document.createElement('canvas'), {width: 80, height: 60});"
+            "const pen = canvas.getContext('2d'); pen.fillStyle = '#c81e5a'; pen.fillRect(0, 0, 80, 60);"
+            "canvas.toBlob((blob) => { const dataTransfer = new DataTransfer();"
+            "dataTransfer.items.add(new File([blob], 'a.png', {type: 'image/png'}));"
+            "dispatchEvent(new DragEvent('drop', {dataTransfer})); })"
+        )
+        page.until("document.querySelector('#image').getContext('2d').getImageData(0, 0, 1, 1).data[0] === 200")
+        assert (page.pixels("#image") == torch.tensor([200, 30, 90])).all()
+        page.click("[data-tool=hide]")
+        page.stroke()
+        page.until("document.querySelector('#found-title').textContent === 'Completions'")
+        page.until("document.querySelectorAll('.candidate').length === 8")
+        assert page.js("return document.documentElement.scrollWidth <= innerWidth")

@@ -82,22 +82,27 @@ function canvasOf(bytes, canvas = document.createElement("canvas")) {
   return canvas;
 }
 
+// The change of a pixel's brightness, the mean of its channels, from -1 to 1.
+function changeOf(before, after, pixel) {
+  let sum = 0;
+  for (let i = model.channels * pixel; i < model.channels * (pixel + 1); i++) sum += after[i] - before[i];
+  return sum / model.channels / 255;
+}
+
 // The largest absolute change of a pixel's brightness among pairs of images, from 0 to 1.
 function largestChange(pairs) {
   let most = 4 / 255; // Less than that is rounding, and stays dark.
   for (const [before, after] of pairs)
-    for (let i = 0; i < before.length; i++) most = Math.max(most, Math.abs(after[i] - before[i]) / 255);
+    for (let i = 0; i < model.width * model.height; i++) most = Math.max(most, Math.abs(changeOf(before, after, i)));
   return most;
 }
 
 // Brighter than before is orange, darker is blue, in both colour schemes; `most` is drawn brightest.
 function canvasOfDifference(before, after, most) {
   const canvas = Object.assign(document.createElement("canvas"), { width: model.width, height: model.height });
-  const pixels = new ImageData(model.width, model.height), channels = model.channels;
+  const pixels = new ImageData(model.width, model.height);
   for (let i = 0; i < model.width * model.height; i++) {
-    let sum = 0;
-    for (let c = 0; c < channels; c++) sum += after[channels * i + c] - before[channels * i + c];
-    const share = sum / channels / 255, strength = Math.min(1, Math.abs(share) / most);
+    const share = changeOf(before, after, i), strength = Math.min(1, Math.abs(share) / most);
     const colour = share > 0 ? [240, 138, 82] : [91, 155, 230];
     for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = colour[c] * strength;
     pixels.data[4 * i + 3] = 255;
@@ -127,16 +132,21 @@ function readLink() {
     say(`This link is for the model ${link.get("model").slice(0, 80)}, and this page shows ${model.name}: the code may mean something else here.`);
   else if (wrong) say(`The code of this link does not fit: expected at most ${model.stages} options from 0 to ${model.options - 1}.`);
   setCodes(wrong ? [] : codes, { link: "keep" });
+  // Of the page's own entries in the history, the user knows where they came from.
+  $("origin").hidden = history.state !== null || !state.codes.length || state.image !== null;
 }
 
 // `link`: "push" lets the browser's Back button undo the change, "replace" does not, "keep" leaves the address alone.
 function setCodes(codes, { at = codes.length, link = "push", change = null } = {}) {
-  if (link !== "keep") say("");
+  if (link !== "keep") {
+    say("");
+    $("origin").hidden = true;
+  }
   state.codes = codes;
   state.at = Math.min(Math.max(at, 1), codes.length + 1, model.stages);
   state.change = change;
-  if (link === "push") history.pushState(null, "", linkOf(codes));
-  if (link === "replace") history.replaceState(null, "", linkOf(codes));
+  if (link === "push") history.pushState("own", "", linkOf(codes));
+  if (link === "replace") history.replaceState("own", "", linkOf(codes));
   showCode();
   showOptions();
   markCandidates();
@@ -204,6 +214,7 @@ function drawStrip() {
     chip.disabled = stage > state.codes.length + 1;
     chip.title = code === undefined ? `Stage ${stage}: not chosen` : `Stage ${stage}: option ${code}`;
     chip.setAttribute("aria-current", stage === state.at);
+    strip.children[stage - 1].classList.toggle("final", stage === state.codes.length && stage > state.at);
   }
   // Scroll within the strip only: `scrollIntoView` would also move the page.
   const current = strip.children[state.at - 1];
@@ -217,15 +228,18 @@ function drawView() {
   slider.disabled = slider.max === "1";
   $("at").textContent = `${state.at} of ${model.stages}`;
   if (!state.along || (stage + 1) * sizeOfImage() > state.along.images.length) return;
-  canvasOf(imageOf(state.along.images, stage), $("view"));
-  $("loss").textContent = state.along.losses ? lossText(state.along.losses[stage]) : "";
-  $("caption").textContent = afterStage(stage) + (state.at > stage ? ` · choose an option of stage ${state.at}` : "");
+  drawResult(imageOf(state.along.images, stage), stage, state.along.losses?.[stage], state.at > stage ? ` · choose an option of stage ${state.at}` : "");
 }
 
-// The caption names the stage that the picture is of, also for an option that is only looked at.
-function afterStage(stage) {
-  if (stage === 0) return "Before the first stage · 0 bits";
-  return `After ${stage} ${stage === 1 ? "stage" : "stages"} · ${count(stage * Math.log2(model.options))} bits`;
+// The caption names the stage that the picture is of, also for an option that is only looked at. A narrow page shows the
+// picture a second time, small beside the stages, which stay in sight above the options.
+function drawResult(pixels, stage, loss, note) {
+  const after = stage ? `After ${stage} ${stage === 1 ? "stage" : "stages"}` : "Before the first stage";
+  canvasOf(pixels, $("view"));
+  canvasOf(pixels, $("glance"));
+  $("loss").textContent = loss === undefined ? "" : lossText(loss);
+  $("caption").textContent = `${after} · ${count(stage * Math.log2(model.options))} bits${note}`;
+  $("glance-caption").textContent = loss === undefined ? after : `${after} · ${lossText(loss)}`;
 }
 
 // ── the options of a stage ─────────────────────────────────────────────────────────────────────
@@ -260,9 +274,7 @@ function drawOptions(answer, stage, prefix, first) {
     button.addEventListener("click", () => current() && choose(option));
     const preview = () => {
       if (!current()) return;
-      canvasOf(pixels, $("view"));
-      $("caption").textContent = `${afterStage(stage)} · option ${option}`;
-      $("loss").textContent = answer.losses ? lossText(answer.losses[i]) : "";
+      drawResult(pixels, stage, answer.losses?.[i], ` · option ${option}`);
     };
     button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && preview());
     button.addEventListener("focus", () => button.matches(":focus-visible") && preview());
@@ -270,8 +282,11 @@ function drawOptions(answer, stage, prefix, first) {
     button.addEventListener("blur", drawView);
     return button;
   });
+  // With a keyboard, the next choice starts where the last one was made.
+  const focused = [...grid.children].indexOf(document.activeElement);
   if (first) grid.append(...buttons);
   else grid.replaceChildren(...buttons);
+  if (!first) buttons[focused]?.focus({ preventScroll: true });
   $("more").hidden = grid.children.length >= model.options;
   $("choices-title").textContent = `Options of stage ${stage}`;
   const later = state.codes.length - stage;
@@ -332,26 +347,28 @@ function startPad() {
   for (const id of ["image", "mask"]) Object.assign($(id), { width: model.width, height: model.height });
   fill(ground());
   $("colour").hidden = model.channels === 1;
+  $("pad").classList.toggle("white", model.channels !== 1);
   for (const button of document.querySelectorAll("[data-tool]"))
     button.addEventListener("click", () => {
       tool = button.dataset.tool;
       for (const other of document.querySelectorAll("[data-tool]")) other.setAttribute("aria-pressed", other === button);
     });
   const pad = $("pad");
-  let last = null;
+  let last = null, finger = null; // A second finger, or a palm, draws nothing.
   pad.addEventListener("pointerdown", (event) => {
-    if (event.button) return;
-    pad.setPointerCapture(event.pointerId);
+    if (event.button || last) return;
+    finger = event.pointerId;
+    pad.setPointerCapture(finger);
     last = stroke(null, event);
   });
   pad.addEventListener("pointermove", (event) => {
-    if (!last) return;
+    if (!last || event.pointerId !== finger) return;
     for (const one of event.getCoalescedEvents?.() ?? [event]) last = stroke(last, one);
     readPad({ drawing: true });
   });
   for (const end of ["pointerup", "pointercancel"])
-    pad.addEventListener(end, () => {
-      if (!last) return;
+    pad.addEventListener(end, (event) => {
+      if (!last || event.pointerId !== finger) return;
       last = null;
       sharpenMask();
       readPad();
@@ -542,13 +559,15 @@ function markCandidates() {
 
 async function share() {
   const link = location.href.split("#")[0] + linkOf(state.codes);
-  history.replaceState(null, "", link);
+  history.replaceState(history.state, "", link);
+  const contains = state.image ? " It contains the code, but not your image." : "";
   try {
     await navigator.clipboard.writeText(link);
+    say(contains && `The link is copied.${contains}`);
     $("share").textContent = "Copied";
     setTimeout(() => ($("share").textContent = "Copy link"), 1500);
   } catch {
-    say(`The browser does not allow copying. The link is in the address bar: ${link}`);
+    say(`The browser does not allow copying. The link is in the address bar: ${link}${contains}`);
   }
 }
 
@@ -608,6 +627,7 @@ async function start() {
   $("facts").textContent = `${model.stages} stages × ${model.options} options = ${count(model.stages * Math.log2(model.options))} bits · images of ${model.width}×${model.height} ${model.channels === 1 ? "grey" : "RGB"} pixels`;
   startPad();
   startControls();
+  history.replaceState(null, ""); // A page that is loaded again has lost your image, too.
   readLink();
 }
 

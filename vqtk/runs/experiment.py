@@ -122,7 +122,7 @@ class Experiment:
         """Pass a line for the user to the callbacks."""
         _say(self.callbacks, line)
 
-    def evaluated(self, found: dict[str, Any]) -> None:
+    def tell(self, found: dict[str, Any]) -> None:
         """Pass the metrics of an evaluation, and the usage of options, to the callbacks.
 
         `validation` marks the metrics of the validation split.

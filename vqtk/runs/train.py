@@ -171,7 +171,7 @@ class _Recording(Callback):
         evaluation = self.experiment.evaluate()
         self.directory.write_evaluation(evaluation)
         self.directory.log({"update": update, evaluation["split"]: evaluation["row"]})
-        self.experiment.evaluated(evaluation)
+        self.experiment.tell(evaluation)
 
     def on_pictures_due(self, update: int) -> None:
         """Draw the images of the current model."""
@@ -230,14 +230,14 @@ def _evaluate_at_the_end(experiment: Experiment, directory: RunDirectory) -> dic
     """Evaluate the fixed subset, to complete its curve, and then the final test examples; return their metrics."""
     update = experiment.trainer.done
     found = experiment.evaluate()
-    experiment.evaluated(found)
+    experiment.tell(found)
     row = {"update": update, found["split"]: found["row"], "end": True}
     if experiment.ends_with_more:
         experiment.say(f"Evaluating {len(experiment.final):,} test examples …")
         if found["split"] == "test":  # `test` will hold the final metrics: the curve's last point gets another key.
             row["subset"] = found["row"]
         found = experiment.evaluate(experiment.final)
-        experiment.evaluated(found)
+        experiment.tell(found)
         row["test"] = found["row"]
     directory.log(row)
     directory.write_evaluation(found)

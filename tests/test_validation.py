@@ -85,6 +85,13 @@ def test_an_affine_map_shifts_by_pixels_and_rotates_by_degrees() -> None:
     assert torch.equal(moved(Given(rotate=90), -1, 0, 0, 0, 0, 0), given.rot90(-1, (2, 3)))
 
 
+@pytest.mark.parametrize("wrong", ["scale: 1", "shear: 90", "rotate: 181", "shift: -1"])
+def test_affine_maps_that_leave_nothing_of_an_image_are_refused(tmp_path: Path, wrong: str) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    with pytest.raises(RecipeError, match=f"data.augment.0.{wrong.partition(':')[0]}: expected a number"):
+        load_recipe(tmp_path / "tiny.yaml", [f"data.augment=[{{name: affine, {wrong}}}]"])
+
+
 def test_affine_maps_change_the_asked_share_and_keep_the_type() -> None:
     given = pictures(400)
     for fill in ("reflect", "edge", "black"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vqtk.augmentations._base import Augmentation
-from vqtk.nn.types import Fraction, NonNegative
+from vqtk.nn.types import Degrees, Fraction, NonNegative, Share, Slant
 from vqtk.registry import augmentations
 
 
@@ -29,9 +29,9 @@ class Affine(Augmentation):
     def __init__(
         self,
         *,
-        rotate: NonNegative = 10.0,
-        scale: Fraction = 0.1,
-        shear: NonNegative = 10.0,
+        rotate: Degrees = 10.0,
+        scale: Share = 0.1,
+        shear: Slant = 10.0,
         shift: NonNegative = 0.5,
         chance: Fraction = 1.0,
         fill: Literal["reflect", "edge", "black"] = "black",

@@ -34,6 +34,8 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
+Degrees = Annotated[float, Ge(0), Le(180)]
+Slant = Annotated[float, Ge(0), Le(60)]
 Betas = Annotated[list[Share], Len(2, 2), doc("a list of two numbers ≥ 0 and < 1")]
 """The decays of an optimiser's two averages."""
 

@@ -19,9 +19,9 @@ class Affine(Augmentation):
     """Rotate, scale, shear and shift each image about its centre, with probability `chance`.
 
     All four are drawn uniformly: an angle of up to `rotate` degrees either way, two factors from 1 − `scale` to
-    1 + `scale` along the height and the width, a shear of up to `shear` degrees either way, and a shift of up to
-    `shift` pixels along each dimension. Pixels are interpolated bicubically. `fill` is what comes in at the edges: the
-    image itself, reflected; its edge, repeated; or black.
+    1 + `scale`, by which height and width are divided, a shear of up to `shear` degrees either way, and a shift of up
+    to `shift` pixels along each dimension. Pixels are interpolated bicubically. `fill` is what comes in at the edges:
+    the image itself, reflected; its edge, repeated; or black.
 
     Shapes: examples (n, c, h, w) → the same.
     """

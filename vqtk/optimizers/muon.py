@@ -79,13 +79,13 @@ class Muon(torch.optim.AdamW):
         of_shape: dict[torch.Size, list[int]] = {}
         for index, one in enumerate(ahead):
             of_shape.setdefault(one.flatten(1).shape, []).append(index)
-        steps = list(weights)
+        steps: dict[int, Tensor] = {}
         for alike in of_shape.values():  # Segments have matrices of the same shapes, which are iterated together.
             made = orthogonal(torch.stack([ahead[index].flatten(1) for index in alike])) * lr
             for index, step in zip(alike, made.unbind(), strict=True):
                 steps[index] = step.view_as(weights[index])
         torch._foreach_mul_(weights, 1 - lr * decay)
-        torch._foreach_sub_(weights, steps)
+        torch._foreach_sub_(weights, [steps[index] for index in range(len(weights))])
         return loss
 
     def _average(self, weight: Tensor) -> Tensor:

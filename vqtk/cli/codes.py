@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 ModelOption = Annotated[
     Path,
     typer.Option(
-        "-m", "--model", metavar="MODEL", help="A run directory, a weights file, or a model that ships, e.g. mnist."
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="A run directory, weights file or bundle, hf://user/name, or a model that ships with vqtk, e.g. mnist.",
     ),
 ]
 
@@ -42,13 +45,16 @@ def compress_command(
     prior: Annotated[
         CoderName,
         typer.Option(
-            help="How codes become bytes: bit-packed, or entropy-coded by a prior. frequencies and markov are fitted "
-            "to codes of training examples."
+            help="How codes become bytes: bit-packed (packed), or entropy-coded by a prior (all others; needs "
+            "vqtk[codec]). frequencies and markov are fitted to codes of training examples; "
+            "autoregressive is trained with the model."
         ),
     ] = CoderName.packed,
     prior_items: Annotated[
         int | None,
-        typer.Option(min=1, help="With a fitted prior: fit to N training examples. Default: 2,000.", metavar="N"),
+        typer.Option(
+            min=1, help="With --prior frequencies or markov: fit to N training examples. Default: 2,000.", metavar="N"
+        ),
     ] = None,
     names: Annotated[bool, typer.Option("--names/--no-names", help="Store the names of the images.")] = True,
     search: Searched = None,
@@ -60,7 +66,7 @@ def compress_command(
 ) -> None:
     """Compress examples to a file of codes, which the same model decompresses.
 
-    Only the codes are stored. They decode to what the model reconstructs, at the size of its data.
+    Only the codes are stored. Decompressing yields the model's reconstructions, in the size of its training data.
     """
     from vqtk.cli.options import open_model, print_json, require_new, say_unkept, search_by, tracked
     from vqtk.cli.sampling import prior_for
@@ -72,7 +78,10 @@ def compress_command(
     require_new(output, force=force)
     fits = prior in (CoderName.frequencies, CoderName.markov)
     if prior_items and not fits:
-        raise VqtkError("--prior-items sets how many examples a prior is fitted on. Give it with --prior markov.")
+        raise VqtkError(
+            "--prior-items sets how many examples a prior is fitted on. Give it with --prior frequencies or --prior "
+            "markov."
+        )
     opened, unkept = open_model(model, device, data_dir, data), list[str]()
     search_by(opened, search)
     found = examples_in(files, opened.model.data, crop=opened.recipe.data.settings.get("crop", "centre"))

@@ -34,7 +34,7 @@ def pack_command(
     shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, in MB.", metavar="MB")] = 256,
     json: Json = False,
 ) -> None:
-    """Pack a folder of images into tar files, which are read in long sequences: the data set `shards`."""
+    """Pack a folder of images into tar files for the data set `shards`, which reads them in long sequences."""
     from vqtk.cli.options import print_json
     from vqtk.datasets import pack_images
 

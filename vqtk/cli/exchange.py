@@ -135,7 +135,7 @@ def export_command(
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
-    """Write a model's weights and recipe to one file; or a bundle, or graphs.
+    """Write a model as one file with weights and recipe, as a bundle, or as ONNX or torch.export graphs.
 
     If MODEL is a run directory, exports the newest checkpoint. Every command that takes a MODEL accepts the file, and a
     bundle.
@@ -186,8 +186,8 @@ def push_command(
 ) -> None:
     """Upload a model's bundle, with a model card, to the Hugging Face hub.
 
-    Log in before, with `hf auth login` or the variable HF_TOKEN. Everyone can then load the model: vqtk sample
-    hf://USER/NAME.
+    Log in before, with `hf auth login` or the variable HF_TOKEN. Unless the repository is private, everyone can
+    then load the model: vqtk sample hf://USER/NAME.
     """
     from vqtk.cli.options import print_json
     from vqtk.io.bundle import push

@@ -188,7 +188,7 @@ def explore_command(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="Address to serve on. Others can reach the page only if this is not the default, e.g. 0.0.0.0.",
+            help="Address to serve on. By default, only this machine can reach the page; with 0.0.0.0, others can.",
         ),
     ] = "127.0.0.1",
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page in a browser.")] = False,
@@ -197,8 +197,8 @@ def explore_command(
 ) -> None:
     """Explore a model of images in the browser.
 
-    The page walks the tree of options, encodes drawn or dropped images, swaps options of a code, and completes images
-    of which a part is hidden.
+    On the page, you can walk the tree of options, encode images that you draw or drop, swap options of a code, and
+    complete images of which a part is hidden.
     """
     from vqtk.cli.options import open_model
     from vqtk.errors import VqtkError

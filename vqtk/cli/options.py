@@ -24,7 +24,7 @@ ModelPath = Annotated[
     Path,
     typer.Argument(
         metavar="MODEL",
-        help="A run directory, weights file or bundle, hf://user/name, or a model that ships, e.g. mnist.",
+        help="A run directory, weights file or bundle, hf://user/name, or a model that ships with vqtk, e.g. mnist.",
     ),
 ]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.yaml).")]

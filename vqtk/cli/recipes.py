@@ -167,7 +167,7 @@ def show_command(
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
-    """Show a recipe with all defaults and overrides applied, and its costs.
+    """Show a recipe with all defaults and overrides applied, its parameters and operations.
 
     Prints the origin of each value, then the length of a code, the number of parameters, the data, and the number of
     operations.

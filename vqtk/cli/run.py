@@ -29,7 +29,8 @@ def run_command(
         typer.Option(
             "--from",
             metavar="WEIGHTS",
-            help="Start a new run from trained weights: a run, a weights file or a model that ships with vqtk.",
+            help="Start a new run from trained weights: a run, weights file or bundle, hf://user/name, or a model "
+            "that ships with vqtk.",
         ),
     ] = None,
     like: Annotated[
@@ -37,7 +38,7 @@ def run_command(
         typer.Option(
             "--like",
             metavar="RUN",
-            help="Repeat a run: its recipe, plugins and data, with these overrides. Give no RECIPE.",
+            help="Start a new run with the recipe, plugins and data of a run, and any OVERRIDEs. Leave out RECIPE.",
         ),
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a stopped run.")] = None,

@@ -27,7 +27,7 @@ def ablate_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the variants and their cost, without training.")
     ] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Train failed runs again.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Resume failed runs from their newest checkpoints.")] = False,
     watch: Annotated[
         bool,
         typer.Option(
@@ -183,7 +183,7 @@ def _conclude(plan: Plan, folder: Path, states: list[State], data_dir: Path | No
     problems = []
     if failed:
         problems = [
-            f"{len(failed)} of {len(states)} runs failed; --retry retrains them. The first error: {failed[0].error}"
+            f"{len(failed)} of {len(states)} runs failed; --retry resumes them. The first error: {failed[0].error}"
         ]
     try:
         if done:

@@ -118,7 +118,7 @@ def require_known(metric: str, runs: Sequence[FinishedRun], span: Span | None) -
         advice = nearest(metric, [*known, *metrics.entries()])
     raise VqtkError(
         f"--metric {metric}: {missing[0].path} does not have this metric. {advice}Expected area, stages.S.distortion "
-        f"for a stage K, or one of {', '.join(known)}."
+        f"for a stage S, or one of {', '.join(known)}."
     )
 
 

@@ -203,6 +203,7 @@ class VQDraw(Model):
         for index, stage in enumerate(range(self.stages) if stages is None else stages):
             options = None if sampled is None else sampled[:, stage]
             if torch.is_grad_enabled() and (index < recompute or options is not None):
+                # A walk of this one stage, in which the gradient is decayed as below.
                 choice = {"selector": selector, "draws": draws, "along": along}
                 one, losses = recomputed(self, x, state, target, stage, options, choice)
                 grids.append(one.grid[:, 0])
@@ -244,7 +245,7 @@ class VQDraw(Model):
     # ── the protocol of a model ──────────────────────────────────────────────────────────────────
 
     def forward(self, target: Tensor, *, draws: Tensor | None = None, recompute: int = 0) -> Walk:
-        """Encode as training does: by the recipe's selector, with the draws of `draw`."""
+        """Walk by the recipe's selector, with the draws of `draw`; for objectives that need no more than that."""
         return self.walk(target, selector=self.selector, draws=draws, recompute=recompute)
 
     def draw(self, n: int, generator: torch.Generator, *, progress: float) -> Tensor | None:

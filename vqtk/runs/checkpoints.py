@@ -2,6 +2,9 @@
 
 update_00000100.safetensors, update_00000100.trainer.pt     the weights; the trainer's state
 update_00000100.dist/                                       both in parts, with `train.shard`
+
+Each file is replaced atomically. The state is written first, so a file of weights means a complete checkpoint. A folder
+of parts receives its name when all parts are written.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Batches:
             done += 1
 
     def _augmented(self, augmentation: Augmentation, raw: Tensor, drawn_by: torch.Generator) -> Tensor:
-        """Augment these rows as in the whole batches, since an augmentation draws for these; other rows are zeros."""
+        """Augment the rows of this process. Augmentations draw for all rows of an update, so the others are zeros."""
         if self.processes.size == 1:
             return augmentation(raw, drawn_by)
         whole = raw.new_zeros(self.examples_per_update, *raw.shape[1:])

@@ -8,7 +8,8 @@ for each piece of a batch:                   the whole batch, or `micro_batch` e
     (passed.loss · share).backward()         backward: gradients add up
 add gradients                                over all processes, if there are several
 clip, optimizer.step()                       at the schedule's learning rate
-revive, objective.after_update()             unused options; codebooks, for example
+model.after_update(), _revive(…)             a refiner's own revival; that of `revive`
+objective.after_update()                     moves codebooks, for example
 average the weights                          with `ema`
 log, evaluate, draw, save                    when due
 """

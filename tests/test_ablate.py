@@ -220,7 +220,7 @@ def test_a_study_that_runs_elsewhere_is_refused_and_a_lock_left_behind_is_not(
 def test_a_dry_run_prints_the_variants_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("vqtk.cli.studies._WIDTH", 72)
+    monkeypatch.setattr("vqtk.cli.compare._WIDTH", 72)
     assert vqtk_main(monkeypatch, "ablate", "study.yaml", "--dry-run", "--device", "cpu") == 0
     out = capsys.readouterr().out
     assert "film" in out

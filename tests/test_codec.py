@@ -379,7 +379,7 @@ def test_mistakes_are_one_paragraph(folder: Path, weights: Path, monkeypatch: py
     assert "cannot be read as an image" in refusal("compress", folder, *base)
     np.save(folder.parent / "d.npy", np.zeros((3, 28, 28)))
     assert "array of float64 of shape (3, 28, 28)" in refusal("compress", folder.parent / "d.npy", *base)
-    assert "Give it with --prior markov" in refusal("compress", folder, *base, "--prior-items", "4")
+    assert "with --prior frequencies or --prior markov" in refusal("compress", folder, *base, "--prior-items", "4")
     assert "not a file of codes" in refusal("decompress", folder / "0.png", "-m", weights, "-o", folder / "out")
     assert not codes.exists()
 

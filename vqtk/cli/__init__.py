@@ -11,8 +11,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vqtk.cli.codes import compress_command, decompress_command
-from vqtk.cli.data import index_command, pack_command
+from vqtk.cli.ablate import ablate_command
+from vqtk.cli.compare import compare_command
 from vqtk.cli.eval import eval_command, results_command
 from vqtk.cli.exchange import export_command, import_command, pull_command, push_command
 from vqtk.cli.exchange import plugin_app as plugin
@@ -28,7 +28,7 @@ from vqtk.cli.recipes import list_command, show_command, validate_command
 from vqtk.cli.run import bench_command, run_command
 from vqtk.cli.runs import runs_app
 from vqtk.cli.sampling import complete_command, sample_command
-from vqtk.cli.studies import ablate_command, compare_command
+from vqtk.cli.storage import compress_command, decompress_command, index_command, pack_command
 
 _LESS_MEMORY = (
     "Free some, or use less: a smaller data.batch or train.micro_batch, fewer examples (-n), a smaller "

@@ -1,4 +1,4 @@
-"""vqtk compress and decompress: codes as files."""
+"""Files for codes and for data: vqtk compress and decompress, index and pack."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ ModelOption = Annotated[
         help="A run directory, weights file or bundle, hf://user/name, or a model that ships with vqtk, e.g. mnist.",
     ),
 ]
+
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images or voxel grids.")]
 
 
 class CoderName(str, Enum):
@@ -166,3 +169,46 @@ def decompress_command(
         print(f"{output}  {facts.count:,} examples, {count} of {facts.stages} stages")
     if stored.whole < facts.stages:
         say_unkept([f"{file}: the file was cut: {stored.whole} of its {facts.stages} stages are whole."])
+
+
+def index_command(folder: Folder, json: Json = False) -> None:
+    """List a folder of data again and store its index, e.g. after files in it were changed in place."""
+    from vqtk.cli.options import print_json
+    from vqtk.datasets import indexed_again
+
+    counts = indexed_again(_existing(folder))
+    if json:
+        print_json({"folder": str(folder), **counts})
+        return
+    found = " and ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    print(f"{folder}: {found or 'no images or grids'}")
+
+
+def pack_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="SHARDS", help="Folder to write, a new one.")] = ...,  # type: ignore[assignment]
+    test: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Fraction to hold out, if no folders are splits.", metavar="SHARE")
+    ] = 0.1,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, in MB.", metavar="MB")] = 256,
+    json: Json = False,
+) -> None:
+    """Pack a folder of images into tar files for the data set `shards`, which reads them in long sequences."""
+    from vqtk.cli.options import print_json
+    from vqtk.datasets import pack_images
+
+    packed = pack_images(_existing(folder), output, share=test, shard_bytes=shard_mb * 1_000_000)
+    if json:
+        print_json({"output": str(output), **vars(packed)})
+        return
+    for note in packed.notes:
+        print(note)
+    print(f"{output}: {packed.train:,} + {packed.test:,} images in {packed.shards:,} shards")
+
+
+def _existing(folder: Path) -> Path:
+    from vqtk.errors import DataError
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder. Expected a folder of data.")
+    return folder

@@ -295,5 +295,11 @@ def test_a_short_budget_starts_at_the_centres_of_the_data_and_says_what_it_set(
     again = experiment(tmp_path, splits, "train.init=kmeans", "train.updates=1")
     start_at_centres(again.trainer.model, splits.train, seed=0)
     assert_same(weights(one), weights(again))
+    asked = experiment(
+        tmp_path, splits, "train.init=kmeans"
+    )  # Its start takes time, too, and so comes before the plan.
+    assert "train.init=kmeans" not in settings_within(asked, "1s", since=time.monotonic(), free=True).overrides
+    assert asked.at_centres
+    assert_same(weights(asked), weights(again))
     chosen = experiment(tmp_path, splits, "train.init=random")
     assert "train.init=kmeans" not in settings_within(chosen, "1s", since=time.monotonic(), free=True).overrides

@@ -18,7 +18,7 @@ import torch
 
 from vqtk.datasets import Split
 from vqtk.errors import RecipeError, VqtkError
-from vqtk.evaluate.references import WORTH_SHARE, are_worth_it, start_at_centres
+from vqtk.evaluate.references import WORTH_SHARE, are_worth_it
 from vqtk.nn.types import Count, Positive
 from vqtk.recipe.build import build_model, synthetic
 from vqtk.recipe.node import Node, Problems
@@ -117,8 +117,8 @@ def settings_within(experiment: Experiment, budget: str, *, since: float, free: 
     """Return the settings with which a run ends within a budget on this machine.
 
     Arguments:
-        experiment: the run; if `train.init=kmeans` is among the settings, its model now starts there. Nothing else
-            changes.
+        experiment: the run; if the recipe or one of the settings is `train.init=kmeans`, its model now starts there.
+            Nothing else changes.
         budget: a duration.
         since: when the budget began, by `time.monotonic`; what is measured here counts as well.
         free: whether the start of the model may be chosen. It is not if weights are loaded into it.
@@ -149,6 +149,8 @@ def settings_within(experiment: Experiment, budget: str, *, since: float, free: 
             updates = measured.updates_within(left_s / (1 + WORTH_SHARE), **shared, final_s=final_s)
         return updates, items
 
+    if free and settings.init == "kmeans":  # Within the budget: it takes as long as many updates.
+        experiment.start_at_centres()
     updates, items = fitting()
     started = ["train.init=kmeans"] if free and updates < FEW_UPDATES and _starts_at_centres(experiment) else []
     if started:
@@ -177,10 +179,9 @@ def _starts_at_centres(experiment: Experiment) -> bool:
     if init.origin != "default":
         return False
     try:
-        start_at_centres(experiment.trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
+        experiment.start_at_centres()
     except RecipeError:
         return False
-    experiment.at_centres = True
     return True
 
 

@@ -16,6 +16,7 @@ from vqtk.callbacks import Callback, Row
 from vqtk.datasets import Split, Splits, fixed_subset
 from vqtk.evaluate.evaluation import evaluate
 from vqtk.evaluate.overview import of_reconstructions
+from vqtk.evaluate.references import start_at_centres
 from vqtk.metrics import retrieval_metrics
 from vqtk.models.vqdraw import VQDraw
 from vqtk.plugin.sources import records
@@ -64,6 +65,11 @@ class Experiment:
     def ends_with_more(self) -> bool:
         """Whether the final evaluation is of other examples than those during the run."""
         return self.watched == "validation" or len(self.final) != len(self.subset)
+
+    def start_at_centres(self) -> None:
+        """Start the model at the centres of the training examples. Raises: RecipeError if it cannot."""
+        start_at_centres(self.trainer.model, self.splits.train, seed=self.recipe.seed)
+        self.at_centres = True
 
     def _targets(self, split: Split, indices: Tensor) -> Tensor:
         return self.trainer.model.data.normalise(split[indices].to(self.device))

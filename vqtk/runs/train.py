@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqtk.callbacks import Callback, Started
-from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references, start_at_centres
+from vqtk.evaluate.references import REFERENCES_FILE, are_worth_it, references
 from vqtk.io.run_files import resumable
 from vqtk.report.page import write_report
 from vqtk.runs.data import require_same
@@ -48,7 +48,8 @@ def run_experiment(experiment: Experiment, directory: RunDirectory, *, again: st
         experiment.say(line)
     starts_random = trainer.done == 0 and not experiment.at_centres and "from" not in directory.manifest()
     if trainer.settings.init == "kmeans" and starts_random:
-        start_at_centres(trainer.model, experiment.splits.train, seed=experiment.recipe.seed)
+        experiment.say("Computing the centres of the training examples, at which the model starts …")
+        experiment.start_at_centres()
     finished, recording = False, _Recording(experiment, directory)
     try:
         _copy_from_leader(experiment)

@@ -61,7 +61,7 @@ def run_command(
         typer.Option(
             "--max-restarts",
             min=0,
-            help="Restart failed or killed processes up to this many times, from the newest checkpoint.",
+            help="If a process fails or is killed, restart all, up to this many times, from the newest checkpoint.",
         ),
     ] = 0,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtk.cli.options import DataDir, Device, Force, Json, OtherData, Plugins, Searched
+from vqtk.cli.options import DataDir, Device, Force, Json, Plugins, Searched
 
 if TYPE_CHECKING:
     from vqtk.codec import Shares
@@ -63,13 +63,22 @@ def compress_command(
     search: Searched = None,
     device: Device = "auto",
     data_dir: DataDir = None,
-    data: OtherData = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="KEY=VALUE",
+            help="With --prior frequencies or markov: fit to other data. Override a data setting of the recipe, e.g. "
+            "path=photos (repeatable). For a run, the prior is then stored in RUN/other_data.",
+        ),
+    ] = None,
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:
     """Compress examples to a file of codes, which the same model decompresses.
 
-    Only the codes are stored. Decompressing yields the model's reconstructions, in the size of its training data.
+    Only the codes are stored. Decompressing yields the model's reconstructions, in the shape of the examples that it
+    was trained on.
     """
     from vqtk.cli.options import open_model, print_json, require_new, say_unkept, search_by, tracked
     from vqtk.cli.sampling import prior_for

@@ -28,7 +28,7 @@ from vqtk.recipe.recipe import load_recipe
 from vqtk.training.batches import Batches
 from vqtk.training.distributed import Processes, together
 from vqtk.training.loop import Trainer
-from vqtk.training.parts import tensors_of
+from vqtk.training.parts_checkpoint import tensors_of
 
 ROOT = Path(__file__).parent.parent
 

@@ -33,7 +33,7 @@ from vqtk.runs.python import Run
 from vqtk.training.distributed import Processes, computing, launch_id, together
 from vqtk.training.execution import Execution
 from vqtk.training.loop import Trainer
-from vqtk.training.parts import check_parts, write_manifest
+from vqtk.training.parts_checkpoint import check_parts, write_manifest
 
 UPDATES = 5
 CODEBOOKS = """

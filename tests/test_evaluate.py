@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
-from vqtk.cli.evaluation import _overfits
+from vqtk.cli.eval_tables import _overfits
 from vqtk.compare.model_table import ModelsRequest, Subject, measure_models, rows_as_markdown
 from vqtk.datasets._base import Splits
 from vqtk.datasets._split import Held

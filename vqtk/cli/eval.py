@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqtk.cli.evaluation import print_evaluation
+from vqtk.cli.eval_tables import print_evaluation
 from vqtk.cli.options import (
     DataDir,
     Device,

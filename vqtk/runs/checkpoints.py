@@ -48,7 +48,7 @@ def write_checkpoint(path: Path, trainer: Trainer, facts: dict[str, Any], writte
         _write_whole(path, trainer, facts)
         written()
         return
-    from vqtk.training.parts import settings_of, tensors_of
+    from vqtk.training.parts_checkpoint import settings_of, tensors_of
 
     facts |= {"seconds": trainer.seconds, "recipe": trainer.recipe.plain(), "processes": trainer.processes.size}
     facts |= {"optimizer": settings_of(trainer.optimizer)}
@@ -91,7 +91,7 @@ def _state_of(weights: Path) -> Path:
 def check_checkpoint(path: Path) -> None:
     """Raise CheckpointError if the weights of a checkpoint are damaged."""
     if path.suffix == PARTS:
-        from vqtk.training.parts import check_parts
+        from vqtk.training.parts_checkpoint import check_parts
 
         check_parts(path)
     else:
@@ -104,7 +104,7 @@ def open_checkpoint(path: Path) -> tuple[dict[str, Any], Callable[[Trainer], Non
     Raises: CheckpointError if it is damaged; what is returned does if it is not the state of such a trainer.
     """
     if path.suffix == PARTS:
-        from vqtk.training.parts import check_parts, read_parts
+        from vqtk.training.parts_checkpoint import check_parts, read_parts
 
         facts = check_parts(path)
         return facts["recipe"], partial(read_parts, folder=path, facts=facts)

@@ -193,7 +193,7 @@ class Trainer:
         """
         if not self.is_sharded or self.held:
             return
-        from vqtk.training.parts import read_manifest, read_parts
+        from vqtk.training.parts_checkpoint import read_manifest, read_parts
         from vqtk.training.sharding import HeldParts  # It imports torch's fully_shard, which takes a second.
 
         self.processes.copy_from_first(self.model)

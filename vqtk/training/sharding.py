@@ -33,7 +33,7 @@ from vqtk.nn.stage import leaves_of, tree_map
 from vqtk.recipe.recipe import Recipe
 from vqtk.refiners import Refiner
 from vqtk.training.distributed import Processes
-from vqtk.training.parts import PartsWriter
+from vqtk.training.parts_checkpoint import PartsWriter
 
 OF_STAGE = ("propose", "choose", "choose_many", "choose_by", "factors", "guess")
 """The methods of a refiner that compute with its weights for a stage, which is their second argument."""

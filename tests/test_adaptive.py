@@ -113,6 +113,7 @@ def test_a_variant_within_the_margin_is_as_good_and_one_beyond_it_is_not_shown_t
     assert "two one-sided tests" in page
     assert "train.optimizer.lr" in page
     assert found.sweeps["train.optimizer.lr"].numbers == {"lr_0.001": 1e-3, "lr_0.002": 2e-3, "lr_0.09": 9e-2}
+    assert any("lr_0.001, the smallest number tried for train.optimizer.lr" in note for note in found.notes)
     assert compare([Path("tiny")], ComparisonRequest(metric="area")).within is None
     assert compare([Path("tiny")], ComparisonRequest(within=1e-9)).variants[1].difference.equivalent is False
 

@@ -23,6 +23,7 @@ from vqtk.compare.statistics import main_effects
 from vqtk.compare.tables import remarks
 from vqtk.compare.variants import measured_variant, units_of
 from vqtk.errors import VqtkError
+from vqtk.io.weights import shipped
 from vqtk.recipe.recipe import load_recipe
 from vqtk.recipe.show import Change, as_yaml, changes
 
@@ -282,6 +283,10 @@ def test_what_cannot_be_compared_is_told(
     (tmp_path / "damaged" / "study.json").write_text('{"cells": 3}')
     assert vqtk_main(monkeypatch, "compare", tmp_path / arguments[0], *arguments[1:]) == 2
     assert told in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    if shipped():
+        assert vqtk_main(monkeypatch, "compare", shipped()[0]) == 2
+        assert "a model that ships with vqtk, and not a run" in capsys.readouterr().err
 
 
 def test_recipes_are_compared_value_by_value_and_components_whole() -> None:

@@ -74,6 +74,7 @@ def test_a_run_that_diverges_stops_and_says_so(
     told = refused(capsys)
     assert "training diverged: at update" in told
     assert "Lower train.optimizer.lr" in told
+    assert "recipe.yaml train.optimizer.lr=…" in told
 
 
 def test_a_run_that_cannot_write_says_where(

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.data import TensorDataset
 import vqtk
 from tests.running import TINY, vqtk_main, without_data
 from tests.test_docs import ROOT, blocks
+from vqtk.callbacks import make_display
 from vqtk.datasets import given_splits
 from vqtk.errors import CheckpointError, DataError, VqtkError, VqtkWarning
 from vqtk.nn.types import DataSpec
@@ -349,10 +351,27 @@ def test_settings_given_as_arguments_are_answered_with_the_override(
         vqtk.train(place / "tiny.yaml", {"seed": 1}, quiet=True)  # type: ignore[arg-type]
     with pytest.raises(VqtkError, match=r'vqtk\.build: there is no argument .seed.\. .* in quotes: "seed=1"\.'):
         vqtk.build(place / "tiny.yaml", seed=1)
-    with pytest.raises(
-        VqtkError, match=r"mnist: no such recipe\. Expected the path of a \.yaml file, as in recipes/mnist"
-    ):
+    own = re.escape(str(ROOT / "recipes"))
+    with pytest.raises(VqtkError, match=rf"mnist: no such recipe\. vqtk's own recipe is {own}/mnist\.yaml\. Expected"):
         vqtk.train("mnist", quiet=True)
+    with pytest.raises(VqtkError, match=rf"tiger\.yaml: no such recipe\. The recipes of vqtk are in {own}\. Expected"):
+        vqtk.train("recipes/tiger.yaml", quiet=True)
+
+
+def test_a_callback_with_a_misspelt_event_is_refused_when_it_is_defined() -> None:
+    with pytest.raises(VqtkError, match=r"Record\.on_updates: no such event.* Did you mean 'on_update'\? .*on_end"):
+
+        class Record(vqtk.Callback):
+            def on_updates(self, progress: Any) -> None:
+                pass
+
+
+def test_a_notebook_has_plain_lines_although_it_claims_to_be_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # ipykernel sets it.
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert make_display(shorter=None).live is None
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: False)
+    assert make_display(shorter=None).live is not None
 
 
 @pytest.mark.parametrize("wrong", [["tensorboard"], [vqtk.Callback], vqtk.Callback()], ids=["name", "class", "no list"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqtk.errors import VqtkWarning, nearest
+from vqtk.errors import VqtkError, VqtkWarning, nearest
 
 if TYPE_CHECKING:
     from vqtk.models import Model
@@ -79,9 +79,22 @@ class Progress:
 
 
 class Callback:
-    """Follows a run; methods do nothing unless overridden. Set `stop` to end the run after the current update."""
+    """Follows a run; methods do nothing unless overridden. Set `stop` to end the run after the current update.
+
+    Raises: VqtkError, when a class is defined, if one of its methods begins with `on_` and is no event.
+    """
 
     stop: bool = False
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        events = [name for name in vars(Callback) if name.startswith("on_")]
+        for name, value in vars(cls).items():
+            if name.startswith("on_") and callable(value) and name not in events:
+                raise VqtkError(
+                    f"{cls.__name__}.{name}: no such event, so it would never be called. {nearest(name, events)}The "
+                    f"events are {', '.join(events)}. Give a method of your own a name that does not begin with on_."
+                )
 
     def on_start(self, run: Started) -> None:
         """Called once, before the first update of a new or resumed run."""

@@ -24,7 +24,9 @@ _TELLING = 5
 
 def make_display(*, shorter: str | None) -> PlainDisplay | LiveDisplay:
     """Return the display that fits the output. `shorter` is a command for a shorter run."""
-    console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
+    # A notebook claims to be a terminal (FORCE_COLOR), but every redrawing would stay in the cell.
+    plain = False if Console().is_jupyter else None
+    console = Console(highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=plain)
     return LiveDisplay(console, shorter) if console.is_terminal else PlainDisplay(console, shorter)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from vqtk.errors import CheckpointError, VqtkError
 from vqtk.io.run_files import CellFile, SearchedFile, StudyFile, read_file, read_metrics
+from vqtk.io.weights import shipped
 from vqtk.recipe.recipe import Recipe
 from vqtk.recipe.show import changes, last_key, shown_at
 from vqtk.runs.directory import RunDirectory
@@ -230,6 +231,11 @@ def _places(paths: Sequence[Path]) -> Iterator[_Place]:
 
 
 def _below(path: Path) -> list[_Place]:
+    if not path.exists() and str(path) in shipped():
+        raise CheckpointError(
+            f"{path}: this is a model that ships with vqtk, and not a run. Compare models in one table with vqtk "
+            f"results {path} MODEL, or measure each: vqtk eval {path}."
+        )
     if not path.is_dir():
         raise CheckpointError(
             f"{path}: no such directory. Expected a run directory, as runs/mnist/20260101-120000, a folder of them, or "

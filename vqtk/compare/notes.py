@@ -102,10 +102,26 @@ def notes(comparison: RunComparison, collected: Collected) -> list[str]:
     found = [_units(comparison), _falling(variants, comparison.curve), _unknown(variants), _diverged(collected)]
     found += [_seeds(variants), _rates(variants), _machines(collected)]
     found += [_subset(collected), _features(comparison, collected), _pruned(collected), _seeding(comparison)]
+    found += [_at_an_end(comparison, axis) for axis in comparison.sweeps]
     if comparison.span_bits:
         low, high = comparison.span_bits
         found.append(f"The area is taken under the rate–distortion curve, from {low:g} to {high:g} bits.")
     return [note for note in found if note]
+
+
+def _at_an_end(comparison: RunComparison, axis: str) -> str:
+    """Say if the best number that a sweep tried is its smallest or largest, so that a better one may lie beyond."""
+    numbers = comparison.sweeps[axis].numbers
+    means = {one.name: one.result.mean for one in comparison.variants if one.name in numbers}
+    reached = {name: mean for name, mean in means.items() if mean is not None}
+    if len(reached) < 3:
+        return ""
+    best = (min if comparison.better == "lower" else max)(reached, key=reached.__getitem__)
+    tried = [numbers[name] for name in reached]
+    if min(tried) < numbers[best] < max(tried):
+        return ""
+    end = "largest" if numbers[best] == max(tried) else "smallest"
+    return f"The best mean is that of {best}, the {end} number tried for {axis}, so a better number may lie beyond it."
 
 
 def _falling(variants: Sequence[ComparedVariant], curve: str) -> str:

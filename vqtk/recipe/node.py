@@ -280,9 +280,20 @@ def _unreadable(path: Path, shown: str, error: Exception) -> str:
             return f"{shown}: no such recipe. Overrides such as this come after the recipe: RECIPE {shown}."
         named = Path("recipes") / f"{path.name}.yaml"
         advice = f"Did you mean {named}? " if is_file(named) else nearest(path.name, beside(path, "*.yaml"))
-        example = "" if advice else ", as in recipes/mnist.yaml"
-        return f"{shown}: no such recipe. {advice}Expected the path of a .yaml file{example}."
+        if not advice:
+            advice = _own_recipe(path)
+        return f"{shown}: no such recipe. {advice}Expected the path of a .yaml file."
     return f"{shown}: cannot be read: {error}."
+
+
+def _own_recipe(path: Path) -> str:
+    """Say where a recipe of vqtk is, or where they all are, if vqtk is installed from a clone of its repository."""
+    own = Path(__file__).parents[2] / "recipes"
+    named = own / f"{path.name.removesuffix('.yaml')}.yaml"
+    if is_file(named):
+        return f"vqtk's own recipe is {named}. "
+    held = f"in {own}" if own.is_dir() else "in the folder recipes/ of its repository"
+    return f"The recipes of vqtk are {held}. "
 
 
 def _kind(value: Any) -> str:

@@ -222,6 +222,11 @@ def _plain(value: Any) -> Any:
 def _list(node: Node, hint: Any, path: str, scope: Scope) -> Any:
     """Return a list's values, each repeated by its `repeat`; paths have the indices of the list as written."""
     if not isinstance(node.value, list):
+        if isinstance(node.value, str) and registry_of(hint):  # The name of one component: is it known?
+            given = node.value
+            if parse(node.copy(), hint, path, scope) is not INVALID:
+                scope.problem(node, path, f"expected {describe(list[hint])}. Write [{given}].")
+            return INVALID
         return _wrong(node, describe(list[hint]), path, scope)
     written, node.value, values = node.value, [], []
     for index, child in enumerate(written):

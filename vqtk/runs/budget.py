@@ -43,6 +43,8 @@ LEAST_EXAMPLES = 16
 """The fewest test examples that are evaluated."""
 END_S = 4.0
 """Seconds for what is not timed: building the model again, the checkpoint and the report."""
+SPARE_SHARE = 0.03
+"""The share of a budget that is left, because updates do not always take the same time."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -138,7 +140,7 @@ def settings_within(experiment: Experiment, budget: str, *, since: float, free: 
     measured = replace(timed, evaluation_s=each_s * len(experiment.subset))
 
     def fitting() -> tuple[int, list[str]]:
-        left_s = allowed - END_S - (time.monotonic() - since)
+        left_s = (1 - SPARE_SHARE) * allowed - END_S - (time.monotonic() - since)
         items, final_s = _final(experiment, each_s, left_s)
         shared: dict[str, Any] = {
             "evaluate_every": settings.evaluate_every,

@@ -149,7 +149,8 @@ def _left(kept: tuple[int, str] | None, directory: RunDirectory, again: str, *, 
     if kept is None and directory.is_gone():
         return "Nothing is left of the run: start it again, and choose with --out a folder that stays."
     if kept is None:
-        return f"There was no checkpoint yet. Start the run again: {restart}"
+        changed = " train.optimizer.lr=…" if diverged else ""
+        return f"There was no checkpoint yet. Start the run again: {restart}{changed}"
     update, path = kept
     if diverged:
         return (

@@ -39,7 +39,7 @@ def train(
 ) -> Run:
     """Train the model that a recipe describes, as the command `vqtk run` does, and return the run.
 
-        run = vqtk.train("recipes/mnist.yaml", "train.updates=2000", data=images, callbacks=[StopBelow(0.3)])
+        run = vqtk.train("recipes/mnist.yaml", "train.updates=2000", data=images, callbacks=[StopBelow(choice=0.3)])
 
     An interrupt (Ctrl-C, or a notebook's stop button) writes a checkpoint and returns the run, which `run.resume()`
     continues.
@@ -208,7 +208,7 @@ def _checked(callbacks: Sequence[Callback]) -> Sequence[Callback]:
     if wrong or not isinstance(callbacks, (list, tuple)):
         raise VqtkError(
             f"callbacks={(wrong or given)[0]!r:.80}: expected a list of objects whose class extends vqtk.Callback, as "
-            "[StopBelow(0.3)]. A tracker is named by an override: train.track=[tensorboard]."
+            "[StopBelow(choice=0.3)]. A tracker is named by an override: train.track=[tensorboard]."
         )
     return callbacks
 

@@ -280,8 +280,7 @@ def _unreadable(path: Path, shown: str, error: Exception) -> str:
             return f"{shown}: no such recipe. Overrides such as this come after the recipe: RECIPE {shown}."
         named = Path("recipes") / f"{path.name}.yaml"
         advice = f"Did you mean {named}? " if is_file(named) else nearest(path.name, beside(path, "*.yaml"))
-        if not advice:
-            advice = _own_recipe(path)
+        advice = advice or _own_recipe(path)
         return f"{shown}: no such recipe. {advice}Expected the path of a .yaml file."
     return f"{shown}: cannot be read: {error}."
 
@@ -292,7 +291,7 @@ def _own_recipe(path: Path) -> str:
     named = own / f"{path.name.removesuffix('.yaml')}.yaml"
     if is_file(named):
         return f"vqtk's own recipe is {named}. "
-    held = f"in {own}" if own.is_dir() else "in the folder recipes/ of its repository"
+    held = f"in {own}" if is_file(own / "mnist.yaml") else "in the folder recipes/ of its repository"
     return f"The recipes of vqtk are {held}. "
 
 
